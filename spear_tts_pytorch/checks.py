@@ -1,0 +1,23 @@
+"""Run-time type checks of public constructors and entry points, and the mode switch they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from beartype import BeartypeConf, beartype
+from torch import nn
+
+typechecked = beartype(conf=BeartypeConf(violation_type=TypeError, is_pep484_tower=True))
+"""Checks annotated arguments at each call; a wrong type is a TypeError naming the argument."""
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, the former mode after, also after an exception."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)

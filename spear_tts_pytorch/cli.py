@@ -1,0 +1,253 @@
+"""The shell: `spear-tts demo`, `spear-tts generate`, `spear-tts version`.
+
+Arguments come in, exit codes go out: 0 done, 2 something the user can mend (one line on stderr, `SPEAR_TTS_DEBUG=1`
+shows where), 130 interrupted. Commands import what they need when they run, so that `--help` is instant.
+This file knows no recipe, no model and no audio; it only hands arguments over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from spear_tts_pytorch.version import __version__
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spear_tts_pytorch.text_to_semantic import TextToSemantic
+
+# OSError covers missing, existing and unreadable files, a full disk and a hub that cannot be reached.
+USER_ERRORS = (ValueError, OSError, ImportError)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with its own errors reported like every other: one line, then exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see `{self.prog} --help`")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments after the program's name; default: those of the process.
+
+    Returns: exit code: 0, 2 for an error that the user can mend, 130 after Ctrl-C.
+    """
+    try:
+        args = _parser().parse_args(argv)
+        args.command(args)
+    except SystemExit as exit_request:  # --help has printed what it had to
+        return int(exit_request.code or 0)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except USER_ERRORS as error:
+        if os.environ.get("SPEAR_TTS_DEBUG") == "1":
+            raise
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from spear_tts_pytorch.recipe import run_demo
+
+    run_demo(
+        corpus=args.corpus,
+        labelled=args.labelled,
+        seed=args.seed,
+        output=args.output,
+        columns=args.columns,
+        quick=args.quick,
+        overwrite=args.overwrite,
+        speaker=args.speaker,
+        progress=args.progress,
+    )
+
+
+def _generate(args: argparse.Namespace) -> None:
+    if not args.text.strip():
+        raise ValueError('the text is empty; pass what the model shall say, for example "three one four"')
+    for flag, path in (("--output", args.output), ("--wav", args.wav)):
+        if path is not None and not path.parent.is_dir():
+            raise FileNotFoundError(f"{flag} {path}: there is no folder {path.parent}; make it first")
+
+    import torch
+
+    from spear_tts_pytorch.text_to_semantic import TextToSemantic
+
+    model = TextToSemantic.from_pretrained(args.model)
+    model.eval()
+    if args.wav is not None:
+        _require_resynthesis(model, args.model)
+    rows = _sample(model, args, torch.Generator(device=model.device).manual_seed(args.seed))
+    for row in rows:
+        print(" ".join(map(str, row.tolist())))
+    if args.output is not None:
+        answer = {
+            "text": args.text,
+            "semantic_ids": [row.tolist() for row in rows],
+            "codebook_size": model.num_semantic_token_ids,
+            "temperature": args.temperature,
+            "seed": args.seed,
+        }
+        args.output.write_text(json.dumps(answer) + "\n", encoding="utf-8")
+    if args.wav is not None:
+        _write_wavs(model, rows, args.wav)
+
+
+def _sample(model: TextToSemantic, args: argparse.Namespace, generator: object) -> list[Tensor]:
+    """args.samples rows of semantic ids [n] for one text, without pad and end of sequence."""
+    from spear_tts_pytorch.tokens import strip
+
+    ids = model.generate(
+        [args.text] * args.samples,
+        source_type="text",
+        target_type="speech",
+        temperature=args.temperature,
+        max_length=args.max_length,
+        generator=generator,
+    )
+    return [strip(row.cpu(), model.pad_id["speech"], model.eos_id["speech"]) for row in ids]
+
+
+def _require_resynthesis(model: TextToSemantic, name: str) -> None:
+    if not hasattr(model.wav2vec, "resynthesize"):
+        have = "no semantic tokenizer" if model.wav2vec is None else type(model.wav2vec).__name__
+        raise ValueError(
+            f"--wav: {name} holds {have}, which cannot turn ids into sound; use --output, and a vocoder of your own"
+        )
+
+
+def _write_wavs(model: TextToSemantic, rows: Sequence[Tensor], path: Path) -> None:
+    """One file, or for several samples path-1.wav, path-2.wav and so on; empty samples are named and skipped."""
+    from spear_tts_pytorch.data.audio import save_audio
+
+    for number, row in enumerate(rows, start=1):
+        target = path if len(rows) == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        if not len(row):
+            print(f"{target} not written: the model said nothing", file=sys.stderr)
+            continue
+        save_audio(target, model.wav2vec.resynthesize(row), model.wav2vec.target_sample_hz)
+
+
+def _version(args: argparse.Namespace) -> None:
+    # Read from the installed metadata: importing torch takes seconds.
+    print(f"spear-tts-pytorch {__version__}, torch {metadata.version('torch')}, Python {sys.version.split()[0]}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="spear-tts",
+        description="Text to semantic speech tokens from a little transcribed speech.",
+        epilog="example: spear-tts demo --quick",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_demo(commands)
+    _add_generate(commands)
+    command = commands.add_parser(
+        "version", help="print the versions that a bug report needs", epilog="example: spear-tts version"
+    )
+    command.set_defaults(command=_version)
+    return parser
+
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="run the whole recipe on a small corpus and print what pretraining and backtranslation bring",
+        description="Run the whole recipe on a small corpus: tokenizer, pretraining, backtranslation, pseudo-labels, "
+        "final model, evaluation. Writes a table, plots, three WAVs and the model to --output.",
+        epilog="example: spear-tts demo --corpus fsdd:free-spoken-digit-dataset --labelled 15 --output digits",
+    )
+    demo.add_argument("--quick", action="store_true", help="smaller and shorter: about a minute, figures mean little")
+    demo.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything random (default 0)")
+    demo.add_argument("--output", type=Path, default=Path("spear-tts-demo"), metavar="DIR", help="default %(default)s")
+    demo.add_argument("--labelled", type=_positive, metavar="N", help="utterances whose text may be used")
+    demo.add_argument(
+        "--corpus",
+        metavar="SPEC",
+        help="FOLDER in LJSpeech's layout, or fsdd:FOLDER for the Free Spoken Digit Dataset (default: speech made here "
+        "by espeak-ng)",
+    )
+    demo.add_argument(
+        "--columns",
+        type=_columns,
+        default="ad",
+        metavar="LETTERS",
+        help="which of a (scratch), b (pretrained), c (backtranslation), d (both) to run (default %(default)s)",
+    )
+    demo.add_argument("--speaker", metavar="NAME", help="take this speaker of a corpus with several")
+    demo.add_argument("--overwrite", action="store_true", help="replace what --output holds")
+    demo.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bars")
+    demo.set_defaults(command=_demo)
+
+
+def _add_generate(commands: argparse._SubParsersAction) -> None:
+    generate = commands.add_parser(
+        "generate",
+        help="say a text: print semantic token ids, write them or their sound to a file",
+        description="Print the semantic token ids that a trained model says for a text, one sample a line.",
+        epilog='example: spear-tts generate spear-tts-demo/model "three one four" --wav out.wav',
+    )
+    generate.add_argument("model", metavar="MODEL", help="folder written by save_pretrained, or a Hub id")
+    generate.add_argument("text", metavar="TEXT", help="what to say")
+    generate.add_argument("--output", type=_path_with(".json"), metavar="FILE.json", help="write the ids there as well")
+    generate.add_argument("--wav", type=_path_with(".wav"), metavar="FILE.wav", help="write their sound there")
+    generate.add_argument(
+        "--temperature", type=_temperature, default=0.3, metavar="T", help="0 is greedy (default %(default)s)"
+    )
+    generate.add_argument("--samples", type=_positive, default=1, metavar="N", help="how many (default %(default)s)")
+    generate.add_argument("--seed", type=int, default=0, metavar="N", help="seed of sampling (default %(default)s)")
+    generate.add_argument(
+        "--max-length", type=_positive, default=2048, metavar="N", help="at most N ids a sample (default %(default)s)"
+    )
+    generate.set_defaults(command=_generate)
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
+    return number
+
+
+def _temperature(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number >= 0")
+    return number
+
+
+def _columns(text: str) -> str:
+    if not text or set(text) - set("abcd") or len(set(text)) != len(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a choice of the letters a, b, c, d, such as abcd")
+    return "".join(sorted(text))
+
+
+def _path_with(suffix: str):
+    def path_of(text: str) -> Path:
+        if not text.lower().endswith(suffix):
+            raise argparse.ArgumentTypeError(f"{text!r} does not end in {suffix}")
+        return Path(text)
+
+    return path_of
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Audio and text as the trainers take them: files, corpora, stored pairs, batches."""

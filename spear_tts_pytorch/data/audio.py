@@ -1,0 +1,79 @@
+"""Audio files to waveforms and back.
+
+In: paths of anything libsndfile reads. Out: mono float32 arrays `[t]` in -1..1 and their sampling rate in Hz.
+Knows nothing of corpora, tokenizers or batches.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from torch import Tensor
+
+
+def load_audio(path: str | os.PathLike[str], target_sample_hz: int | None = None) -> tuple[np.ndarray, int]:
+    """Reads a file as mono float32 `[t]`, resampled to `target_sample_hz` if that is given, and its rate in Hz.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not audio that libsndfile reads, is empty, or holds values that are not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no audio file at {path}")
+    try:
+        frames, sample_hz = soundfile.read(path, dtype="float32", always_2d=True)  # [t, channels]
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} cannot be read as audio ({error}): convert it to WAV or FLAC, or remove it"
+        ) from error
+    wav = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)
+    if wav.size == 0:
+        raise ValueError(f"{path} holds no audio: remove it")
+    if not np.isfinite(wav).all():
+        raise ValueError(f"{path} holds samples that are NaN or infinite: export it again or remove it")
+    if target_sample_hz is None:
+        return np.ascontiguousarray(wav), sample_hz
+    return resample(wav, sample_hz, target_sample_hz), target_sample_hz
+
+
+def save_audio(path: str | os.PathLike[str], wav: np.ndarray | Tensor, sample_hz: int) -> None:
+    """Writes a waveform `[t]` as 16-bit WAV (or what the ending of `path` says); one louder than full scale is turned down.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        ValueError: `wav` is not one-dimensional, is empty, or holds values that are not finite.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} into: create it first")
+    wav = wav.detach().cpu().float().numpy() if isinstance(wav, Tensor) else np.asarray(wav, dtype=np.float32)
+    if wav.ndim != 1 or wav.size == 0:
+        raise ValueError(f"wav must have the shape [t] with t >= 1, got {list(wav.shape)}")
+    if not np.isfinite(wav).all():
+        raise ValueError("wav holds samples that are NaN or infinite")
+    _check_rate("sample_hz", sample_hz)
+    soundfile.write(path, wav / max(1.0, float(np.abs(wav).max())), sample_hz, subtype="PCM_16")
+
+
+def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
+    """A waveform `[t]` at `from_hz` as float32 `[about t * to_hz / from_hz]` at `to_hz`.
+
+    Raises:
+        ValueError: `wav` is not one-dimensional or a rate is not positive.
+    """
+    _check_rate("from_hz", from_hz)
+    _check_rate("to_hz", to_hz)
+    wav = np.asarray(wav, dtype=np.float32)
+    if wav.ndim != 1:
+        raise ValueError(f"wav must have the shape [t], got {list(wav.shape)}")
+    return wav if from_hz == to_hz else soxr.resample(wav, from_hz, to_hz)
+
+
+def _check_rate(name: str, sample_hz: int) -> None:
+    if sample_hz <= 0:
+        raise ValueError(f"{name} must be a positive rate in Hz, got {sample_hz}")

@@ -1,0 +1,35 @@
+"""Writing files so that a reader, or a crash, never meets half of one.
+
+In: a path and its contents. Knows nothing of what is in them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def write_whole(path: str | Path, data: bytes) -> None:
+    """Writes a file so that it is seen either whole or not at all, also after a loss of power."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in `folder` durable, where the system can do so."""
+    with contextlib.suppress(OSError):  # Windows has no descriptors of folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

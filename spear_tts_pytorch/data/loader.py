@@ -1,0 +1,322 @@
+"""Batches: which items stand together, and how they become padded tensors.
+
+In: datasets of semantic ids, waveforms or pairs. Out: dictionaries of tensors, `semantic [b, n]` padded with -1 (or
+`wave [b, t]` and `wave_lengths [b]`) and `text [b, m]` padded with 0. The order is a pure function of seed and epoch,
+so that a position in it is two numbers, and every process can work out the whole of it. Knows nothing of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Sampler, Subset
+
+from spear_tts_pytorch.tokens import INTEGER_DTYPES, check_ids, pad_sequences, strip
+
+WINDOW_BATCHES = 64  # batches' worth of items that are sorted by length together
+LENGTH_JITTER = 0.04  # relative noise on lengths before sorting: other batch mates in every epoch
+
+
+class BatchSampler(Sampler[list[int]]):
+    """Lists of indices; `batches(epoch)` is a pure function, iterating goes through the epoch last set."""
+
+    def __init__(self, num_items: int, seed: int = 0, shuffle: bool = True):
+        if num_items < 1:
+            raise ValueError("the dataset is empty: give at least one item")
+        self.num_items, self.seed, self.shuffle = num_items, seed, shuffle
+        self.epoch = 0
+        self._plans: dict[int, list[list[int]]] = {}
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """All batches of an epoch, in order; every index exactly once."""
+        if epoch not in self._plans:
+            self._plans = {key: plan for key, plan in self._plans.items() if key == epoch - 1}
+            self._plans[epoch] = self._plan(np.random.default_rng([self.seed, epoch]))
+        return self._plans[epoch]
+
+    def _plan(self, rng: np.random.Generator) -> list[list[int]]:
+        raise NotImplementedError
+
+    def _order(self, rng: np.random.Generator) -> np.ndarray:
+        return rng.permutation(self.num_items) if self.shuffle else np.arange(self.num_items)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches(self.epoch))
+
+    def __len__(self) -> int:
+        return len(self.batches(self.epoch))
+
+
+class FixedBatchSampler(BatchSampler):
+    """Batches of `batch_size` items. The last one is as short as it comes, or dropped unless it is the only one."""
+
+    def __init__(
+        self, num_items: int, batch_size: int, *, seed: int = 0, shuffle: bool = True, drop_last: bool = False
+    ):
+        super().__init__(num_items, seed, shuffle)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.batch_size, self.drop_last = batch_size, drop_last
+
+    def _plan(self, rng: np.random.Generator) -> list[list[int]]:
+        order = self._order(rng).tolist()
+        plan = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        if self.drop_last and len(plan) > 1 and len(plan[-1]) < self.batch_size:
+            plan.pop()
+        return plan
+
+
+class TokenBudgetBatchSampler(BatchSampler):
+    """Batches of items of like length that, padded, hold at most `batch_tokens` ids.
+
+    Args:
+        lengths: ids of each item, `[items]`, or `[items, k]` for items of k parts that are padded separately.
+        batch_tokens: rows times the longest length (summed over parts) is at most this; an item that alone is longer
+            makes a batch of its own.
+        max_rows: at most as many items in a batch.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int] | np.ndarray,
+        batch_tokens: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        max_rows: int | None = None,
+    ):
+        lengths = np.asarray(lengths, dtype=np.int64)
+        super().__init__(len(lengths), seed, shuffle)
+        if batch_tokens < 1 or (max_rows is not None and max_rows < 1):
+            raise ValueError(f"batch_tokens and max_rows must be at least 1, got {batch_tokens} and {max_rows}")
+        self.lengths = lengths[:, None] if lengths.ndim == 1 else lengths
+        self.batch_tokens, self.max_rows = batch_tokens, max_rows or len(lengths)
+
+    def _plan(self, rng: np.random.Generator) -> list[list[int]]:
+        order = self._order(rng)
+        totals = self.lengths[order].sum(axis=1).astype(np.float64)
+        if self.shuffle:
+            totals *= 1 + rng.uniform(-LENGTH_JITTER, LENGTH_JITTER, size=len(order))
+        rows = max(1, min(self.max_rows, int(self.batch_tokens / max(1.0, float(totals.mean())))))
+        size = rows * WINDOW_BATCHES
+        # Every other window runs from long to short, so that a batch across a border meets its like.
+        parts = []
+        for number, start in enumerate(range(0, len(order), size)):
+            ranks = np.argsort(totals[start : start + size], kind="stable")
+            parts.append(order[start : start + size][ranks if number % 2 == 0 else ranks[::-1]])
+        plan = self._cut(np.concatenate(parts))
+        if self.shuffle:
+            plan = [plan[i] for i in rng.permutation(len(plan))]
+        return plan
+
+    def _cut(self, order: np.ndarray) -> list[list[int]]:
+        plan: list[list[int]] = []
+        batch: list[int] = []
+        longest: list[int] = [0] * self.lengths.shape[1]
+        for index, item in zip(order.tolist(), self.lengths[order].tolist(), strict=True):
+            grown = [max(pair) for pair in zip(longest, item, strict=True)]
+            full = (len(batch) + 1) * sum(grown) > self.batch_tokens or len(batch) == self.max_rows
+            if batch and full:
+                plan.append(batch)
+                batch, grown = [], item
+            batch.append(index)
+            longest = grown
+        plan.append(batch)
+        return plan
+
+
+def padding_share(lengths: Sequence[int] | np.ndarray, batches: Sequence[Sequence[int]]) -> float:
+    """The share of padding in padded batches of items of these lengths, 0 to 1."""
+    lengths = np.asarray(lengths)
+    lengths = lengths[:, None] if lengths.ndim == 1 else lengths
+    padded = sum(len(batch) * int(lengths[batch].max(axis=0).sum()) for batch in batches)
+    useful = sum(int(lengths[batch].sum()) for batch in batches)
+    return 1 - useful / max(padded, 1)
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in the stream of batches: `batch` batches of the epoch are behind us."""
+
+    epoch: int = 0
+    batch: int = 0
+
+    def advance(self, sampler: BatchSampler, count: int) -> Position:
+        """`count` batches further on."""
+        epoch, batch = self.epoch, self.batch + count
+        while batch >= (size := len(sampler.batches(epoch))):
+            epoch, batch = epoch + 1, batch - size
+        return Position(epoch, batch)
+
+
+class BatchStream:
+    """One process's part of the endless stream of batches from `start` on: each `world`-th batch, beginning with `rank`.
+
+    The processes together see every batch once; an epoch need not divide evenly, since the next one follows at once.
+    """
+
+    def __init__(self, sampler: BatchSampler, start: Position, rank: int = 0, world: int = 1):
+        self.sampler, self.start, self.rank, self.world = sampler, start, rank, world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, first, skip = self.start.epoch, self.start.batch, self.rank
+        while True:
+            for batch in self.sampler.batches(epoch)[first:]:
+                if skip == 0:
+                    yield batch
+                skip = self.world - 1 if skip == 0 else skip - 1
+            epoch, first = epoch + 1, 0
+
+
+def dataset_lengths(dataset: Any, samples_per_token: int = 1) -> np.ndarray:
+    """Ids of each item of a dataset, `[items, parts]`: `dataset.lengths` where it exists, else by reading every item.
+
+    Waveforms count `samples_per_token` samples as an id, texts that are not encoded yet a character.
+    """
+    if isinstance(dataset, Subset):
+        return dataset_lengths(dataset.dataset, samples_per_token)[np.asarray(dataset.indices, dtype=np.int64)]
+    if isinstance(dataset, ConcatDataset):
+        return np.concatenate([dataset_lengths(part, samples_per_token) for part in dataset.datasets])
+    known = getattr(dataset, "lengths", None)
+    if known is not None:
+        known = np.asarray(known, dtype=np.int64)
+        return known[:, None] if known.ndim == 1 else known
+    rows = []
+    for index in range(len(dataset)):
+        item = dataset[index]
+        parts = item if isinstance(item, (tuple, list)) else (item,)
+        rows.append([_length(part, samples_per_token) for part in parts])
+    return np.asarray(rows, dtype=np.int64)
+
+
+def _length(part: Any, samples_per_token: int) -> int:
+    is_wave = isinstance(part, Tensor) and part.is_floating_point()
+    return -(-len(part) // samples_per_token) if is_wave else len(part)
+
+
+class Collate:
+    """Items to a batch; the ids in it are checked.
+
+    Args:
+        num_semantic_token_ids, num_text_token_ids: K and V.
+        eos_id: by modality, as `model.eos_id`; taken out where an item carries it.
+        pad_id: by modality, as `model.pad_id`.
+    """
+
+    def __init__(
+        self,
+        num_semantic_token_ids: int,
+        num_text_token_ids: int,
+        *,
+        eos_id: dict[str, int],
+        pad_id: dict[str, int],
+        tokenizer_encode: Callable[[list[str]], Tensor] | None = None,
+    ):
+        self.num_ids = {"speech": num_semantic_token_ids, "text": num_text_token_ids}
+        self.eos_id, self.pad_id = dict(eos_id), dict(pad_id)
+        self.tokenizer_encode = tokenizer_encode
+
+    @classmethod
+    def for_model(cls, model: Any) -> Collate:
+        return cls(
+            model.num_semantic_token_ids,
+            model.num_text_token_ids,
+            eos_id=model.eos_id,
+            pad_id=model.pad_id,
+            tokenizer_encode=model.tokenizer_encode,
+        )
+
+    def __call__(self, items: Sequence[Any]) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _speech(self, rows: Sequence[Any]) -> dict[str, Tensor]:
+        """Rows of semantic ids `[n]`, or of waveforms `[t]`."""
+        rows = [torch.as_tensor(row) for row in rows]
+        wrong = [row for row in rows if row.ndim != 1 or (row.dtype not in INTEGER_DTYPES and not _is_wave(row))]
+        if wrong:
+            raise TypeError(
+                "speech must be semantic ids [n], integers, or a waveform [t], floating point; "
+                f"got {wrong[0].dtype} {list(wrong[0].shape)}"
+            )
+        waves = [row for row in rows if _is_wave(row)]
+        if waves and len(waves) < len(rows):
+            raise TypeError("a batch holds both waveforms and semantic ids: give the dataset one kind")
+        if not waves:
+            return {"semantic": self._ids(rows, "speech", "semantic ids")}
+        lengths = torch.tensor([len(row) for row in waves])
+        if not lengths.all():
+            raise ValueError("a waveform without samples: remove it from the dataset")
+        wave = torch.zeros(len(waves), int(lengths.max()))
+        for padded, row in zip(wave, waves, strict=True):
+            padded[: len(row)] = row
+        return {"wave": wave, "wave_lengths": lengths}
+
+    def _text(self, rows: Sequence[Any]) -> Tensor:
+        if any(isinstance(row, str) for row in rows):
+            if not all(isinstance(row, str) for row in rows):
+                raise TypeError("a batch holds both texts and text ids: give the dataset one kind")
+            if self.tokenizer_encode is None:
+                raise ValueError("the dataset gives texts, which the model cannot encode: pass it tokenizer_encode")
+            rows = list(self.tokenizer_encode(list(rows)))
+        return self._ids([torch.as_tensor(row) for row in rows], "text", "text ids")
+
+    def _ids(self, rows: Sequence[Tensor], modality: str, name: str) -> Tensor:
+        for row in rows:
+            if row.ndim != 1 or (len(row) and row.dtype not in INTEGER_DTYPES):
+                raise TypeError(f"{name} must be integers [n], got {row.dtype} {list(row.shape)}")
+        pad_id = self.pad_id[modality]
+        batch = pad_sequences([strip(row, pad_id, self.eos_id[modality]) for row in rows], pad_id)
+        return check_ids(
+            batch, name=f"{name} (items are semantic ids first, text ids second)", num_ids=self.num_ids[modality],
+            pad_id=pad_id, modality=modality,
+        )  # fmt: skip
+
+
+class SpeechCollate(Collate):
+    """Items of semantic ids or waveforms, bare or in a tuple of one."""
+
+    def __call__(self, items: Sequence[Any]) -> dict[str, Tensor]:
+        rows = [item[0] if isinstance(item, (tuple, list)) and len(item) == 1 else item for item in items]
+        if any(isinstance(row, (tuple, list)) and not _is_row(row) for row in rows):
+            raise TypeError("an item of speech must be one tensor, semantic ids [n] or a waveform [t], not a pair")
+        return self._speech(rows)
+
+
+class PairCollate(Collate):
+    """Items `(semantic ids [n] | waveform [t], text ids [m] | str)`."""
+
+    def __call__(self, items: Sequence[Any]) -> dict[str, Tensor]:
+        for item in items:
+            if not isinstance(item, (tuple, list)) or len(item) != 2:
+                raise TypeError(f"an item must be a pair (semantic ids or waveform, text ids or str), got {type(item)}")
+            if isinstance(item[0], str):
+                raise TypeError("an item starts with text: the order is (semantic ids or waveform, text ids or str)")
+        return {**self._speech([item[0] for item in items]), "text": self._text([item[1] for item in items])}
+
+
+def _is_wave(row: Tensor) -> bool:
+    return row.is_floating_point() and len(row) > 0
+
+
+def _is_row(row: Sequence[Any]) -> bool:
+    return all(isinstance(value, (int, float)) for value in row)
+
+
+def count_tokens(batch: dict[str, Tensor], pad_id: dict[str, int], samples_per_token: int = 1) -> int:
+    """Ids in a batch that are not padding; waveforms count a `samples_per_token`-th of their samples."""
+    total = 0
+    if "semantic" in batch:
+        total += int((batch["semantic"] != pad_id["speech"]).sum())
+    if "wave" in batch:
+        total += int(batch["wave_lengths"].sum()) // samples_per_token
+    if "text" in batch:
+        total += int((batch["text"] != pad_id["text"]).sum())
+    return total

@@ -1,0 +1,237 @@
+"""Beam search, all beams of all sources in one batch.
+
+In: `step(ids [r, n], cache) -> logits [r, n', v]`, of which the last position counts, and `cache.select(rows)`; the
+cache begins with one row per source. Out: a `BeamResult`. The score of a hypothesis of n ids, end-of-sequence
+included, is `log_probability / n ** length_penalty`. Knows nothing of models, modalities or prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spear_tts_pytorch.decoding.loop import Cache, Step, check_lengths, forbidden
+from spear_tts_pytorch.decoding.sampling import NEGATIVE_INFINITY
+from spear_tts_pytorch.tokens import pad_sequences
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One candidate of one source.
+
+    Attributes:
+        ids: int64 `[m]`, end-of-sequence included if it was reached.
+        score: log-probability divided by `m ** length_penalty`.
+        truncated: `max_length` came before end-of-sequence.
+    """
+
+    ids: Tensor
+    score: float
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class BeamResult:
+    """The best hypothesis of each source, and the n best.
+
+    Attributes:
+        ids: int64 `[b, n]`, padding after end-of-sequence.
+        scores: float32 `[b]`.
+        truncated: bool `[b]`.
+        n_best: for each source its hypotheses, best first, none twice; fewer than asked where there are no more.
+    """
+
+    ids: Tensor
+    scores: Tensor
+    truncated: Tensor
+    n_best: list[list[Hypothesis]]
+
+
+@torch.no_grad()
+def beam_search(
+    step: Step,
+    cache: Cache,
+    rows: int,
+    *,
+    beam_size: int,
+    eos_id: int | None,
+    pad_id: int,
+    max_length: int,
+    length_penalty: float = 0.0,
+    temperature: float = 1.0,
+    forbid_ids: Sequence[int] = (),
+    n_best: int = 1,
+    device: torch.device | str = "cpu",
+) -> BeamResult:
+    """Searches the ids of highest score for each of `rows` sources.
+
+    A source's search ends when no live hypothesis can still beat its worst kept one, whatever follows; so ending early
+    changes nothing. A beam of one is greedy decoding. A beam as large as the number of strings is exhaustive.
+
+    Args:
+        step, cache: see the module's docstring; the cache is used up.
+        eos_id: ends a hypothesis; None searches strings of exactly `max_length` ids.
+        max_length: most ids, end-of-sequence included. Hypotheses cut there are ranked with the finished ones.
+        length_penalty: 0 ranks by log-probability, 1 by its mean per id; larger favours longer hypotheses.
+        temperature: divides the logits before they become log-probabilities.
+        forbid_ids: never chosen.
+        n_best: hypotheses kept for each source, at most `beam_size`.
+        device: of the logits and the result.
+
+    Raises:
+        ValueError: `rows`, `max_length`, `beam_size` or `n_best` out of range, `temperature` not above 0, NaN logits,
+            or nothing left to choose from.
+    """
+    check_lengths(rows, max_length)
+    _check_options(beam_size, n_best, temperature)
+    device = torch.device(device)
+    search = _Search(rows, beam_size, n_best, eos_id, pad_id, max_length, length_penalty, device)
+    banned = forbidden(forbid_ids, device)
+    ids = torch.empty(rows, 0, dtype=torch.long, device=device)
+    for _ in range(max_length):
+        logits = step(ids, cache)[:, -1].float()
+        log_probs = (logits / temperature if temperature != 1 else logits).log_softmax(dim=-1)
+        if banned is not None:
+            log_probs = log_probs.index_fill(1, banned, NEGATIVE_INFINITY)
+        taken = search.advance(log_probs)
+        if len(taken) == 0:
+            break
+        if search.length < max_length and not _is_identity(taken, len(log_probs)):
+            cache.select(taken)
+        ids = search.last_ids()
+    return search.result()
+
+
+def _check_options(beam_size: int, n_best: int, temperature: float) -> None:
+    if beam_size < 1:
+        raise ValueError(f"beam_size must be at least 1, got {beam_size}")
+    if not 1 <= n_best <= beam_size:
+        raise ValueError(f"n_best must be between 1 and beam_size = {beam_size}, got {n_best}")
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be above 0 for beam search, got {temperature}: for greedy use beam_size 1")
+
+
+def _is_identity(taken: Tensor, rows: int) -> bool:
+    return len(taken) == rows and torch.equal(taken, torch.arange(rows, device=taken.device))
+
+
+class _Search:
+    """Live and finished hypotheses of the sources still searched; `s` of them with `w` live beams each.
+
+    All sources have equally many beams. Where a source has fewer candidates, the rest are dead: log-probability -inf,
+    which neither finish nor come to life again.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        beam_size: int,
+        n_best: int,
+        eos_id: int | None,
+        pad_id: int,
+        max_length: int,
+        length_penalty: float,
+        device: torch.device,
+    ):
+        self.beam_size, self.n_best, self.eos_id, self.pad_id = beam_size, n_best, eos_id, pad_id
+        self.max_length, self.length_penalty = max_length, length_penalty
+        self.length = 0
+        self.sources = torch.arange(rows, device=device)  # [s], which source each row of the following belongs to
+        self.log_probs = torch.zeros(rows, 1, device=device)  # [s, w]
+        self.ids = torch.empty(rows, 1, 0, dtype=torch.long, device=device)  # [s, w, length]
+        self.kept: list[list[Hypothesis]] = [[] for _ in range(rows)]  # best first, at most n_best each
+        self.worst = torch.full((rows,), NEGATIVE_INFINITY, device=device)  # [s], what a finished one must beat
+
+    def last_ids(self) -> Tensor:
+        """The newest id of every live beam, `[s * w, 1]`."""
+        return self.ids[:, :, -1].reshape(-1, 1)
+
+    def advance(self, step_log_probs: Tensor) -> Tensor:
+        """Extends all beams by one id, given `[s * w, v]`.
+
+        Returns:
+            The former row of each row that goes on, int64 `[new s * new w]`; empty when the search is over.
+        """
+        s, w = self.log_probs.shape
+        v = step_log_probs.shape[-1]
+        self.length += 1
+        totals = self.log_probs[..., None] + step_log_probs.view(s, w, v)
+        # at most one candidate per beam is end-of-sequence, so twice the beam always holds a full beam of others
+        best, index = totals.view(s, w * v).topk(min(2 * self.beam_size, w * v), dim=-1)
+        if bool(torch.isnan(best).any()):
+            raise ValueError("logits hold NaN: the weights or the conditioning of the model are not finite")
+        parents, tokens = index // v, index % v
+        is_eos = torch.zeros_like(tokens, dtype=torch.bool) if self.eos_id is None else tokens == self.eos_id
+        self._finish(best, parents, is_eos)
+
+        # the best `beam_size` that go on, in order: a stable sort moves the finished ones behind all others
+        order = is_eos.byte().argsort(dim=-1, stable=True)[:, : min(self.beam_size, w * v)]
+        best = best.masked_fill(is_eos, NEGATIVE_INFINITY).gather(1, order)
+        parents, tokens = parents.gather(1, order), tokens.gather(1, order)
+        self.log_probs = best
+        history = self.ids.gather(1, parents[..., None].expand(-1, -1, self.ids.shape[-1]))
+        self.ids = torch.cat((history, tokens[..., None]), dim=-1)
+        if self.length == self.max_length:
+            self._truncate()
+            return parents[:0].flatten()
+        going = self._still_open()
+        taken = torch.arange(s, device=parents.device)[:, None] * w + parents
+        if not bool(going.all()):
+            taken = taken[going]
+            self.sources, self.log_probs, self.ids = self.sources[going], self.log_probs[going], self.ids[going]
+            self.worst = self.worst[going]
+        return taken.flatten()
+
+    def _score(self, log_prob: Tensor, length: int) -> Tensor:
+        return log_prob / length**self.length_penalty
+
+    def _finish(self, best: Tensor, parents: Tensor, is_eos: Tensor) -> None:
+        """Keeps the end-of-sequence candidates among the best `beam_size` that beat a kept hypothesis."""
+        scores = self._score(best[:, : self.beam_size], self.length)
+        new = is_eos[:, : self.beam_size] & (scores > self.worst[:, None])
+        for row, column in new.nonzero().tolist():
+            prefix = self.ids[row, parents[row, column]]
+            ids = torch.cat((prefix, prefix.new_tensor([self.eos_id])))
+            self._keep(row, Hypothesis(ids, float(scores[row, column]), truncated=False))
+
+    def _truncate(self) -> None:
+        """Ranks the beams that `max_length` cuts among the finished hypotheses."""
+        scores = self._score(self.log_probs, self.length)
+        for row, column in (scores > self.worst[:, None]).nonzero().tolist():
+            hypothesis = Hypothesis(self.ids[row, column].clone(), float(scores[row, column]), self.eos_id is not None)
+            self._keep(row, hypothesis)
+
+    def _keep(self, row: int, hypothesis: Hypothesis) -> None:
+        kept = self.kept[int(self.sources[row])]
+        kept.append(hypothesis)
+        kept.sort(key=lambda one: -one.score)  # stable: of equals the earlier stays ahead
+        del kept[self.n_best :]
+        if len(kept) == self.n_best:
+            self.worst[row] = kept[-1].score
+
+    def _still_open(self) -> Tensor:
+        """`[s]`: whether some continuation of a live beam could beat the worst kept hypothesis.
+
+        Log-probabilities only fall. So a beam's score is at most its present log-probability divided by the largest
+        `length ** length_penalty` it may end with: that of `max_length`, or of the next id if the penalty is negative.
+        """
+        final = self.max_length if self.length_penalty >= 0 else self.length + 1
+        open_ = self._score(self.log_probs.amax(dim=1), final) > self.worst
+        if self.beam_size == 1:  # greedy: what ended has ended, whatever a longer hypothesis would score
+            open_ &= torch.isneginf(self.worst)
+        return open_
+
+    def result(self) -> BeamResult:
+        device = self.worst.device
+        if not all(self.kept):
+            raise ValueError("no id left to choose from (all logits are -inf or forbidden): forbid fewer ids")
+        best = [kept[0] for kept in self.kept]
+        return BeamResult(
+            ids=pad_sequences([one.ids for one in best], self.pad_id),
+            scores=torch.tensor([one.score for one in best], device=device),
+            truncated=torch.tensor([one.truncated for one in best], device=device),
+            n_best=self.kept,
+        )

@@ -1,0 +1,297 @@
+"""From the log-probabilities of a CTC head to ids: greedily, or by prefix beam search with a language model.
+
+In: `log_probs [b, n, v]` with the number of real frames of each row, `lengths [b]`. Out: rows of ids, without blanks,
+padding or end-of-sequence. `CharacterLM` is a language model over ids, fitted in memory on whatever texts there are.
+Knows nothing of models; which characters the ids stand for is not its business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BEGIN = -1  # stands before the first id of a text, in contexts only
+
+
+def _check_frames(log_probs: Tensor, lengths: Tensor, blank: int) -> None:
+    if log_probs.ndim != 3 or not log_probs.is_floating_point():
+        raise ValueError(f"log_probs must be floating point [b, n, v], got {log_probs.dtype} {list(log_probs.shape)}")
+    if lengths.shape != log_probs.shape[:1]:
+        raise ValueError(f"lengths must hold one number per row, [{len(log_probs)}], got {list(lengths.shape)}")
+    if len(lengths) and not 0 <= int(lengths.min()) <= int(lengths.max()) <= log_probs.shape[1]:
+        raise ValueError(f"lengths must lie in 0..{log_probs.shape[1]}, the frames of log_probs, got {lengths.tolist()}")
+    if not 0 <= blank < log_probs.shape[2]:
+        raise ValueError(f"blank must be an id in 0..{log_probs.shape[2] - 1}, got {blank}")
+
+
+def ctc_greedy(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> list[Tensor]:
+    """The best id of every frame `[b, n, v]`, repeats merged, blanks removed: one int64 row `[m]` each, on the CPU.
+
+    Raises:
+        ValueError: shapes or lengths that do not fit, or `blank` outside the vocabulary.
+    """
+    _check_frames(log_probs, lengths, blank)
+    best = log_probs.argmax(dim=-1).cpu()
+    rows = []
+    for row, length in zip(best, lengths.tolist(), strict=True):
+        merged = torch.unique_consecutive(row[:length])
+        rows.append(merged[merged != blank])
+    return rows
+
+
+class CharacterLM:
+    """N-gram model of id sequences with interpolated Witten-Bell smoothing; end-of-sequence is id `vocab_size`.
+
+    After a context seen c times before d different ids, the ids seen there share c / (c + d) of the probability and
+    the context shortened by its first id gets the rest; the shortest falls back on the uniform distribution.
+
+    Attributes:
+        vocab_size: ids are `0..vocab_size-1`.
+        order: ids that count, the predicted one included.
+    """
+
+    def __init__(self, vocab_size: int, order: int = 6, pad_id: int | None = 0):
+        if vocab_size < 2 or order < 1:
+            raise ValueError(f"vocab_size must be at least 2 and order at least 1, got {vocab_size} and {order}")
+        self.vocab_size, self.order, self.pad_id = vocab_size, order, pad_id
+        self._counts: dict[tuple[int, ...], dict[int, int]] = {}
+        self._probs: dict[tuple[int, ...], np.ndarray] = {}
+        self._log_probs: dict[tuple[int, ...], list[float]] = {}
+        uniform = np.full(vocab_size + 1, 1.0)
+        if pad_id is not None:
+            uniform[pad_id] = 0.0
+        self._uniform = uniform / uniform.sum()
+
+    @classmethod
+    def fit(
+        cls, sequences: Iterable[Sequence[int] | Tensor], vocab_size: int, order: int = 6, pad_id: int | None = 0
+    ) -> CharacterLM:
+        """Counts the texts `sequences`, rows of ids `[n]` without padding or end-of-sequence.
+
+        Args:
+            pad_id: an id that cannot occur and gets no probability, or None.
+
+        Raises:
+            ValueError: no sequences, or an id outside `0..vocab_size-1` or equal to `pad_id`.
+        """
+        model = cls(vocab_size, order, pad_id)
+        seen = 0
+        for sequence in sequences:
+            model._count(sequence.tolist() if isinstance(sequence, Tensor) else list(sequence))
+            seen += 1
+        if seen == 0:
+            raise ValueError("sequences is empty: a language model needs at least one text")
+        return model
+
+    def _count(self, ids: list[int]) -> None:
+        wrong = [i for i in ids if not 0 <= i < self.vocab_size or i == self.pad_id]
+        if wrong:
+            raise ValueError(
+                f"sequences hold the id {wrong[0]}, but ids are 0 to {self.vocab_size - 1} without {self.pad_id}:"
+                " remove padding and end-of-sequence"
+            )
+        padded = (BEGIN, *ids, self.vocab_size)
+        for end in range(1, len(padded)):
+            token = padded[end]
+            for start in range(max(0, end - self.order + 1), end + 1):
+                followers = self._counts.setdefault(padded[start:end], {})
+                followers[token] = followers.get(token, 0) + 1
+
+    def _distribution(self, context: tuple[int, ...]) -> np.ndarray:
+        known = self._probs.get(context)
+        if known is not None:
+            return known
+        shorter = self._distribution(context[1:]) if context else self._uniform
+        followers = self._counts.get(context)
+        if followers is None:
+            return shorter
+        probs = shorter * len(followers)
+        for token, count in followers.items():
+            probs[token] += count
+        probs /= sum(followers.values()) + len(followers)
+        self._probs[context] = probs
+        return probs
+
+    def _context(self, ids: Sequence[int]) -> tuple[int, ...]:
+        context = (BEGIN, *ids) if len(ids) < self.order - 1 else tuple(ids[len(ids) - self.order + 1 :])
+        while context and context not in self._counts:
+            context = context[1:]
+        return context
+
+    def next_log_probs(self, ids: Sequence[int]) -> list[float]:
+        """Natural log-probabilities of each id and of end-of-sequence after the text so far, `vocab_size + 1` of them."""
+        context = self._context(ids)
+        known = self._log_probs.get(context)
+        if known is None:
+            with np.errstate(divide="ignore"):
+                known = np.log(self._distribution(context)).tolist()
+            self._log_probs[context] = known
+        return known
+
+    def log_prob(self, ids: Sequence[int] | Tensor) -> float:
+        """Natural log-probability of a whole text, end-of-sequence included."""
+        ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        return sum(self.next_log_probs(ids[:n])[token] for n, token in enumerate([*ids, self.vocab_size]))
+
+
+class _Prefixes:
+    """All prefixes met, as nodes of a tree: 0 is the empty one. Each holds its last id and its fixed share of the score."""
+
+    def __init__(self, lm: CharacterLM | None, lm_weight: float, length_bonus: float):
+        self.lm, self.weight, self.bonus = lm, lm_weight, length_bonus
+        self.parent, self.last, self.extra = [-1], [BEGIN], [0.0]
+        self.children: list[dict[int, int]] = [{}]
+        self.next: list[list[float] | None] = [None]  # the language model's log-probabilities, once needed
+
+    def ids(self, node: int, most: int | None = None) -> list[int]:
+        found = []
+        while node > 0 and (most is None or len(found) < most):
+            found.append(self.last[node])
+            node = self.parent[node]
+        return found[::-1]
+
+    def after(self, node: int) -> list[float]:
+        known = self.next[node]
+        if known is None:
+            assert self.lm is not None
+            known = self.next[node] = self.lm.next_log_probs(self.ids(node, self.lm.order - 1))
+        return known
+
+    def child(self, node: int, token: int) -> int:
+        number = len(self.parent)
+        extra = self.extra[node] + self.bonus
+        if self.lm is not None:
+            extra += self.weight * self.after(node)[token]
+        self.parent.append(node)
+        self.last.append(token)
+        self.extra.append(extra)
+        self.children.append({})
+        self.next.append(None)
+        self.children[node][token] = number
+        return number
+
+    def final(self, node: int) -> float:
+        """What is added to the log-probability of a finished text."""
+        ending = 0.0 if self.lm is None else self.weight * self.after(node)[self.lm.vocab_size]
+        return self.extra[node] + ending
+
+
+def ctc_beam_search(
+    log_probs: Tensor,
+    lengths: Tensor,
+    blank: int = 0,
+    beam_size: int = 16,
+    lm: CharacterLM | None = None,
+    lm_weight: float = 0.5,
+    length_bonus: float = 0.0,
+    min_log_prob: float = -7.0,
+    margin: float = 14.0,
+) -> list[tuple[Tensor, float]]:
+    """Prefix beam search (arXiv 1408.2873) with shallow fusion.
+
+    The score of a text is the log-probability of all its alignments found, plus `lm_weight` times the language
+    model's, end-of-sequence included, plus `length_bonus` for each id. Without language model and bonus, and with a
+    beam that drops nothing, it is minus the CTC loss.
+
+    Args:
+        log_probs: `[b, n, v]`, natural logarithms that sum to 1 per frame.
+        lengths: `[b]`, frames of each row.
+        beam_size: prefixes kept after each frame.
+        min_log_prob: ids less probable than this in a frame do not extend prefixes there; the best one always does.
+        margin: prefixes whose score is worse than the best one's by more than this are dropped early.
+
+    Returns:
+        For each row the best ids, int64 `[m]` on the CPU, and their score.
+
+    Raises:
+        ValueError: shapes or lengths that do not fit, `blank` outside the vocabulary, `beam_size` below 1, NaN, or a
+            language model of a smaller vocabulary.
+    """
+    _check_frames(log_probs, lengths, blank)
+    if beam_size < 1:
+        raise ValueError(f"beam_size must be at least 1, got {beam_size}")
+    if lm is not None and lm.vocab_size < log_probs.shape[2]:
+        raise ValueError(f"lm knows {lm.vocab_size} ids, but log_probs has {log_probs.shape[2]}: fit it on this vocabulary")
+    if bool(torch.isnan(log_probs).any()):
+        raise ValueError("log_probs hold NaN: the weights of the model are not finite")
+    frames = log_probs.detach().to("cpu", torch.float64).numpy()
+    found = []
+    for row, length in zip(frames, lengths.tolist(), strict=True):
+        prefixes = _Prefixes(lm, lm_weight, length_bonus)
+        ids, score = _search_row(row[:length], blank, beam_size, prefixes, min_log_prob, margin)
+        found.append((torch.tensor(ids, dtype=torch.long), score))
+    return found
+
+
+def _search_row(
+    frames: np.ndarray, blank: int, beam_size: int, prefixes: _Prefixes, min_log_prob: float, margin: float
+) -> tuple[list[int], float]:
+    """Best ids and score of one row `[n, v]`.
+
+    `beam` maps a prefix to the probabilities of its alignments that end in blank and in its last id. They are kept as
+    plain probabilities divided by `exp(scale)`, which is cheaper than adding logarithms; each frame rescales them so
+    that the most probable prefix has 1.
+    """
+    beam, scale = {0: (1.0, 0.0)}, 0.0
+    kept = frames > min_log_prob
+    kept |= frames >= frames.max(axis=1, keepdims=True, initial=-math.inf)
+    probabilities = np.exp(frames)
+    for index in range(len(frames)):
+        tokens = np.flatnonzero(kept[index])
+        active = dict(zip(tokens.tolist(), probabilities[index, tokens].tolist(), strict=True))
+        p_blank = active.pop(blank, 0.0)
+        beam = _prune(_advance(beam, p_blank, active, prefixes), prefixes.extra, beam_size, margin)
+        top = max(ending + other for ending, other in beam.values())
+        scale += math.log(top)
+        beam = {node: (ending / top, other / top) for node, (ending, other) in beam.items()}
+    scores = {node: math.log(sum(both)) + scale + prefixes.final(node) for node, both in beam.items()}
+    best = max(scores, key=lambda node: scores[node])
+    return prefixes.ids(best), scores[best]
+
+
+def _advance(
+    beam: dict[int, tuple[float, float]], p_blank: float, active: dict[int, float], prefixes: _Prefixes
+) -> dict[int, list[float]]:
+    """All prefixes reached from `beam` by one frame: node -> [probability ending in blank, ending in its last id]."""
+    grown: dict[int, list[float]] = {}
+    last_of, children = prefixes.last, prefixes.children
+    for node, (p_ending_blank, p_ending_last) in beam.items():
+        total, last = p_ending_blank + p_ending_last, last_of[node]
+        stays = active.get(last, 0.0) * p_ending_last
+        known = grown.get(node)
+        if known is None:
+            grown[node] = [total * p_blank, stays]
+        else:
+            known[0] += total * p_blank
+            known[1] += stays
+        offspring = children[node]
+        for token, probability in active.items():
+            # the same id twice in a row needs a blank in between
+            gain = probability * (p_ending_blank if token == last else total)
+            if gain == 0.0:
+                continue
+            child = offspring.get(token)
+            if child is None:
+                child = prefixes.child(node, token)
+            known = grown.get(child)
+            if known is None:
+                grown[child] = [0.0, gain]
+            else:
+                known[1] += gain
+    return grown
+
+
+def _prune(grown: dict[int, list[float]], extra: list[float], beam_size: int, margin: float) -> dict:
+    """The best `beam_size` prefixes by probability and language model, none worse than the best by over `margin`."""
+    ranked = []
+    for node, (ending, other) in grown.items():
+        total = ending + other
+        if total > 0.0:
+            ranked.append((math.log(total) + extra[node], node))
+    ranked.sort(reverse=True)
+    limit = ranked[0][0] - margin
+    return {node: grown[node] for score, node in ranked[:beam_size] if score >= limit}

@@ -1,0 +1,194 @@
+"""Sampling, one id per row and step, until every row has ended.
+
+In: `step(ids [r, n], cache) -> logits [r, n', v]`, of which the last position counts, and `cache.select(rows)`.
+The first call passes ids of the shape [r, 0]; later ones the ids just drawn, [r, 1]. Out: a `DecodeResult`.
+Rows that ended leave the batch. Knows nothing of models, modalities, sources or prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from spear_tts_pytorch.decoding.sampling import NEGATIVE_INFINITY, check_drawn, check_temperature, draw, gumbel_noise
+from spear_tts_pytorch.tokens import mask_after_eos
+
+FLUSH_EVERY = 64  # steps after which what was drawn is written to the result and checked
+
+
+class Cache(Protocol):
+    """Decoding state of `r` rows."""
+
+    def select(self, rows: Tensor) -> None:
+        """Row i becomes the former row `rows[i]` (int64 `[new r]`), in place."""
+
+
+Step = Callable[[Tensor, Any], Tensor]
+"""`step(ids [r, n], cache) -> logits [r, n', v]`."""
+
+
+@dataclass(frozen=True)
+class DecodeResult:
+    """What was drawn.
+
+    Attributes:
+        ids: int64 `[r, n]`, the end-of-sequence id kept where it came, padding after it; n >= 1.
+        scores: float32 `[r]`, mean log-probability per id, end-of-sequence included, under the unfiltered distribution
+            at temperature 1.
+        truncated: bool `[r]`, True where `max_length` came before end-of-sequence; False if there is none to wait for.
+    """
+
+    ids: Tensor
+    scores: Tensor
+    truncated: Tensor
+
+
+def check_lengths(rows: int, max_length: int) -> None:
+    """Raises ValueError unless there is a row, and an id, to decode."""
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1, got {rows}: there is nothing to decode")
+    if max_length < 1:
+        raise ValueError(f"max_length must be at least 1 id, got {max_length}")
+
+
+def forbidden(forbid_ids: Sequence[int], device: torch.device) -> Tensor | None:
+    """The ids as a tensor for `index_fill`, or None if there are none."""
+    return torch.tensor(list(forbid_ids), dtype=torch.long, device=device) if len(forbid_ids) else None
+
+
+class _Record:
+    """Ids and log-probabilities of all rows, written in blocks of the rows that were alive."""
+
+    def __init__(self, rows: int, pad_id: int, device: torch.device):
+        self.ids = torch.full((rows, FLUSH_EVERY), pad_id, dtype=torch.long, device=device)
+        self.log_probs = torch.zeros(rows, FLUSH_EVERY, device=device)
+        self.pad_id = pad_id
+        self.length = 0
+        self.pending: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add(self, ids: Tensor, log_probs: Tensor, values: Tensor) -> None:
+        self.pending.append((ids, log_probs, values))
+
+    def flush(self, live: Tensor) -> None:
+        """Writes what is pending to the rows `live`.
+
+        Raises:
+            ValueError: a draw had nothing to choose from.
+        """
+        if not self.pending:
+            return
+        ids, log_probs, values = (torch.stack(column, dim=1) for column in zip(*self.pending, strict=True))
+        check_drawn(values)
+        end = self.length + len(self.pending)
+        if end > self.ids.shape[1]:
+            room = self.ids.new_full((self.ids.shape[0], max(end, 2 * self.ids.shape[1])), self.pad_id)
+            room[:, : self.length] = self.ids[:, : self.length]
+            grown = self.log_probs.new_zeros(room.shape)
+            grown[:, : self.length] = self.log_probs[:, : self.length]
+            self.ids, self.log_probs = room, grown
+        self.ids[live, self.length : end] = ids
+        self.log_probs[live, self.length : end] = log_probs
+        self.length = end
+        self.pending.clear()
+
+    def result(self, eos_id: int | None) -> DecodeResult:
+        ids, log_probs = self.ids[:, : self.length], self.log_probs[:, : self.length]
+        if eos_id is None:
+            return DecodeResult(ids.clone(), log_probs.mean(dim=1), torch.zeros_like(ids[:, 0], dtype=torch.bool))
+        is_eos = ids == eos_id
+        ended = is_eos.any(dim=1)
+        lengths = torch.where(ended, is_eos.int().argmax(dim=1) + 1, self.length)
+        counted = torch.arange(self.length, device=ids.device) < lengths[:, None]
+        scores = log_probs.masked_fill(~counted, 0).sum(dim=1) / lengths
+        longest = int(lengths.max())
+        return DecodeResult(mask_after_eos(ids, eos_id, self.pad_id)[:, :longest].clone(), scores, ~ended)
+
+
+@torch.no_grad()
+def sample_ids(
+    step: Step,
+    cache: Cache,
+    rows: int,
+    *,
+    eos_id: int | None,
+    pad_id: int,
+    max_length: int,
+    temperature: float = 1.0,
+    filter_logits_fn: Callable[..., Tensor] | None = None,
+    filter_fn_kwargs: Mapping[str, Any] | None = None,
+    forbid_ids: Sequence[int] = (),
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+    on_token: Callable[[Tensor], object] | None = None,
+) -> DecodeResult:
+    """Draws ids row by row and step by step.
+
+    The noise of a step is drawn for all `rows`, ended or not: what a row gets depends on the generator, its place in
+    the batch and the step, and not on when other rows end.
+
+    Args:
+        step, cache: see the module's docstring; the cache holds `rows` rows and is used up.
+        eos_id: ends a row; None draws `max_length` ids for every row.
+        pad_id: fills up rows that ended.
+        max_length: most ids per row, end-of-sequence included.
+        temperature: divides the filtered logits; 0 takes the best id.
+        filter_logits_fn: `filter(logits [r, v], **filter_fn_kwargs) -> logits [r, v]` (decoding/sampling.py).
+        forbid_ids: never drawn.
+        device: of the logits and the result.
+        on_token: called after each step with the ids `[rows]` just drawn, padding where a row had ended.
+
+    Raises:
+        ValueError: `rows` or `max_length` below 1, negative temperature, a filter that leaves nothing, NaN logits.
+    """
+    check_lengths(rows, max_length)
+    check_temperature(temperature)
+    device = torch.device(device)
+    check_every = 1 if device.type == "cpu" else 8  # reading a flag from an accelerator stalls it; late steps are cut
+    banned, options = forbidden(forbid_ids, device), dict(filter_fn_kwargs or {})
+    record = _Record(rows, pad_id, device)
+    live = torch.arange(rows, device=device)
+    ended = torch.zeros(rows, dtype=torch.bool, device=device)
+    ids = torch.empty(rows, 0, dtype=torch.long, device=device)
+
+    for index in range(1, max_length + 1):
+        logits = step(ids, cache)[:, -1].float()
+        log_probs = logits.log_softmax(dim=-1)
+        if banned is not None:
+            logits = logits.index_fill(1, banned, NEGATIVE_INFINITY)
+        if filter_logits_fn is not None:
+            logits = filter_logits_fn(logits, **options)
+        noise = gumbel_noise(rows, logits.shape[1], device, generator) if temperature > 0 else None
+        if noise is not None and len(live) < rows:
+            noise = noise[live]
+        drawn, values = draw(logits, temperature, noise)
+        ids = drawn[:, None]
+        record.add(drawn, log_probs.gather(1, ids)[:, 0], values)
+        if on_token is not None:
+            everyone = torch.full((rows,), pad_id, dtype=torch.long, device=device)
+            everyone[live] = drawn.masked_fill(ended, pad_id)
+            on_token(everyone)
+        if index == 1 or len(record.pending) >= FLUSH_EVERY:
+            record.flush(live)
+        if eos_id is None:
+            continue
+        ended = ended | (drawn == eos_id)
+        if index % check_every == 0 and index < max_length:
+            gone = int(ended.sum())
+            if gone == len(live):
+                break
+            if _worth_leaving(gone, len(live)):
+                record.flush(live)
+                keep = (~ended).nonzero()[:, 0]
+                cache.select(keep)
+                live, ids, ended = live[keep], ids[keep], ended[keep]
+    record.flush(live)
+    return record.result(eos_id)
+
+
+def _worth_leaving(gone: int, live: int) -> bool:
+    """Copying what the others hold pays when a quarter of the rows go, or only one stays."""
+    return gone > 0 and (4 * gone >= live or live - gone == 1)

@@ -1,0 +1,67 @@
+"""Losses on logits and pooled embeddings: cross entropy, CTC, alignment regulariser.
+
+In: logits `[b, n, v]`, target ids `[b, n]` with padding, masks. Out: scalars; padding never counts.
+Does not know modalities or models.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cross_entropy(logits: Tensor, target: Tensor, pad_id: int, label_smoothing: float = 0.0) -> Tensor:
+    """Mean over the real ids of `target` `[b, n]`, given `logits` `[b, n, v]`."""
+    return F.cross_entropy(
+        logits.flatten(0, 1), target.flatten(), ignore_index=pad_id, label_smoothing=label_smoothing
+    )
+
+
+def ctc(log_probs: Tensor, lengths: Tensor, target: Tensor, target_lengths: Tensor, blank: int) -> Tensor:
+    """Connectionist temporal classification (Graves et al. 2006), per target id; rows too short to be aligned count 0.
+
+    Args: `log_probs` `[b, n, v]`, `lengths` `[b]` of the inputs, `target` `[b, m]`, `target_lengths` `[b]`.
+    """
+    per_row = ctc_per_row(log_probs, lengths, target, target_lengths, blank)
+    possible = per_row.isfinite()
+    per_row = torch.where(possible, per_row, 0.0)
+    return per_row.sum() / (target_lengths * possible).sum().clamp(min=1)
+
+
+def ctc_per_row(log_probs: Tensor, lengths: Tensor, target: Tensor, target_lengths: Tensor, blank: int) -> Tensor:
+    """-log p(target | input) of each row, `[b]`; infinite where the input is too short."""
+    return F.ctc_loss(
+        log_probs.transpose(0, 1).float(),
+        target.clamp(min=0),
+        lengths,
+        target_lengths,
+        blank=blank,
+        reduction="none",
+        zero_infinity=False,
+    )
+
+
+def pool(x: Tensor, mask: Tensor, temperature: float | None) -> Tensor:
+    """Max over the real positions of `x` `[b, n, d]`, or its smooth form logsumexp at a temperature: `[b, d]`."""
+    x = x.float().masked_fill(~mask[..., None], float("-inf"))
+    if temperature is None:
+        return x.amax(dim=1)
+    return (x / temperature).logsumexp(dim=1) * temperature
+
+
+def alignment_regularizer(
+    source: Tensor, target: Tensor, source_mask: Tensor, target_mask: Tensor, temperature: float | None = 0.1
+) -> Tensor:
+    """Keeps the similarities between the sources of a batch and those between its targets alike (arXiv 2309.08773).
+
+    Args: embeddings `[b, n, d]` and `[b, m, d]` with masks of real positions. A batch of one has no pair: 0.
+    """
+    similarities = []
+    for x, mask in ((source, source_mask), (target, target_mask)):
+        pooled = F.normalize(pool(x, mask, temperature), dim=-1)
+        similarities.append(pooled @ pooled.T)
+    pairs = ~torch.eye(source.shape[0], dtype=torch.bool, device=source.device)
+    if not pairs.any():
+        return (source.sum() + target.sum()) * 0.0
+    return F.mse_loss(similarities[0][pairs], similarities[1][pairs])

@@ -1,0 +1,1 @@
+"""Transformer parts: tensors in, tensors out; no knowledge of modalities, vocabularies or decoding."""

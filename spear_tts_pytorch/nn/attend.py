@@ -1,0 +1,49 @@
+"""Scaled dot product attention: one interface over PyTorch's fused kernels, and plain arithmetic to test it against.
+
+In: queries `[b, h, i, d]`, keys and values `[b, h, j, d]`, optionally an additive bias or boolean mask (True = attend)
+that broadcasts to `[b, h, i, j]`. Out: `[b, h, i, d]`. Does not know about projections, positions or caches.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+# flash=False leaves out the kernels whose results vary from run to run; on CPU the choice makes no difference.
+WITHOUT_FLASH = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
+    flash: bool = False,
+) -> Tensor:
+    """Attention by the fastest kernel at hand. `causal` needs i = j and no mask."""
+    policy = sdpa_kernel(WITHOUT_FLASH) if q.is_cuda and not flash else nullcontext()
+    with policy:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
+
+
+def plain_attention_weights(q: Tensor, k: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """The attention weights `[b, h, i, j]` that `attend` never forms, by the formula itself (arXiv 1706.03762, eq. 1)."""
+    scores = torch.einsum("bhid,bhjd->bhij", q, k) * q.shape[-1] ** -0.5
+    if causal:
+        ahead = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(ahead, float("-inf"))
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(dim=-1)
+
+
+def plain_attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """`attend` without dropout, written out."""
+    return torch.einsum("bhij,bhjd->bhid", plain_attention_weights(q, k, mask=mask, causal=causal), v)

@@ -1,0 +1,120 @@
+"""Self- and cross-attention layers: norm, projections, grouped heads, rotary positions, cache.
+
+In: `[b, n, dim]`. Out: `[b, n, dim]`. Key/value head of query head i is `i mod kv_heads`.
+Does not know what the sequence is made of.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from spear_tts_pytorch.nn.attend import attend, plain_attention_weights
+from spear_tts_pytorch.nn.kv_cache import LayerCache
+from spear_tts_pytorch.nn.rotary import rotate
+
+Rotation = tuple[Tensor, Tensor]
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm (arXiv 1910.07467) with a learned gain."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.gamma.shape, self.gamma, eps=1e-12)
+
+
+class SelfAttention(nn.Module):
+    """Pre-norm self-attention with rotary positions; `kv_heads < heads` is grouped-query attention (arXiv 2305.13245)."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        dim_head: int,
+        heads: int,
+        kv_heads: int | None = None,
+        causal: bool = False,
+        dropout: float = 0.0,
+        flash: bool = False,
+    ):
+        super().__init__()
+        kv_heads = heads if kv_heads is None else kv_heads
+        if heads % kv_heads != 0:
+            raise ValueError(f"heads ({heads}) must be a multiple of target_kv_heads ({kv_heads})")
+        self.heads, self.kv_heads = heads, kv_heads
+        self.causal, self.dropout, self.flash = causal, dropout, flash
+        self.norm = RMSNorm(dim)
+        self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
+        self.to_kv = nn.Linear(dim, kv_heads * dim_head * 2, bias=False)
+        self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
+
+    def forward(
+        self, x: Tensor, rotation: Rotation, mask: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """`mask` broadcasts to `[b, h, n, j]`; it has to include causality unless it is None."""
+        x = self.norm(x)
+        q = rearrange(self.to_q(x), "b n (h d) -> b h n d", h=self.heads)
+        k, v = rearrange(self.to_kv(x), "b n (kv h d) -> kv b h n d", kv=2, h=self.kv_heads)
+        q, k = rotate(q, rotation), rotate(k, rotation)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        if self.kv_heads < self.heads:
+            # query head i reads key/value head i mod kv_heads
+            k, v = (t.repeat(1, self.heads // self.kv_heads, 1, 1) for t in (k, v))
+        causal = self.causal and mask is None and q.shape[2] > 1
+        out = attend(q, k, v, mask=mask, causal=causal, dropout=self.dropout * self.training, flash=self.flash)
+        return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
+
+
+class CrossAttention(nn.Module):
+    """Pre-norm attention to encoded sources `[s, m, dim]`, with one learned null key/value per head.
+
+    The null key/value is what remains to attend to when the condition is dropped (classifier-free guidance).
+    """
+
+    def __init__(self, dim: int, *, dim_head: int, heads: int, dropout: float = 0.0, flash: bool = False):
+        super().__init__()
+        self.heads, self.dropout, self.flash = heads, dropout, flash
+        self.norm = RMSNorm(dim)
+        self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
+        self.to_kv = nn.Linear(dim, heads * dim_head * 2, bias=False)
+        self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
+        self.null_kv = nn.Parameter(torch.randn(2, heads, 1, dim_head))
+
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values `[s, h, 1 + m, d]` of the sources, null first."""
+        k, v = rearrange(self.to_kv(context), "b n (kv h d) -> kv b h n d", kv=2, h=self.heads)
+        null_k, null_v = (repeat(t, "h 1 d -> b h 1 d", b=context.shape[0]).to(k.dtype) for t in self.null_kv)
+        return torch.cat((null_k, k), dim=2), torch.cat((null_v, v), dim=2)
+
+    def forward(
+        self, x: Tensor, context: Tensor, mask: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """`mask` `[s, 1, n or 1, 1 + m]` boolean or additive, with a place for the null key. Rows are grouped by source."""
+        k, v = self._cached(context, cache)
+        out = attend(self._queries(x, k), k, v, mask=mask, dropout=self.dropout * self.training, flash=self.flash)
+        out = rearrange(out, "s h (g n) d -> (s g) n (h d)", n=x.shape[1])
+        return self.to_out(out)
+
+    def weights(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attention weights `[b, h, n, 1 + m]`, null first: for plots."""
+        k, _ = self.keys_values(context)
+        return plain_attention_weights(self._queries(x, k), k, mask=mask)
+
+    def _cached(self, context: Tensor, cache: LayerCache | None) -> tuple[Tensor, Tensor]:
+        if cache is None:
+            return self.keys_values(context)
+        if cache.cross is None:
+            cache.cross = self.keys_values(context)
+        return cache.cross
+
+    def _queries(self, x: Tensor, k: Tensor) -> Tensor:
+        # rows that share a source become more queries of it, so its keys are never copied
+        q = self.to_q(self.norm(x))
+        return rearrange(q, "(s g) n (h d) -> s h (g n) d", s=k.shape[0], h=self.heads)

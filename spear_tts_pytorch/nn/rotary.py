@@ -1,0 +1,42 @@
+"""Positions: rotary embedding (arXiv 2104.09864) of queries and keys, and additive sinusoids.
+
+In: explicit positions, so that a cache, a padded batch or rows at unequal lengths need no special case.
+Does not know where the positions come from.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class RotaryEmbedding(nn.Module):
+    """Rotates interleaved pairs of the whole head, base 10,000. The frequencies are a buffer, never trained or saved."""
+
+    def __init__(self, dim_head: int, base: float = 10_000.0):
+        super().__init__()
+        frequencies = base ** (-torch.arange(0, dim_head, 2).float() / dim_head)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions `[n]` or `[b, n]` to cosines and sines `[n, d]` or `[b, 1, n, d]`, float32."""
+        angles = positions[..., None].float() * self.frequencies.float()
+        angles = angles.repeat_interleave(2, dim=-1)
+        if positions.ndim == 2:
+            angles = angles[:, None]
+        return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotates `x` `[b, h, n, d]` by the cosines and sines of its positions."""
+    cos, sin = rotation
+    half_turn = torch.stack((-x[..., 1::2], x[..., 0::2]), dim=-1).flatten(-2)
+    return (x * cos + half_turn * sin).to(x.dtype)
+
+
+def sinusoids(positions: Tensor, dim: int, base: float = 10_000.0) -> Tensor:
+    """Sinusoidal embedding (arXiv 1706.03762, section 3.5) of real-valued positions `[..., n]`: `[..., n, dim]`."""
+    half = (dim + 1) // 2
+    frequencies = base ** (-torch.arange(half, device=positions.device).float() / max(half, 1))
+    angles = positions[..., None].float() * frequencies
+    return torch.cat((angles.sin(), angles.cos()), dim=-1)[..., :dim]

@@ -1,0 +1,160 @@
+"""Figures: loss curves, the alignment that cross-attention learned, character error rates.
+
+Each function takes plain numbers, writes one PNG and returns its path. Figures are drawn on an Agg canvas of their own,
+so a notebook's backend and pyplot's state stay as they are. matplotlib is imported on first use (extra `plots`).
+This file knows nothing about models or training runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLORS = ("#2f6690", "#d1603d", "#4a8c5c", "#8a5a9e", "#b5891f", "#5c6b73")
+INK, GRID = "#333333", "#dddddd"
+
+
+def plot_losses(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> Path:
+    """Draw training loss (thin) and validation loss (thick, dotted points) of several stages over their steps.
+
+    Args:
+        histories: stage name -> rows with key `step` and `loss` and/or `valid_loss`; values that are absent, None or
+            not finite are left out. Rows may come in any order.
+        path: PNG to write; its folder is made if need be.
+
+    Returns: the path written.
+
+    Raises:
+        ValueError: no stage has a single finite loss.
+        ImportError: matplotlib is not installed.
+    """
+    curves = {name: (_points(rows, "loss"), _points(rows, "valid_loss")) for name, rows in histories.items()}
+    curves = {name: pair for name, pair in curves.items() if len(pair[0]) or len(pair[1])}
+    if not curves:
+        raise ValueError(f"histories hold no finite loss (stages: {list(histories)}); log a step before plotting")
+    figure, axes = _figure(8.0, 4.5)
+    for index, (name, (train, valid)) in enumerate(curves.items()):
+        color = COLORS[index % len(COLORS)]
+        if len(train):
+            axes.plot(*train.T, color=color, linewidth=1.2, alpha=0.55 if len(valid) else 1.0, label=name)
+        if len(valid):
+            label = f"{name}, validation"
+            axes.plot(*valid.T, color=color, linewidth=2.0, marker="o", markersize=3.5, label=label)
+    axes.set(xlabel="step", ylabel="loss (nats per token)", title="Losses by stage")
+    axes.grid(True, color=GRID, linewidth=0.8)
+    axes.legend(frameon=False, fontsize=9)
+    return _write(figure, path)
+
+
+def plot_alignment(
+    attention: Any, source_labels: Sequence[str], path: str | Path, title: str = "Cross-attention"
+) -> Path:
+    """Draw which source position each target position looks at.
+
+    Args:
+        attention: weights [target, source], array or tensor on the CPU, finite, >= 0.
+        source_labels: one label for each source position, such as the characters of the text; blanks are shown as ␣.
+        path: PNG to write; its folder is made if need be.
+        title: title above the picture.
+
+    Returns: the path written.
+
+    Raises:
+        ValueError: attention is not a non-empty finite matrix, or the number of labels is not its number of columns.
+        ImportError: matplotlib is not installed.
+    """
+    weights = np.asarray(attention, dtype=np.float64)
+    if weights.ndim != 2 or weights.size == 0:
+        raise ValueError(f"attention has shape {weights.shape}; pass one [target, source] matrix, averaged over heads")
+    if not np.isfinite(weights).all():
+        raise ValueError("attention holds NaN or infinite weights; leave masked positions at 0")
+    targets, sources = weights.shape
+    if len(source_labels) != sources:
+        raise ValueError(
+            f"source_labels has {len(source_labels)} labels for {sources} source positions; pass one for each column"
+        )
+    figure, axes = _figure(min(14.0, max(5.0, 2.5 + 0.2 * sources)), 5.0)
+    image = axes.imshow(weights, aspect="auto", origin="lower", cmap="magma", interpolation="nearest", vmin=0.0)
+    labels = ["␣" if label.isspace() else label for label in source_labels]
+    axes.set_xticks(range(sources), labels, fontsize=max(5, min(10, 400 // sources)))
+    axes.set(xlabel="text position", ylabel="semantic token", title=title)
+    figure.colorbar(image, ax=axes, label="attention weight", fraction=0.046, pad=0.02)
+    return _write(figure, path)
+
+
+def plot_error_rates(
+    columns: Mapping[str, float], path: str | Path, title: str = "Character error rate of generated speech tokens"
+) -> Path:
+    """Draw one bar for each column of the result table.
+
+    Args:
+        columns: label -> character error rate in percent; NaN (not measured) gives an empty place that says so.
+        path: PNG to write; its folder is made if need be.
+        title: title above the bars.
+
+    Returns: the path written.
+
+    Raises:
+        ValueError: columns is empty, or a rate is negative or infinite.
+        ImportError: matplotlib is not installed.
+    """
+    if not columns:
+        raise ValueError("columns is empty; pass at least one label with its error rate in percent")
+    for label, rate in columns.items():
+        if rate < 0 or np.isinf(rate):
+            raise ValueError(f"columns[{label!r}] is {rate}; error rates are finite percentages >= 0")
+    rates = np.array(list(columns.values()), dtype=np.float64)
+    figure, axes = _figure(max(4.5, 1.2 + 1.3 * len(columns)), 4.2)
+    bars = axes.bar(range(len(rates)), np.nan_to_num(rates), width=0.6)
+    for index, (bar, rate) in enumerate(zip(bars, rates, strict=True)):
+        bar.set_color(COLORS[index % len(COLORS)])
+        text = "not measured" if np.isnan(rate) else f"{rate:.1f} %"
+        axes.annotate(
+            text,
+            (index, np.nan_to_num(rate)),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            color=INK,
+        )
+    axes.set_xticks(range(len(rates)), list(columns))
+    axes.set_ylim(0, max(1.0, 1.15 * np.nan_to_num(rates).max()))
+    axes.set(ylabel="CER (%), lower is better", title=title)
+    axes.grid(True, axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    return _write(figure, path)
+
+
+def _points(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
+    """Rows -> [points, 2] of (step, value), by step, finite values only."""
+    points = [(row["step"], float(row[key])) for row in rows if row.get(key) is not None]
+    points = sorted(point for point in points if np.isfinite(point[1]))
+    return np.array(points, dtype=np.float64).reshape(-1, 2)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of width x height inches that pyplot does not know of."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('plots need matplotlib: pip install "spear-tts-pytorch[plots]"') from error
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _write(figure: Figure, path: str | Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")
+    return path

@@ -1,0 +1,144 @@
+"""Models on disk: a folder with `model.safetensors` and `config.json`, the Hub, and checkpoints of releases up to 0.4.8.
+
+`PretrainedMixin` gives a module `save_pretrained`, `from_pretrained`, `push_to_hub` and `load`. It asks the module for
+`arguments` (what its constructor was given), `tokenizer_encode` and `wav2vec`. Nothing is unpickled but tensors and numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from spear_tts_pytorch.version import __version__
+
+WEIGHTS, CONFIG, SEMANTIC_TOKENIZER = "model.safetensors", "config.json", "semantic_tokenizer"
+
+# parameter names up to 0.4.8, which had one list of [self-attention, cross-attention, feedforward] per layer
+_RENAMES = [
+    (r"(source|target)_transformer\.layers\.(\d+)\.0\.", r"\1_transformer.layers.\2.attention."),
+    (r"(source|target)_transformer\.layers\.(\d+)\.1\.", r"\1_transformer.layers.\2.cross_attention."),
+    (r"(source|target)_transformer\.layers\.(\d+)\.2\.0\.", r"\1_transformer.layers.\2.feed_forward.norm."),
+    (r"(source|target)_transformer\.layers\.(\d+)\.2\.1\.", r"\1_transformer.layers.\2.feed_forward.to_inner."),
+    (r"(source|target)_transformer\.layers\.(\d+)\.2\.4\.", r"\1_transformer.layers.\2.feed_forward.to_out."),
+    (r"\.to_q\.0\.", ".to_q."),
+    (r"\.to_kv\.0\.", ".to_kv."),
+    (r"to_early_exit_semantic_logits\.0\.fn\.0\.", "early_exit.feed_forward.norm."),
+    (r"to_early_exit_semantic_logits\.0\.fn\.1\.", "early_exit.feed_forward.to_inner."),
+    (r"to_early_exit_semantic_logits\.0\.fn\.4\.", "early_exit.feed_forward.to_out."),
+    (r"to_early_exit_semantic_logits\.1\.", "early_exit.norm."),
+    (r"to_early_exit_semantic_logits\.2\.", "early_exit.to_logits."),
+]
+# what older files hold twice, hold although it is computed, or should not have held
+_DROPPED = re.compile(r"^(semantic_token_emb\.|to_logits\.|wav2vec\.)|rotary_emb\.|\.attend\.mask$")
+
+
+def rename_old_keys(state: dict[str, Any], prefix: str = "") -> None:
+    """Renames, in place, the keys of a state dict written by a release up to 0.4.8; `prefix` is where the model lies in it."""
+    for key in [key for key in state if key.startswith(prefix)]:
+        name = key[len(prefix) :]
+        if _DROPPED.search(name):
+            del state[key]
+            continue
+        for pattern, replacement in _RENAMES:
+            name = re.sub(pattern, replacement, name)
+        if prefix + name != key:
+            state[prefix + name] = state.pop(key)
+
+
+class PretrainedMixin(
+    ModelHubMixin,
+    library_name="spear-tts-pytorch",
+    license="mit",
+    tags=["text-to-speech", "spear-tts"],
+    paper_url="https://arxiv.org/abs/2302.03540",
+):
+    """Saving and loading for `TextToSemantic`."""
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        folder = Path(save_directory)
+        save_file({key: value.contiguous() for key, value in self.state_dict().items()}, folder / WEIGHTS)
+        config = {"library_version": __version__, "arguments": self.arguments, "text_tokenizer": None}
+        if hasattr(self.tokenizer_encode, "to_dict"):
+            config["text_tokenizer"] = self.tokenizer_encode.to_dict()
+        if hasattr(self.wav2vec, "save"):
+            self.wav2vec.save(folder / SEMANTIC_TOKENIZER)
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, token: str | bool | None = None, **kwargs: Any):
+        hub = {k: kwargs.pop(k) for k in ("revision", "cache_dir", "force_download", "local_files_only")}
+        folder = Path(model_id)
+        if not folder.is_dir():
+            folder = Path(snapshot_download(model_id, token=token, **hub))
+        for name in (CONFIG, WEIGHTS):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder} is not a model folder: it has no {name}; write one by save_pretrained")
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        model = cls(**{**config["arguments"], **_tokenizers(folder, config), **kwargs})
+        model.load_weights(load_file(folder / WEIGHTS), source=str(folder))
+        return model.eval()
+
+    def load(self, path: str | Path, strict: bool = True) -> dict[str, Any]:
+        """Loads weights from a model folder, a `.safetensors` file, or a `.pt` file of a release up to 0.4.8.
+
+        Returns what the `.pt` file held (`model`, and in a trainer's file `optim` and `scheduler`), or `{"model": ...}`.
+
+        Raises:
+            FileNotFoundError: nothing at `path`.
+            ValueError: the file holds no model, or one of another architecture (the message lists keys and shapes).
+        """
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"path {path} does not exist")
+        if path.is_dir():
+            path = path / WEIGHTS
+        if path.suffix == ".safetensors":
+            package: Any = {"model": load_file(path)}
+        else:
+            package = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(package, dict) or not isinstance(package.get("model"), dict):
+            raise ValueError(f"{path} holds no model: expected a dictionary with the key 'model', got {_kind(package)}")
+        self.load_weights(package["model"], source=str(path), strict=strict)
+        return package
+
+    def load_weights(self, state: dict[str, Tensor], source: str, strict: bool = True) -> None:
+        """Loads a state dict, of this or an older release; a mismatch is a ValueError that says what differs."""
+        state = dict(state)
+        rename_old_keys(state)
+        own = self.state_dict()
+        problems = [f"missing {key}" for key in own if key not in state] if strict else []
+        problems += [f"unexpected {key}" for key in state if key not in own] if strict else []
+        for key in own.keys() & state.keys():
+            if own[key].shape != state[key].shape:
+                problems.append(f"{key} is {list(state[key].shape)} there and {list(own[key].shape)} here")
+        if problems:
+            shown = "; ".join(sorted(problems)[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+            raise ValueError(f"{source} holds a model of another architecture: {shown}")
+        self.load_state_dict(state, strict=strict)
+
+
+def _kind(package: Any) -> str:
+    if isinstance(package, Tensor):
+        return f"a tensor of shape {list(package.shape)} (a pseudo-labelled pair, perhaps)"
+    return f"keys {sorted(map(str, package))[:5]}" if isinstance(package, dict) else type(package).__name__
+
+
+def _tokenizers(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The tokenizers saved beside a model, as constructor arguments."""
+    found: dict[str, Any] = {}
+    if config.get("text_tokenizer") is not None:
+        from spear_tts_pytorch.tokenizers.text import tokenizer_from_dict
+
+        found["tokenizer_encode"] = tokenizer_from_dict(config["text_tokenizer"])
+    if (folder / SEMANTIC_TOKENIZER).is_dir():
+        from spear_tts_pytorch.tokenizers.semantic import load_semantic_tokenizer
+
+        found["wav2vec"] = load_semantic_tokenizer(folder / SEMANTIC_TOKENIZER)
+    return found

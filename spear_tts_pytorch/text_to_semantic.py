@@ -1,0 +1,434 @@
+"""The model: one encoder-decoder over speech and text ids, for all four pairs of modalities.
+
+In: ids `[b, n]` (or raw texts, or waveforms where a tokenizer was given). Out: logits `[b, n, v]`, losses, or generated
+ids. Padding and end-of-sequence are `tokens.py`'s business, the choice of ids `decoding`'s, files `pretrained.py`'s.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spear_tts_pytorch import losses
+from spear_tts_pytorch.checks import typechecked
+from spear_tts_pytorch.freezing import FreezingMixin
+from spear_tts_pytorch.generation import GenerationMixin
+from spear_tts_pytorch.nn.attention import RMSNorm
+from spear_tts_pytorch.nn.transformer import FeedForward, Transformer
+from spear_tts_pytorch.positions import add_sinusoids, diagonal_prior, timeline
+from spear_tts_pytorch.pretrained import PretrainedMixin, rename_old_keys
+from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
+from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, append_eos, lengths_of, valid_mask
+
+
+class EarlyExit(nn.Module):
+    """Semantic logits from the hidden states of a lower decoder layer."""
+
+    def __init__(self, dim: int, num_ids: int):
+        super().__init__()
+        self.feed_forward = FeedForward(dim)
+        self.norm = RMSNorm(dim)
+        self.to_logits = nn.Linear(dim, num_ids, bias=False)
+        nn.init.normal_(self.to_logits.weight, std=0.25 * dim**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.to_logits(self.norm(x + self.feed_forward(x)))
+
+
+class TextToSemantic(GenerationMixin, FreezingMixin, nn.Module, PretrainedMixin):
+    """Text to semantic ids, and back: the first stage of SPEAR-TTS (arXiv 2302.03540).
+
+    Args:
+        dim: model width.
+        source_depth, target_depth: encoder and decoder layers.
+        num_text_token_ids: V; text ids are `1..V-1`, 0 is padding. Taken from `tokenizer_encode.vocab_size` if None.
+        tokenizer_encode: list of strings to ids `[b, n]` padded with 0; a `TextTokenizer` also decodes and is saved
+            with the model.
+        use_openai_tokenizer: CLIP's byte pairs instead (`pip install "spear-tts-pytorch[clip]"`).
+        wav2vec: tokenizer of waveforms, see `SemanticTokenizer`; never a part of the state dict.
+        num_semantic_token_ids: K; speech ids are `0..K-1`. Taken from `wav2vec.codebook_size` if it is given.
+        target_kv_heads: fewer key/value heads in the decoder's self-attention (grouped-query attention).
+        autoset_semantic_eos_id, autoset_text_eos_id: whether sequences end in an end-of-sequence id (K, V).
+        attn_flash: allows flash kernels on GPUs; never changes results beyond rounding.
+        cond_drop_prob: share of training rows that do not see their source, for classifier-free guidance.
+        target_early_exit_layer: decoder layer (from 1) with an early exit head for speculative decoding.
+        align_reg_*: the regulariser of arXiv 2309.08773, active with `cond_drop_prob`.
+        label_smoothing: of the cross entropy.
+        emb_dropout: dropout of embedded sources and targets.
+        add_positions: adds sinusoidal positions on the speech timeline; off in checkpoints up to 0.4.8.
+        cross_attention_prior: adds a diagonal prior on the same timeline to cross-attention scores.
+        text_position_rate: mean number of semantic ids per text id, for these two.
+        ctc: gives the encoder a CTC head over text ids (blank 0), for backtranslation.
+
+    Raises:
+        ValueError: vocabularies not given or contradictory, `heads` not a multiple of `target_kv_heads`, a probability
+            or layer out of range.
+    """
+
+    @typechecked
+    def __init__(
+        self,
+        dim: int,
+        *,
+        source_depth: int,
+        target_depth: int,
+        num_text_token_ids: int | None = None,
+        tokenizer_encode: Callable[[list[str]], Tensor] | None = None,
+        use_openai_tokenizer: bool = False,
+        wav2vec: Any = None,
+        num_semantic_token_ids: int | None = None,
+        dim_head: int = 64,
+        heads: int = 8,
+        target_kv_heads: int | None = None,
+        attn_dropout: float = 0.0,
+        ff_mult: float = 4,
+        ff_dropout: float = 0.0,
+        semantic_pad_id: int = -1,
+        text_pad_id: int = 0,
+        autoset_semantic_eos_id: bool = True,
+        autoset_text_eos_id: bool = True,
+        attn_flash: bool = False,
+        cond_drop_prob: float = 0.0,
+        target_early_exit_layer: int | None = None,
+        detach_early_exit_embed: bool = False,
+        align_reg_loss_weight: float = 0.1,
+        align_reg_use_logsumexp_pool: bool = True,
+        align_reg_logsumexp_pool_temp: float = 0.1,
+        label_smoothing: float = 0.0,
+        emb_dropout: float = 0.0,
+        add_positions: bool = False,
+        cross_attention_prior: bool = False,
+        text_position_rate: float = 1.0,
+        ctc: bool = False,
+    ):
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__", "tokenizer_encode", "wav2vec")}
+        super().__init__()
+        if use_openai_tokenizer:
+            tokenizer_encode, num_text_token_ids = _openai_tokenizer(tokenizer_encode)
+        num_text_token_ids = _size("num_text_token_ids", num_text_token_ids, tokenizer_encode, "vocab_size")
+        num_semantic_token_ids = _size("num_semantic_token_ids", num_semantic_token_ids, wav2vec, "codebook_size")
+        if not 0 <= cond_drop_prob < 1:
+            raise ValueError(f"cond_drop_prob must be at least 0 and below 1, got {cond_drop_prob}")
+        if target_early_exit_layer is not None and not 0 < target_early_exit_layer <= target_depth:
+            raise ValueError(
+                f"target_early_exit_layer must be 1 to target_depth ({target_depth}), got {target_early_exit_layer}"
+            )
+        self.arguments = {
+            **arguments,
+            "num_text_token_ids": None if use_openai_tokenizer else num_text_token_ids,
+            "num_semantic_token_ids": num_semantic_token_ids,
+        }
+        self.dim = dim
+        self.tokenizer_encode = tokenizer_encode
+        self.__dict__["wav2vec"] = wav2vec  # past nn.Module, which would make its weights the model's own
+        self.num_semantic_token_ids, self.num_text_token_ids = num_semantic_token_ids, num_text_token_ids
+        self.semantic_pad_id, self.text_pad_id = semantic_pad_id, text_pad_id
+        self.vocabulary: dict[str, Vocabulary] = {
+            "speech": Vocabulary("speech", num_semantic_token_ids, semantic_pad_id, autoset_semantic_eos_id),
+            "text": Vocabulary("text", num_text_token_ids, text_pad_id, autoset_text_eos_id),
+        }
+        self.pad_id = {m: self.vocabulary[m].pad_id for m in MODALITIES}
+        self.eos_id = {m: self.vocabulary[m].eos_id for m in MODALITIES}
+        self.autoset_eos_id = {m: self.vocabulary[m].autoset_eos for m in MODALITIES}
+        self.cond_drop_prob = cond_drop_prob
+        self.align_reg_loss_weight = align_reg_loss_weight
+        self.align_reg_use_logsumexp_pool = align_reg_use_logsumexp_pool
+        self.align_reg_logsumexp_pool_temp = align_reg_logsumexp_pool_temp
+        self.label_smoothing, self.text_position_rate = label_smoothing, text_position_rate
+        self.add_positions, self.cross_attention_prior = add_positions, cross_attention_prior
+        self.early_exit_layer = target_early_exit_layer
+        self.detach_early_exit_embed = detach_early_exit_embed
+
+        shared = dict(
+            dim=dim,
+            dim_head=dim_head,
+            heads=heads,
+            attn_dropout=attn_dropout,
+            ff_mult=ff_mult,
+            ff_dropout=ff_dropout,
+            attn_flash=attn_flash,
+        )
+        self.token_emb = nn.ModuleDict({m: nn.Embedding(self.vocabulary[m].size, dim) for m in MODALITIES})
+        self.start_token = nn.ParameterDict({m: nn.Parameter(torch.randn(dim)) for m in MODALITIES})
+        self.emb_dropout = nn.Dropout(emb_dropout)
+        self.source_transformer = Transformer(depth=source_depth, **shared)
+        self.target_transformer = Transformer(
+            depth=target_depth, kv_heads=target_kv_heads, causal=True, cross_attend=True, **shared
+        )
+        self.early_exit = EarlyExit(dim, self.vocabulary["speech"].size) if self.target_has_early_exit else None
+        self.to_ctc_logits = nn.Linear(dim, num_text_token_ids) if ctc else None
+        self._initialise_embeddings()
+
+    def _initialise_embeddings(self) -> None:
+        """Small tied embeddings and a small last gain: logits near 0, so a first loss of ln(vocabulary) at any width."""
+        for modality in MODALITIES:
+            nn.init.normal_(self.token_emb[modality].weight, std=self.dim**-0.5)
+            nn.init.normal_(self.start_token[modality], std=self.dim**-0.5)
+        nn.init.constant_(self.target_transformer.final_norm.gamma, min(1.0, 4 * self.dim**-0.5))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        rename_old_keys(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @property
+    def device(self) -> torch.device:
+        return self.start_token["speech"].device
+
+    @property
+    def semantic_token_emb(self) -> nn.Embedding:
+        return self.token_emb["speech"]
+
+    @property
+    def target_has_early_exit(self) -> bool:
+        return self.early_exit_layer is not None
+
+    @property
+    def text_tokenizer(self) -> Any:
+        """The text tokenizer if it can decode, else None."""
+        return self.tokenizer_encode if hasattr(self.tokenizer_encode, "decode") else None
+
+    # inputs
+
+    def to_ids(self, x: list[str] | Tensor, modality: Modality, name: str, lengths: Tensor | None = None) -> Tensor:
+        """Texts, waveforms `[b, t]` (with `lengths` `[b]` in samples) or ids of any integer dtype to checked ids `[b, n]`.
+
+        Raises:
+            TypeError: neither texts, waveforms nor ids of that modality.
+            ValueError: no tokenizer for what was given, ids out of range, or a row without any.
+        """
+        if isinstance(x, Tensor) and x.is_floating_point() and modality == "speech":
+            if self.wav2vec is None:
+                raise ValueError(f"{name} is a waveform, which needs a tokenizer: pass wav2vec to TextToSemantic")
+            x = tokenize_waveform(self.wav2vec, x.to(self.device), lengths)
+        elif isinstance(x, (list, tuple)) and modality == "text" and all(isinstance(text, str) for text in x):
+            if self.tokenizer_encode is None:
+                raise ValueError(f"{name} is text, which needs a tokenizer: pass tokenizer_encode to TextToSemantic")
+            if not x:
+                raise ValueError(f"{name} is an empty list: give at least one text")
+            x = self.tokenizer_encode(list(x))
+        return self.vocabulary[modality].check(x, name).to(self.device)
+
+    def _embed_source(
+        self, ids: Tensor, modality: Modality, mask: Tensor | None, rate: float | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids `[b, n]` to embeddings `[b, n (+ 1), dim]`, their mask and their positions, after appending eos."""
+        vocabulary = self.vocabulary[modality]
+        if mask is not None:
+            ids = ids.masked_fill(~mask, vocabulary.pad_id)
+        if vocabulary.autoset_eos:
+            ids = append_eos(ids, vocabulary.eos_id, vocabulary.pad_id)
+        mask = valid_mask(ids, vocabulary.pad_id)
+        if not torch.compiler.is_compiling() and not mask.any(dim=-1).all():
+            raise ValueError("source has a row without any id: remove it from the batch")
+        rate = self._rate(modality) if rate is None else rate
+        positions = timeline([0], ids.shape[1], rate, ids.device)
+        return self._embed(ids, mask, modality, positions), mask, positions
+
+    def _embed(self, ids: Tensor, mask: Tensor | None, modality: Modality, positions: Tensor) -> Tensor:
+        ids = ids if mask is None else ids.masked_fill(~mask, 0)  # padding has no row in the table
+        x = self.token_emb[modality](ids)
+        x = add_sinusoids(x, positions) if self.add_positions else x
+        return self.emb_dropout(x)
+
+    def _rate(self, modality: Modality) -> float:
+        return self.text_position_rate if modality == "text" else 1.0
+
+    def encode(
+        self,
+        source: list[str] | Tensor,
+        source_type: Modality,
+        *,
+        source_mask: Tensor | None = None,
+        source_lengths: Tensor | None = None,
+        source_position_rate: float | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Encodes a batch of sources.
+
+        Returns:
+            Embeddings `[b, n, dim]`, their mask `[b, n]` and their positions on the speech timeline `[1, n]`.
+        """
+        ids = self.to_ids(source, source_type, "source", source_lengths)
+        x, mask, positions = self._embed_source(ids, source_type, source_mask, source_position_rate)
+        return self.source_transformer(x, mask=mask), mask, positions
+
+    # outputs
+
+    def _cross_mask(self, mask: Tensor, source_positions: Tensor, target_positions: Tensor) -> Tensor:
+        """Which source each target position may read, null first: `[s, 1, 1, 1 + m]`, or with the prior additive."""
+        allowed = F.pad(mask, (1, 0), value=True)[:, None, None, :]
+        if not self.cross_attention_prior:
+            return allowed
+        prior = F.pad(diagonal_prior(target_positions, source_positions), (1, 0))[:, None]
+        prior = prior.to(self.start_token["text"].dtype)
+        return prior.masked_fill(~allowed, float("-inf"))
+
+    def to_logits(self, x: Tensor, modality: Modality) -> Tensor:
+        """Decoder outputs `[b, n, dim]` to logits `[b, n, v]`: products with the token embeddings."""
+        return F.linear(x, self.token_emb[modality].weight)
+
+    def _embed_target(self, ids: Tensor, modality: Modality, first: list[int]) -> tuple[Tensor, Tensor]:
+        """Ids `[r, n]` that stand at `first`; the start token comes before those that stand at 0."""
+        vocabulary, starts = self.vocabulary[modality], first[0] == 0
+        positions = timeline(first, ids.shape[1] + int(starts), self._rate(modality), ids.device)
+        own = positions[:, 1:] if starts else positions
+        x = self._embed(ids, valid_mask(ids, vocabulary.pad_id), modality, own)
+        if starts:
+            start = self.start_token[modality].expand(x.shape[0], 1, -1)
+            start = add_sinusoids(start, positions[:, :1]) if self.add_positions else start
+            x = torch.cat((start.to(x.dtype), x), dim=1)
+        return x, positions
+
+    @typechecked
+    def forward(
+        self,
+        source: list[str] | Tensor,
+        target: list[str] | Tensor,
+        *,
+        source_type: Modality,
+        target_type: Modality,
+        source_mask: Tensor | None = None,
+        target_mask: Tensor | None = None,
+        return_loss: bool = False,
+        return_logits: bool = False,
+        cond_drop_prob: float | None = None,
+        should_sim_regularize: bool = True,
+        return_early_exit_loss: bool = False,
+        source_lengths: Tensor | None = None,
+        source_position_rate: float | None = None,
+        ctc_weight: float = 0.0,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits, or the loss, of targets given sources.
+
+        Args:
+            source, target: texts, ids `[b, n]`, or (speech) waveforms `[b, t]`; padded on the right.
+            source_mask, target_mask: `[b, n]`, True at real ids; by default, what is not padding.
+            cond_drop_prob: share of rows that do not see their source; by default the model's, in training only.
+            should_sim_regularize: whether rows dropped also bring the alignment regulariser.
+            return_early_exit_loss: adds the early exit head's loss.
+            source_lengths: of waveforms, in samples, `[b]`.
+            source_position_rate: steps of the speech timeline between source ids, if not the modality's own.
+            ctc_weight: this share of the loss is the CTC head's, the rest attention's; speech to text only.
+
+        Returns:
+            Logits `[b, n + 1, v]`: entry i predicts target id i. With `return_loss`, the loss and, with
+            `return_logits`, logits of the same layout.
+
+        Raises:
+            ValueError, TypeError: see `to_ids`; batches that differ; an early exit or CTC loss without that head.
+        """
+        source_emb, source_mask, source_positions = self.encode(
+            source,
+            source_type,
+            source_mask=source_mask,
+            source_lengths=source_lengths,
+            source_position_rate=source_position_rate,
+        )
+        vocabulary = self.vocabulary[target_type]
+        target = self.to_ids(target, target_type, "target")
+        if source_emb.shape[0] != target.shape[0]:
+            raise ValueError(f"source has {source_emb.shape[0]} rows and target {target.shape[0]}: they must agree")
+        if target_mask is not None:
+            target = target.masked_fill(~target_mask, vocabulary.pad_id)
+        if vocabulary.autoset_eos and return_loss:
+            target = append_eos(target, vocabulary.eos_id, vocabulary.pad_id)
+
+        dropped = self._drop_condition(source_mask, cond_drop_prob)
+        x, positions = self._embed_target(target, target_type, [0])
+        seen = source_mask if dropped is None else source_mask & ~dropped[:, None]
+        x, hiddens = self.target_transformer(
+            x,
+            context=source_emb,
+            context_mask=self._cross_mask(seen, source_positions, positions),
+            return_hiddens=True,
+        )
+        logits = self.to_logits(x, target_type)
+        if not return_loss:
+            return logits
+
+        loss = losses.cross_entropy(logits[:, :-1], target, vocabulary.pad_id, self._smoothing)
+        if ctc_weight > 0:
+            loss = (1 - ctc_weight) * loss + ctc_weight * self._ctc_loss(
+                source_emb, source_mask, target, source_type, target_type
+            )
+        if return_early_exit_loss:
+            loss = loss + self._early_exit_loss(hiddens, target, source_type, target_type)
+        if should_sim_regularize and dropped is not None and source_type != target_type:
+            loss = loss + self._alignment_loss(source_emb, x, source_mask, target, vocabulary)
+        return (loss, logits) if return_logits else loss
+
+    @property
+    def _smoothing(self) -> float:
+        return self.label_smoothing if self.training else 0.0
+
+    def _drop_condition(self, mask: Tensor, probability: float | None) -> Tensor | None:
+        """Which rows lose their source, `[b]`; None where none does."""
+        if probability is None:
+            probability = self.cond_drop_prob if self.training else 0.0
+        if probability == 0:
+            return None
+        return torch.rand(mask.shape[0], device=mask.device) < probability
+
+    def _early_exit_loss(
+        self, hiddens: list[Tensor], target: Tensor, source_type: Modality, target_type: Modality
+    ) -> Tensor:
+        if self.early_exit is None:
+            raise ValueError("return_early_exit_loss needs a model with target_early_exit_layer")
+        if (source_type, target_type) != ("text", "speech"):
+            raise ValueError(f"the early exit head is for text to speech, not {source_type} to {target_type}")
+        hidden = hiddens[self.early_exit_layer - 1]
+        logits = self.early_exit(hidden.detach() if self.detach_early_exit_embed else hidden)
+        return losses.cross_entropy(logits[:, :-1], target, self.semantic_pad_id, self._smoothing)
+
+    def _alignment_loss(
+        self, source: Tensor, target: Tensor, source_mask: Tensor, target_ids: Tensor, vocabulary: Vocabulary
+    ) -> Tensor:
+        if self.align_reg_loss_weight <= 0:
+            return source.new_zeros(())
+        target_mask = F.pad(valid_mask(target_ids, vocabulary.pad_id), (1, 0), value=True)
+        temperature = self.align_reg_logsumexp_pool_temp if self.align_reg_use_logsumexp_pool else None
+        regularizer = losses.alignment_regularizer(source, target, source_mask, target_mask, temperature)
+        return regularizer * self.align_reg_loss_weight
+
+    # connectionist temporal classification
+
+    def ctc_logits(self, semantic_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities `[b, n, V]` of text ids (blank 0) at each semantic id `[b, n]`, and their lengths `[b]`."""
+        source_emb, mask, _ = self.encode(semantic_ids, "speech")
+        return self._ctc_log_probs(source_emb), mask.sum(dim=-1)
+
+    def _ctc_log_probs(self, source_emb: Tensor) -> Tensor:
+        if self.to_ctc_logits is None:
+            raise ValueError("a CTC loss or decoding needs a model built with ctc=True")
+        return self.to_ctc_logits(source_emb).float().log_softmax(dim=-1)
+
+    def _ctc_loss(
+        self, source_emb: Tensor, mask: Tensor, target: Tensor, source_type: Modality, target_type: Modality
+    ) -> Tensor:
+        if (source_type, target_type) != ("speech", "text"):
+            raise ValueError(f"the CTC head is for speech to text, not {source_type} to {target_type}")
+        vocabulary = self.vocabulary["text"]
+        target = target.masked_fill(target == vocabulary.eos_id, vocabulary.pad_id)
+        lengths = lengths_of(target, vocabulary.pad_id)
+        return losses.ctc(self._ctc_log_probs(source_emb), mask.sum(dim=-1), target, lengths, vocabulary.pad_id)
+
+
+def _size(name: str, given: int | None, tokenizer: Any, attribute: str) -> int:
+    """A vocabulary's size: given, or read off its tokenizer."""
+    own = getattr(tokenizer, attribute, None)
+    if given is None and own is None:
+        raise ValueError(f"{name} is missing: give it, or a tokenizer that has {attribute}")
+    if given is not None and own is not None and given != own:
+        raise ValueError(f"{name} is {given}, but the tokenizer's {attribute} is {own}: leave one of them out")
+    return int(own if given is None else given)
+
+
+def _openai_tokenizer(tokenizer_encode: Any) -> tuple[Any, int]:
+    if tokenizer_encode is not None:
+        raise ValueError("give tokenizer_encode or use_openai_tokenizer, not both")
+    try:
+        from x_clip.tokenizer import tokenizer
+    except ImportError as error:
+        raise ImportError('use_openai_tokenizer needs x-clip: pip install "spear-tts-pytorch[clip]"') from error
+    return tokenizer.tokenize, tokenizer.vocab_size

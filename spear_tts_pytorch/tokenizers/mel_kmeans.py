@@ -1,0 +1,366 @@
+"""Speech to ids without a pretrained model: k-means over mel features, fitted on the audio at hand.
+
+In: waveforms `[b, t]` with lengths in samples. Out: int64 ids `[b, n]` in `0..K-1`, one per hop (or, with
+`unique_consecutive`, without repeats), padded with -1. Back: ids to a waveform one can listen to.
+Each clip is computed by itself: its ids never depend on padding or on its neighbours. Knows nothing of models or text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from spear_tts_pytorch.tokenizers.mel import (
+    MelSettings,
+    features_of,
+    log_mel,
+    mel_to_linear,
+    nearest,
+    normalized,
+    spectra_to_wav,
+)
+from spear_tts_pytorch.tokenizers.mel_fit import fit_clusters
+from spear_tts_pytorch.tokenizers.semantic import (
+    CONFIG_NAME,
+    SPEECH_PAD_ID,
+    check_lengths,
+    check_wav,
+    problem_with,
+    resampled,
+)
+from spear_tts_pytorch.tokens import pad_sequences, remove_repeats
+
+FORMAT_VERSION = 1
+TENSORS_NAME = "tokenizer.safetensors"
+
+
+class MelKmeans:
+    """A semantic tokenizer: nearest of K centroids for each 20 ms of mel features.
+
+    Usually made by `MelKmeans.fit` or `MelKmeans.load`.
+
+    Args:
+        centroids: `[K, d]`, float32.
+        cluster_log_mel: `[K, num_mels]`, the mean log-mel spectrum of each cluster, not normalised.
+        run_lengths: `[K]`, the mean number of frames for which each id lasts.
+        settings: what fixes the features.
+        normalize: "clip", mean and variance of each clip by itself, or "speaker", those stored for its speaker.
+        unique_consecutive: whether ids come without repeats.
+        speaker_stats: mean and standard deviation `[2, d]` of the features of each speaker, for "speaker".
+
+    Attributes:
+        codebook_size: K.
+        target_sample_hz: rate in Hz of the waveforms it takes.
+        downsample_factor: samples per frame.
+    """
+
+    def __init__(
+        self,
+        centroids: Tensor,
+        cluster_log_mel: Tensor,
+        run_lengths: Tensor,
+        settings: MelSettings,
+        *,
+        normalize: Literal["clip", "speaker"] = "clip",
+        unique_consecutive: bool = False,
+        speaker_stats: dict[str, Tensor] | None = None,
+    ) -> None:
+        size = centroids.shape[0]
+        for name, tensor, shape in (
+            ("centroids", centroids, (size, settings.dim)),
+            ("cluster_log_mel", cluster_log_mel, (size, settings.num_mels)),
+            ("run_lengths", run_lengths, (size,)),
+        ):
+            if tuple(tensor.shape) != shape or size == 0:
+                raise ValueError(f"{name} must have the shape {list(shape)}, got {list(tensor.shape)}")
+        if normalize not in ("clip", "speaker"):
+            raise ValueError(f'normalize must be "clip" or "speaker", got {normalize!r}')
+        self.centroids = centroids.float()
+        self.cluster_log_mel = cluster_log_mel.float()
+        self.run_lengths = run_lengths.float()
+        self.settings = settings
+        self.normalize = normalize
+        self.unique_consecutive = unique_consecutive
+        self.speaker_stats = dict(speaker_stats or {})
+        self.codebook_size = size
+        self.target_sample_hz = settings.sample_hz
+        self.downsample_factor = settings.hop
+
+    @classmethod
+    def fit(
+        cls,
+        clips: Iterable[np.ndarray | Tensor],
+        sample_hz: int,
+        num_clusters: int = 100,
+        *,
+        target_sample_hz: int = 16000,
+        features: Literal["mfcc", "logmel"] = "mfcc",
+        normalize: Literal["clip", "speaker"] = "clip",
+        speakers: Sequence[str | None] | None = None,
+        unique_consecutive: bool = False,
+        hop_seconds: float = 0.02,
+        num_mels: int = 40,
+        max_frames: int = 400_000,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> MelKmeans:
+        """Learns the centroids from audio.
+
+        Args:
+            clips: one-dimensional float waveforms `[t]` at `sample_hz`; ones that are too short, silent or not finite
+                are left out.
+            target_sample_hz: the rate in Hz at which the tokenizer works; clips are resampled to it.
+            speakers: who speaks in each clip, required for `normalize="speaker"`.
+            hop_seconds: time between frames.
+            max_frames: of more frames than about this, a random part of the clips is used.
+
+        Raises:
+            ImportError: scikit-learn is missing.
+            ValueError: fewer usable frames than clusters, or speakers that do not match the clips.
+        """
+        if num_clusters < 1:
+            raise ValueError(f"num_clusters must be at least 1, got {num_clusters}")
+        if normalize == "speaker" and speakers is None:
+            raise ValueError('normalize="speaker" needs speakers, the name of the speaker of each clip')
+        settings = MelSettings(
+            sample_hz=target_sample_hz,
+            hop=round(hop_seconds * target_sample_hz),
+            num_mels=num_mels,
+            f_max=min(sample_hz, target_sample_hz) / 2,  # nothing lies above that, whatever it is resampled to
+            features=features,
+        )
+        clusters = fit_clusters(
+            clips,
+            sample_hz,
+            num_clusters,
+            settings,
+            speakers=speakers,
+            per_speaker=normalize == "speaker",
+            max_frames=max_frames,
+            seed=seed,
+            progress=progress,
+        )
+        return cls(
+            clusters.centroids,
+            clusters.cluster_log_mel,
+            clusters.run_lengths,
+            settings,
+            normalize=normalize,
+            unique_consecutive=unique_consecutive,
+            speaker_stats=clusters.speaker_stats,
+        )
+
+    def __call__(
+        self,
+        wav: Tensor | np.ndarray,
+        lengths: Tensor | None = None,
+        input_sample_hz: int | None = None,
+        flatten: bool = True,
+        *,
+        speakers: Sequence[str | None] | None = None,
+    ) -> Tensor:
+        """Waveforms to ids.
+
+        Args:
+            wav: `[b, t]` or `[t]`, floating point.
+            lengths: `[b]`, samples of each row that are audio; all of them if None.
+            input_sample_hz: rate of `wav` in Hz, `target_sample_hz` if None.
+            flatten: without effect, ids always are `[b, n]`; for callers of other tokenizers.
+            speakers: who speaks in each row, for `normalize="speaker"`; an unknown one is normalised by the clip.
+
+        Returns:
+            int64 ids `[b, n]` on the device of `wav`, padded with -1.
+
+        Raises:
+            TypeError: `wav` is not floating point.
+            ValueError: `wav` has another shape, or a row that is too short, silent, or not finite.
+        """
+        rows = self._frame_ids(wav, lengths, input_sample_hz, speakers)
+        if self.unique_consecutive:
+            rows = [remove_repeats(row)[0] for row in rows]
+        return _to_device_of(wav, pad_sequences(rows, SPEECH_PAD_ID))
+
+    def encode_with_durations(
+        self,
+        wav: Tensor | np.ndarray,
+        lengths: Tensor | None = None,
+        input_sample_hz: int | None = None,
+        *,
+        speakers: Sequence[str | None] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Ids without repeats `[b, n]`, padded with -1, and for how many frames each lasts `[b, n]`, padded with 0."""
+        rows = [remove_repeats(row) for row in self._frame_ids(wav, lengths, input_sample_hz, speakers)]
+        ids = pad_sequences([row[0] for row in rows], SPEECH_PAD_ID)
+        return _to_device_of(wav, ids), _to_device_of(wav, pad_sequences([row[1] for row in rows], 0))
+
+    def durations(
+        self, wav: Tensor | np.ndarray, lengths: Tensor | None = None, input_sample_hz: int | None = None
+    ) -> Tensor:
+        """For how many frames each id of `encode_with_durations` lasts: int64 `[b, n]`, padded with 0."""
+        return self.encode_with_durations(wav, lengths, input_sample_hz)[1]
+
+    def resynthesize(
+        self, ids: Tensor, durations: Tensor | None = None, *, iterations: int = 48, seed: int = 0
+    ) -> Tensor:
+        """Ids to a waveform: the spectra of their clusters, with phases by Griffin-Lim.
+
+        Args:
+            ids: `[n]`, integers; padding (-1) is left out.
+            durations: `[n]`, frames for each id. If None: with `unique_consecutive` the mean durations seen while
+                fitting, else one frame each.
+
+        Returns:
+            float32 `[t]` at `target_sample_hz`, with as many frames as the durations add up to.
+
+        Raises:
+            ValueError: an id outside `0..K-1`, no ids, or durations of another shape or below zero.
+        """
+        ids = torch.as_tensor(ids).to(self.centroids.device)
+        if ids.ndim != 1 or ids.is_floating_point():
+            raise ValueError(f"ids must be integers of the shape [n], got {ids.dtype} {list(ids.shape)}")
+        real = ids != SPEECH_PAD_ID
+        if durations is not None:
+            durations = torch.as_tensor(durations).to(ids.device)
+            if durations.shape != ids.shape or durations.is_floating_point() or (durations[real] < 0).any():
+                raise ValueError(f"durations must be integers >= 0 of the shape {list(ids.shape)}, one for each id")
+            durations = durations[real]
+        ids = ids[real].long()
+        wrong = ids[(ids < 0) | (ids >= self.codebook_size)]
+        if wrong.numel():
+            raise ValueError(f"ids holds {int(wrong[0])}, but speech ids are 0 to {self.codebook_size - 1}")
+        if durations is None and self.unique_consecutive:
+            # Rounding the running total instead of each id keeps the whole as long as it should be.
+            durations = self.run_lengths[ids].cumsum(0).round().diff(prepend=ids.new_zeros(1)).long()
+        if durations is not None:
+            ids = ids.repeat_interleave(durations)
+        if ids.numel() == 0:
+            raise ValueError("ids holds nothing to be heard: give at least one id that lasts at least one frame")
+        used, frames = ids.unique(return_inverse=True)
+        spectra = mel_to_linear(self.cluster_log_mel[used], self.settings)[frames]
+        wav = spectra_to_wav(spectra, self.settings, iterations=iterations, seed=seed)
+        return wav / wav.abs().amax().clamp(min=1.0)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes `tokenizer.safetensors` and, last, `tokenizer.json` into `folder`, which is made if missing."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: getattr(self, name) for name in ("centroids", "cluster_log_mel", "run_lengths")}
+        names = sorted(self.speaker_stats)
+        if names:
+            tensors["speaker_stats"] = torch.stack([self.speaker_stats[name] for name in names])
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        _replace(folder / TENSORS_NAME, lambda path: save_file(tensors, path))
+        text = json.dumps({**self.to_dict(), "speakers": names}, indent=2) + "\n"
+        _replace(folder / CONFIG_NAME, lambda path: path.write_text(text, encoding="utf-8"))
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> MelKmeans:
+        """The tokenizer written by `save`.
+
+        Raises:
+            FileNotFoundError: one of the two files is missing.
+            ValueError: the files are of another kind, of a later format, or broken.
+        """
+        folder = Path(folder)
+        for name in (CONFIG_NAME, TENSORS_NAME):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"no MelKmeans in {folder}: {name} is missing")
+        try:
+            config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+            kind, version = config["type"], config["format_version"]
+            if kind != "mel_kmeans" or version > FORMAT_VERSION:
+                raise ValueError(
+                    f"it has the type {kind!r} and the format {version}, this version reads 'mel_kmeans' up to "
+                    f"{FORMAT_VERSION}"
+                )
+            tensors = load_file(folder / TENSORS_NAME)
+            stats = tensors.pop("speaker_stats", None)
+            speaker_stats = {name: stats[index] for index, name in enumerate(config["speakers"])}
+            return cls(
+                **tensors,
+                settings=MelSettings(**config["settings"]),
+                normalize=config["normalize"],
+                unique_consecutive=config["unique_consecutive"],
+                speaker_stats=speaker_stats,
+            )
+        except (ValueError, KeyError, TypeError, IndexError, SafetensorError) as error:
+            raise ValueError(f"{folder} does not hold a usable MelKmeans ({error}): save or fit it again") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """What tells this tokenizer from others, as JSON types; `fingerprint` stands for the centroids."""
+        return {
+            "type": "mel_kmeans",
+            "format_version": FORMAT_VERSION,
+            "codebook_size": self.codebook_size,
+            "unique_consecutive": self.unique_consecutive,
+            "normalize": self.normalize,
+            "settings": asdict(self.settings),
+            "fingerprint": self.fingerprint,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that are equal for equal centroids."""
+        return hashlib.sha256(self.centroids.detach().cpu().numpy().tobytes()).hexdigest()[:16]
+
+    def to(self, device: str | torch.device) -> MelKmeans:
+        """Moves the tokenizer to `device` and returns it."""
+        for name in ("centroids", "cluster_log_mel", "run_lengths"):
+            setattr(self, name, getattr(self, name).to(device))
+        self.speaker_stats = {name: stats.to(device) for name, stats in self.speaker_stats.items()}
+        return self
+
+    def __repr__(self) -> str:
+        return (
+            f"MelKmeans(codebook_size={self.codebook_size}, target_sample_hz={self.target_sample_hz}, "
+            f"downsample_factor={self.downsample_factor}, features={self.settings.features!r}, "
+            f"normalize={self.normalize!r}, unique_consecutive={self.unique_consecutive})"
+        )
+
+    def _frame_ids(
+        self,
+        wav: Tensor | np.ndarray,
+        lengths: Tensor | None,
+        input_sample_hz: int | None,
+        speakers: Sequence[str | None] | None,
+    ) -> list[Tensor]:
+        """One id per frame, `[n_i]` for each row of `wav`."""
+        wav = check_wav(wav)
+        ends = [wav.shape[1]] * wav.shape[0] if lengths is None else check_lengths(lengths, wav).tolist()
+        if speakers is not None and len(speakers) != wav.shape[0]:
+            raise ValueError(f"speakers must name {wav.shape[0]} speakers, one for each row, got {len(speakers)}")
+        rows = []
+        for index, end in enumerate(ends):
+            clip = resampled(wav[index, :end].float(), input_sample_hz or self.target_sample_hz, self.target_sample_hz)
+            problem = problem_with(clip, self.settings.window, self.target_sample_hz)
+            if problem:
+                raise ValueError(f"row {index} of wav {problem}")
+            features = features_of(log_mel(clip.to(self.centroids.device), self.settings), self.settings)
+            stats = self.speaker_stats.get(speakers[index] or "") if speakers is not None else None
+            rows.append(nearest(normalized(features, stats, self.settings), self.centroids))
+        return rows
+
+
+def _to_device_of(wav: Tensor | np.ndarray, ids: Tensor) -> Tensor:
+    return ids.to(wav.device) if isinstance(wav, Tensor) else ids.cpu()
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Writes beside `path` and renames, so that `path` is whole whenever it exists."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

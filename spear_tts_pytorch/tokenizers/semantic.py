@@ -1,0 +1,174 @@
+"""What a semantic tokenizer is, and how to call one that does not know about lengths.
+
+In: waveforms `[b, t]` and their lengths `[b]` in samples. Out: int64 ids `[b, n]` in `0..codebook_size-1`, padded
+with -1 where a clip has ended. Knows nothing of how ids come about, nor of models.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import soxr
+import torch
+from torch import Tensor, nn
+
+from spear_tts_pytorch.tokens import pad_sequences
+
+SPEECH_PAD_ID = -1
+CONFIG_NAME = "tokenizer.json"
+
+
+@runtime_checkable
+class SemanticTokenizer(Protocol):
+    """What the model asks of a speech tokenizer.
+
+    Attributes:
+        codebook_size: K, ids are `0..K-1`.
+        target_sample_hz: the rate in Hz of the waveforms it takes.
+        downsample_factor: samples per frame.
+    """
+
+    codebook_size: int
+    target_sample_hz: int
+    downsample_factor: int
+
+    def __call__(
+        self,
+        wav: Tensor,
+        lengths: Tensor | None = None,
+        input_sample_hz: int | None = None,
+        flatten: bool = True,
+    ) -> Tensor:
+        """Waveforms `[b, t]` or `[t]` to int64 ids `[b, n]`, padded with -1."""
+        ...
+
+
+def tokenize_waveform(
+    tokenizer: Callable[..., Tensor],
+    wav: Tensor,
+    lengths: Tensor | None = None,
+    input_sample_hz: int | None = None,
+) -> Tensor:
+    """Calls any semantic tokenizer on a padded batch; one that has no `lengths` is called clip by clip.
+
+    Args:
+        tokenizer: called with `wav`, and with `lengths` and `input_sample_hz` where given and accepted.
+        wav: `[b, t]` or `[t]`, floating point.
+        lengths: `[b]`, samples of each row that are audio; all of them if None.
+        input_sample_hz: rate of `wav`, if it is not the tokenizer's own.
+
+    Returns:
+        int64 ids `[b, n]`, padded with -1.
+
+    Raises:
+        ValueError: `lengths` does not fit `wav`.
+    """
+    wav = wav[None] if wav.ndim == 1 else wav
+    options: dict[str, Any] = {} if input_sample_hz is None else {"input_sample_hz": input_sample_hz}
+    if accepts_argument(tokenizer, "flatten"):
+        options["flatten"] = False
+    if lengths is None:
+        return tokenizer(wav, **options).reshape(wav.shape[0], -1).long()
+    lengths = check_lengths(lengths, wav)
+    if accepts_argument(tokenizer, "lengths"):
+        return tokenizer(wav, lengths=lengths, **options).reshape(wav.shape[0], -1).long()
+    rows = []
+    for row, length in zip(wav, lengths.tolist(), strict=True):
+        rows.append(tokenizer(row[None, :length], **options).reshape(-1))
+    return pad_sequences(rows, SPEECH_PAD_ID)
+
+
+def check_lengths(lengths: Tensor, wav: Tensor) -> Tensor:
+    """`lengths` as int64 `[b]`, each between 1 and `t` for `wav` `[b, t]`.
+
+    Raises:
+        ValueError: another number of rows, or a length outside `1..t`.
+    """
+    lengths = torch.as_tensor(lengths)
+    if lengths.is_floating_point() or lengths.shape != wav.shape[:1]:
+        raise ValueError(
+            f"lengths must be integers of the shape [{wav.shape[0]}], one for each row of wav {list(wav.shape)}, "
+            f"got {lengths.dtype} {list(lengths.shape)}"
+        )
+    wrong = [int(length) for length in lengths if not 1 <= length <= wav.shape[1]]
+    if wrong:
+        raise ValueError(f"lengths must be between 1 and {wav.shape[1]} (samples in wav), got {wrong[0]}")
+    return lengths.long()
+
+
+def check_wav(wav: Tensor | np.ndarray, *, name: str = "wav", ndim: int | None = None) -> Tensor:
+    """A waveform `[t]` or a batch of them `[b, t]` (`ndim` 1 or 2 allows only one of the two) as a tensor `[b, t]`.
+
+    Raises:
+        TypeError: not a floating-point tensor or array.
+        ValueError: another number of dimensions, or nothing in it.
+    """
+    if isinstance(wav, np.ndarray):
+        wav = torch.from_numpy(np.ascontiguousarray(wav))
+    if not isinstance(wav, Tensor) or not wav.is_floating_point():
+        kind = wav.dtype if isinstance(wav, Tensor) else type(wav).__name__
+        remedy = "divide 16-bit samples by 32768" if isinstance(wav, Tensor) else "use torch.as_tensor"
+        raise TypeError(f"{name} must be a floating-point waveform in -1 to 1, got {kind}: {remedy}")
+    if wav.ndim not in ((1, 2) if ndim is None else (ndim,)) or wav.numel() == 0:
+        shape = {None: "[b, t] or [t]", 1: "[t]", 2: "[b, t]"}[ndim]
+        raise ValueError(f"{name} must have the shape {shape} and hold samples, got {list(wav.shape)}")
+    return wav[None] if wav.ndim == 1 else wav
+
+
+def resampled(wav: Tensor, from_hz: int, to_hz: int) -> Tensor:
+    """A float32 waveform `[t]` at another rate in Hz."""
+    if from_hz <= 0 or to_hz <= 0:
+        raise ValueError(f"sampling rates must be positive, got {from_hz} and {to_hz} Hz")
+    if from_hz == to_hz:
+        return wav
+    return torch.from_numpy(soxr.resample(wav.detach().cpu().numpy(), from_hz, to_hz)).to(wav.device)
+
+
+def problem_with(wav: Tensor, min_samples: int, sample_hz: int) -> str:
+    """Why a waveform `[t]` cannot be tokenized, in words that follow its name; empty if it can."""
+    if not torch.isfinite(wav).all():
+        return "holds samples that are NaN or infinite: leave the clip out or export it again"
+    if wav.shape[0] < min_samples:
+        return (
+            f"has {wav.shape[0]} samples, fewer than one window of {min_samples} ({1000 * min_samples / sample_hz:g} "
+            f"ms at {sample_hz} Hz): leave the clip out or pad it with silence"
+        )
+    if (wav == wav[0]).all():
+        return f"is silent (all {wav.shape[0]} samples are {float(wav[0]):g}): leave the clip out"
+    return ""
+
+
+def accepts_argument(function: Callable[..., Any], name: str) -> bool:
+    """Whether `function` (a module: its `forward`) takes an argument called `name`."""
+    target = function.forward if isinstance(function, nn.Module) else function
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return False
+    return name in parameters
+
+
+def load_semantic_tokenizer(folder: str | Path) -> SemanticTokenizer:
+    """The tokenizer saved in `folder`, of whichever kind it is.
+
+    Raises:
+        FileNotFoundError: the folder holds no tokenizer.json.
+        ValueError: a broken tokenizer.json or a kind that this version does not know.
+    """
+    path = Path(folder) / CONFIG_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"no semantic tokenizer in {folder}: {CONFIG_NAME} is missing")
+    try:
+        kind = json.loads(path.read_text(encoding="utf-8")).get("type")
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a tokenizer configuration ({error}): save the tokenizer again") from error
+    if kind == "mel_kmeans":
+        from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
+
+        return MelKmeans.load(folder)
+    raise ValueError(f"{path} has the tokenizer type {kind!r}, this version knows 'mel_kmeans': upgrade the package")

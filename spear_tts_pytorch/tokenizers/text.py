@@ -1,0 +1,251 @@
+"""Text to ids and back: characters of any script, or UTF-8 bytes.
+
+In: lists of strings. Out: int64 ids `[b, n]` in `1..V-1`, padded with 0; end-of-sequence is the model's business.
+A tokenizer turns into a plain dictionary (`to_dict`) and back (`tokenizer_from_dict`), so that it travels inside a
+model's configuration. Knows nothing of models or audio.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from spear_tts_pytorch.tokens import pad_sequences
+
+PAD_ID = 0
+UNKNOWN_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+
+
+@runtime_checkable
+class TextTokenizer(Protocol):
+    """What the model asks of a text tokenizer.
+
+    Attributes:
+        vocab_size: V, the number of ids including the padding id 0.
+    """
+
+    vocab_size: int
+
+    def encode(self, texts: list[str]) -> Tensor:
+        """Texts to int64 ids `[b, n]`, padded with 0."""
+        ...
+
+    def decode(self, ids: Tensor) -> list[str]:
+        """Ids `[b, n]` or `[n]` to one text per row; ids outside `1..V-1` are left out."""
+        ...
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """The same as `encode`."""
+        ...
+
+
+def normalize_text(text: str) -> str:
+    """Composed (NFC), in lower case, runs of white space as one space, none at either end."""
+    return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower()).split())
+
+
+class CharacterTokenizer:
+    """One id per character (code point): 0 pads, `symbols[0]` is 1, `symbols[1]` is 2 and so on.
+
+    Args:
+        symbols: distinct single characters.
+        unknown: "error" refuses characters that are not among the symbols; "unk" gives them one further id,
+            which `decode` shows as U+FFFD.
+        normalize: whether `encode` passes its texts through `normalize_text`.
+
+    Raises:
+        TypeError: `symbols` holds something other than strings.
+        ValueError: no symbols, repeated ones, or one that is not a single character; an unknown `unknown`.
+    """
+
+    def __init__(
+        self, symbols: Sequence[str], unknown: Literal["error", "unk"] = "error", normalize: bool = True
+    ) -> None:
+        symbols = list(symbols)
+        not_strings = [symbol for symbol in symbols if not isinstance(symbol, str)]
+        if not_strings:
+            raise TypeError(f"symbols must be strings of one character, got {not_strings[0]!r}")
+        if not symbols:
+            raise ValueError("symbols is empty: give at least one character, or use CharacterTokenizer.fit(texts)")
+        long = [symbol for symbol in symbols if len(symbol) != 1]
+        if long:
+            raise ValueError(f"symbols must be single characters, got {long[0]!r}")
+        repeated = sorted({symbol for symbol in symbols if symbols.count(symbol) > 1})
+        if repeated:
+            raise ValueError(f"symbols holds some characters more than once: {_listing(repeated)}")
+        if unknown not in ("error", "unk"):
+            raise ValueError(f'unknown must be "error" or "unk", got {unknown!r}')
+        self.symbols = symbols
+        self.unknown = unknown
+        self.normalize = normalize
+        self.vocab_size = 1 + len(symbols) + (unknown == "unk")
+        self._id_of = {symbol: index for index, symbol in enumerate(symbols, start=1)}
+
+    @classmethod
+    def fit(
+        cls, texts: Iterable[str], unknown: Literal["error", "unk"] = "error", normalize: bool = True
+    ) -> CharacterTokenizer:
+        """A tokenizer that knows every character of `texts`, sorted by code point.
+
+        Raises:
+            TypeError: `texts` is one string rather than several.
+            ValueError: there is no character in `texts`.
+        """
+        texts = _check_texts(texts)
+        found = {character for text in texts for character in (normalize_text(text) if normalize else text)}
+        if not found:
+            raise ValueError("texts hold no characters to learn a vocabulary from")
+        return cls(sorted(found), unknown=unknown, normalize=normalize)
+
+    def encode(self, texts: list[str]) -> Tensor:
+        """Texts to int64 ids `[b, n]`, padded with 0.
+
+        Raises:
+            TypeError: `texts` is one string rather than a list.
+            ValueError: no texts, or characters that are not in the vocabulary while `unknown` is "error".
+        """
+        rows = [self._encode_row(text) for text in _check_texts(texts)]
+        return pad_sequences(rows, PAD_ID)
+
+    __call__ = encode
+
+    def _encode_row(self, text: str) -> Tensor:
+        text_in = normalize_text(text) if self.normalize else text
+        if self.unknown == "error":
+            strange = sorted(set(text_in) - self._id_of.keys())
+            if strange:
+                raise ValueError(
+                    f"the text {_short(text)!r} has characters outside the vocabulary: {_listing(strange)}; remove or "
+                    f'respell them (known: {"".join(self.symbols)!r}) or use a tokenizer made with unknown="unk"'
+                )
+        unknown_id = self.vocab_size - 1
+        return torch.tensor([self._id_of.get(character, unknown_id) for character in text_in], dtype=torch.long)
+
+    def decode(self, ids: Tensor) -> list[str]:
+        """Ids `[b, n]` or `[n]` to one text per row; ids outside `1..V-1` are left out."""
+        names = ["", *self.symbols, UNKNOWN_CHARACTER]
+        return ["".join(names[i] for i in row if 0 < i < self.vocab_size) for row in _rows(ids)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything needed to make the tokenizer again, as JSON types."""
+        return {
+            "type": "characters",
+            "symbols": list(self.symbols),
+            "unknown": self.unknown,
+            "normalize": self.normalize,
+        }
+
+    @classmethod
+    def from_dict(cls, config: dict[str, Any]) -> CharacterTokenizer:
+        """The inverse of `to_dict`."""
+        _check_type(config, "characters")
+        return cls(config["symbols"], unknown=config.get("unknown", "error"), normalize=config.get("normalize", True))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CharacterTokenizer) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.symbols), self.unknown, self.normalize))
+
+    def __repr__(self) -> str:
+        return f"CharacterTokenizer({''.join(self.symbols)!r}, unknown={self.unknown!r}, normalize={self.normalize})"
+
+
+class ByteTokenizer:
+    """The UTF-8 bytes of a text, each plus one: needs no fitting and knows every character.
+
+    Args:
+        normalize: whether `encode` passes its texts through `normalize_text`.
+    """
+
+    def __init__(self, normalize: bool = True) -> None:
+        self.normalize = normalize
+        self.vocab_size = 257
+
+    def encode(self, texts: list[str]) -> Tensor:
+        """Texts to int64 ids `[b, n]` in 1 to 256, padded with 0.
+
+        Raises:
+            TypeError: `texts` is one string rather than a list.
+            ValueError: no texts.
+        """
+        rows = []
+        for text in _check_texts(texts):
+            data = (normalize_text(text) if self.normalize else text).encode("utf-8", errors="replace")
+            rows.append(torch.tensor(list(data), dtype=torch.long) + 1)
+        return pad_sequences(rows, PAD_ID)
+
+    __call__ = encode
+
+    def decode(self, ids: Tensor) -> list[str]:
+        """Ids `[b, n]` or `[n]` to one text per row; broken UTF-8 shows as U+FFFD, ids outside 1 to 256 are left out."""
+        return [bytes(i - 1 for i in row if 0 < i < 257).decode("utf-8", errors="replace") for row in _rows(ids)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything needed to make the tokenizer again, as JSON types."""
+        return {"type": "bytes", "normalize": self.normalize}
+
+    @classmethod
+    def from_dict(cls, config: dict[str, Any]) -> ByteTokenizer:
+        """The inverse of `to_dict`."""
+        _check_type(config, "bytes")
+        return cls(normalize=config.get("normalize", True))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ByteTokenizer) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(("bytes", self.normalize))
+
+    def __repr__(self) -> str:
+        return f"ByteTokenizer(normalize={self.normalize})"
+
+
+def tokenizer_from_dict(config: dict[str, Any]) -> CharacterTokenizer | ByteTokenizer:
+    """The text tokenizer that `to_dict` described.
+
+    Raises:
+        ValueError: a "type" that this version does not know.
+    """
+    kinds: dict[str, Any] = {"characters": CharacterTokenizer, "bytes": ByteTokenizer}
+    kind = config.get("type")
+    if kind not in kinds:
+        raise ValueError(f"unknown text tokenizer type {kind!r}: this version knows {_listing(sorted(kinds))}")
+    return kinds[kind].from_dict(config)
+
+
+def _check_texts(texts: Iterable[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise TypeError(f"texts must be a list of strings, got one string: write [{_short(texts)!r}]")
+    texts = list(texts)
+    if not texts:
+        raise ValueError("texts is empty: give at least one text")
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"texts must be a list of strings, got an item of type {type(text).__name__}")
+    return texts
+
+
+def _check_type(config: dict[str, Any], expected: str) -> None:
+    if config.get("type") != expected:
+        raise ValueError(f"the configuration has the type {config.get('type')!r}, expected {expected!r}")
+
+
+def _rows(ids: Tensor) -> list[list[int]]:
+    ids = torch.as_tensor(ids)
+    if ids.ndim not in (1, 2):
+        raise ValueError(f"ids must have the shape [b, n] or [n], got {list(ids.shape)}")
+    return ids.reshape(-1, ids.shape[-1]).tolist() if ids.ndim == 2 else [ids.tolist()]
+
+
+def _listing(items: Sequence[str], limit: int = 10) -> str:
+    shown = ", ".join(repr(item) for item in items[:limit])
+    return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
+
+
+def _short(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."

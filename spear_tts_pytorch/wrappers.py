@@ -1,0 +1,152 @@
+"""The recipe's three objectives as modules: batches of ids in, `(loss, logits)` out.
+
+Ids are padded on the right with their modality's padding and hold no end-of-sequence. Logits are `[b, n + 1, v]`, entry
+i predicting target id i. Knows nothing of datasets, optimizers or files.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from spear_tts_pytorch.checks import typechecked
+from spear_tts_pytorch.text_to_semantic import TextToSemantic
+from spear_tts_pytorch.tokens import lengths_of, pad_sequences, valid_mask
+
+
+def deletion_mask(valid: Tensor, probability: float) -> Tensor:
+    """Which ids of each row to delete: `ceil(probability * length)` of the valid ones at random, never all of a row.
+
+    Args: `valid` `[b, n]`, True at real ids. Returns a mask `[b, n]`.
+    """
+    lengths = valid.sum(dim=-1)
+    count = (lengths * probability).ceil().long().minimum(lengths - 1)
+    order = torch.rand(valid.shape, device=valid.device).masked_fill(~valid, 2.0).argsort(dim=-1).argsort(dim=-1)
+    return order < count[:, None]
+
+
+def take(ids: Tensor, mask: Tensor, pad_id: int) -> Tensor:
+    """The ids of each row where `mask` `[b, n]` is True, in order, padded to the longest."""
+    return pad_sequences([row[keep] for row, keep in zip(ids, mask, strict=True)], pad_id)
+
+
+class SpeechSpeechPretrainWrapper(nn.Module):
+    """Pretraining by denoising: a sequence from what deletion left of it (arXiv 2302.03540, section 4).
+
+    Args:
+        model: trained on speech to speech.
+        wav2vec: tokenizer of waveforms, the model's own by default.
+        deletion_prob: share of ids deleted, 0.6 in the paper.
+        reconstruct_seq: targets are the whole sequence, as in the paper; else the deleted ids in order.
+        mask_id: replaces ids by this speech id instead of deleting them; needs `reconstruct_seq`.
+    """
+
+    @typechecked
+    def __init__(
+        self,
+        model: TextToSemantic,
+        wav2vec: object = None,
+        deletion_prob: float = 0.6,
+        reconstruct_seq: bool = False,
+        mask_id: int | None = None,
+    ):
+        super().__init__()
+        if not 0 < deletion_prob < 1:
+            raise ValueError(f"deletion_prob must be between 0 and 1, got {deletion_prob}")
+        if mask_id is not None and not reconstruct_seq:
+            raise ValueError("mask_id needs reconstruct_seq=True: masked sources keep their length")
+        self.model = model
+        self.__dict__["wav2vec"] = wav2vec  # past nn.Module, which would make its weights this module's own
+        self.deletion_prob, self.reconstruct_seq, self.mask_id = deletion_prob, reconstruct_seq, mask_id
+
+    def forward(
+        self, x: Tensor, return_early_exit_loss: bool = False, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Args: `x`, speech ids `[b, n]` or waveforms `[b, t]` with their `lengths` `[b]` in samples.
+
+        Raises:
+            ValueError: `return_early_exit_loss`, as the exit head learns from text to speech only.
+        """
+        if return_early_exit_loss:
+            raise ValueError("the early exit head is trained on text to speech, not in pretraining: leave it off here")
+        ids = self._ids(x, lengths)
+        valid = valid_mask(ids, self.model.semantic_pad_id)
+        deleted = deletion_mask(valid, self.deletion_prob)
+        rate = 1.0
+        if self.mask_id is not None:
+            source = ids.masked_fill(deleted, self.mask_id)
+        else:
+            source = take(ids, valid & ~deleted, self.model.semantic_pad_id)
+            rate = 1 / (1 - self.deletion_prob) if self.reconstruct_seq else 1.0
+        target = ids if self.reconstruct_seq else take(ids, deleted, self.model.semantic_pad_id)
+        return self.model(
+            source,
+            target,
+            source_type="speech",
+            target_type="speech",
+            return_loss=True,
+            return_logits=True,
+            source_position_rate=rate,
+        )
+
+    def _ids(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        if x.is_floating_point() and self.wav2vec is not None:
+            from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
+
+            x = tokenize_waveform(self.wav2vec, x.to(self.model.device), lengths)
+        ids = self.model.to_ids(x, "speech", "x", lengths)
+        if not (lengths_of(ids, self.model.semantic_pad_id) > 0).all():
+            raise ValueError("x has a row without any id: remove it from the batch")
+        return ids
+
+
+class SemanticToTextWrapper(nn.Module):
+    """Backtranslation: text from semantic ids.
+
+    Args:
+        ctc_weight: share of the CTC head's loss in the whole, for a model built with `ctc=True`; the rest is attention's.
+    """
+
+    @typechecked
+    def __init__(self, model: TextToSemantic, ctc_weight: float = 0.0):
+        super().__init__()
+        if not 0 <= ctc_weight <= 1:
+            raise ValueError(f"ctc_weight must be between 0 and 1, got {ctc_weight}")
+        if ctc_weight > 0 and model.to_ctc_logits is None:
+            raise ValueError(f"ctc_weight {ctc_weight} needs a model built with ctc=True")
+        self.model, self.ctc_weight = model, ctc_weight
+
+    def forward(self, semantic_token_ids: Tensor, grapheme_token_ids: Tensor | list[str]) -> tuple[Tensor, Tensor]:
+        return self.model(
+            semantic_token_ids,
+            grapheme_token_ids,
+            source_type="speech",
+            target_type="text",
+            return_loss=True,
+            return_logits=True,
+            ctc_weight=self.ctc_weight,
+        )
+
+
+class TextToSemanticWrapper(nn.Module):
+    """The forward model: semantic ids from text."""
+
+    @typechecked
+    def __init__(self, model: TextToSemantic):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        grapheme_token_ids: Tensor | list[str],
+        semantic_token_ids: Tensor,
+        return_early_exit_loss: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """`return_early_exit_loss` adds the early exit head's loss where the model has one."""
+        return self.model(
+            grapheme_token_ids,
+            semantic_token_ids,
+            source_type="text",
+            target_type="speech",
+            return_loss=True,
+            return_logits=True,
+            return_early_exit_loss=return_early_exit_loss and self.model.target_has_early_exit,
+        )

@@ -1,0 +1,27 @@
+"""Shared by all tests: one thread (small tensors), folders of real speech and of recorded numbers where they are given."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def corpora() -> Path:
+    """The folder of real speech; set SPEAR_TTS_CORPORA to it."""
+    return _folder("SPEAR_TTS_CORPORA", "fsdd/, asterisk_en/ and ljspeech_mini/")
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """The folder of numbers recorded from release 0.4.8; set SPEAR_TTS_FIXTURES to it."""
+    return _folder("SPEAR_TTS_FIXTURES", "numbers recorded from release 0.4.8")
+
+
+def _folder(variable: str, content: str) -> Path:
+    if not os.environ.get(variable):
+        pytest.skip(f"{variable} is not set: it names the folder of {content}")
+    return Path(os.environ[variable])
