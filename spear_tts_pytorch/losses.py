@@ -24,13 +24,11 @@ def ctc(log_probs: Tensor, lengths: Tensor, target: Tensor, target_lengths: Tens
     Args: `log_probs` `[b, n, v]`, `lengths` `[b]` of the inputs, `target` `[b, m]`, `target_lengths` `[b]`.
     """
     per_row = ctc_per_row(log_probs, lengths, target, target_lengths, blank)
-    possible = per_row.isfinite()
-    per_row = torch.where(possible, per_row, 0.0)
-    return per_row.sum() / (target_lengths * possible).sum().clamp(min=1)
+    return per_row.sum() / (target_lengths * (per_row > 0)).sum().clamp(min=1)
 
 
 def ctc_per_row(log_probs: Tensor, lengths: Tensor, target: Tensor, target_lengths: Tensor, blank: int) -> Tensor:
-    """-log p(target | input) of each row, `[b]`; infinite where the input is too short."""
+    """-log p(target | input) of each row, `[b]`; 0 where the input is too short to be aligned, without gradient."""
     return F.ctc_loss(
         log_probs.transpose(0, 1).float(),
         target.clamp(min=0),
@@ -38,7 +36,7 @@ def ctc_per_row(log_probs: Tensor, lengths: Tensor, target: Tensor, target_lengt
         target_lengths,
         blank=blank,
         reduction="none",
-        zero_infinity=False,
+        zero_infinity=True,
     )
 
 

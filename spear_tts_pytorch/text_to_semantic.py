@@ -217,11 +217,11 @@ class TextToSemantic(GenerationMixin, FreezingMixin, nn.Module, PretrainedMixin)
         vocabulary = self.vocabulary[modality]
         if mask is not None:
             ids = ids.masked_fill(~mask, vocabulary.pad_id)
+        if not torch.compiler.is_compiling() and not valid_mask(ids, vocabulary.pad_id).any(dim=-1).all():
+            raise ValueError("source has a row without any id: remove it from the batch")
         if vocabulary.autoset_eos:
             ids = append_eos(ids, vocabulary.eos_id, vocabulary.pad_id)
         mask = valid_mask(ids, vocabulary.pad_id)
-        if not torch.compiler.is_compiling() and not mask.any(dim=-1).all():
-            raise ValueError("source has a row without any id: remove it from the batch")
         rate = self._rate(modality) if rate is None else rate
         positions = timeline([0], ids.shape[1], rate, ids.device)
         return self._embed(ids, mask, modality, positions), mask, positions
@@ -309,7 +309,8 @@ class TextToSemantic(GenerationMixin, FreezingMixin, nn.Module, PretrainedMixin)
             return_early_exit_loss: adds the early exit head's loss.
             source_lengths: of waveforms, in samples, `[b]`.
             source_position_rate: steps of the speech timeline between source ids, if not the modality's own.
-            ctc_weight: this share of the loss is the CTC head's, the rest attention's; speech to text only.
+            ctc_weight: this share of the loss is the CTC head's, the rest attention's; speech to text only. At 1 the
+                decoder is not run, and the logits are the CTC head's, `[b, source length, V]`.
 
         Returns:
             Logits `[b, n + 1, v]`: entry i predicts target id i. With `return_loss`, the loss and, with
@@ -334,6 +335,9 @@ class TextToSemantic(GenerationMixin, FreezingMixin, nn.Module, PretrainedMixin)
         if vocabulary.autoset_eos and return_loss:
             target = append_eos(target, vocabulary.eos_id, vocabulary.pad_id)
 
+        if ctc_weight == 1 and return_loss:
+            loss, logits = self._ctc_loss(source_emb, source_mask, target, source_type, target_type)
+            return (loss, logits) if return_logits else loss
         dropped = self._drop_condition(source_mask, cond_drop_prob)
         x, positions = self._embed_target(target, target_type, [0])
         seen = source_mask if dropped is None else source_mask & ~dropped[:, None]
@@ -349,9 +353,8 @@ class TextToSemantic(GenerationMixin, FreezingMixin, nn.Module, PretrainedMixin)
 
         loss = losses.cross_entropy(logits[:, :-1], target, vocabulary.pad_id, self._smoothing)
         if ctc_weight > 0:
-            loss = (1 - ctc_weight) * loss + ctc_weight * self._ctc_loss(
-                source_emb, source_mask, target, source_type, target_type
-            )
+            ctc_loss, _ = self._ctc_loss(source_emb, source_mask, target, source_type, target_type)
+            loss = (1 - ctc_weight) * loss + ctc_weight * ctc_loss
         if return_early_exit_loss:
             loss = loss + self._early_exit_loss(hiddens, target, source_type, target_type)
         if should_sim_regularize and dropped is not None and source_type != target_type:
@@ -405,13 +408,14 @@ class TextToSemantic(GenerationMixin, FreezingMixin, nn.Module, PretrainedMixin)
 
     def _ctc_loss(
         self, source_emb: Tensor, mask: Tensor, target: Tensor, source_type: Modality, target_type: Modality
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         if (source_type, target_type) != ("speech", "text"):
             raise ValueError(f"the CTC head is for speech to text, not {source_type} to {target_type}")
         vocabulary = self.vocabulary["text"]
         target = target.masked_fill(target == vocabulary.eos_id, vocabulary.pad_id)
+        log_probs = self._ctc_log_probs(source_emb)
         lengths = lengths_of(target, vocabulary.pad_id)
-        return losses.ctc(self._ctc_log_probs(source_emb), mask.sum(dim=-1), target, lengths, vocabulary.pad_id)
+        return losses.ctc(log_probs, mask.sum(dim=-1), target, lengths, vocabulary.pad_id), log_probs
 
 
 def _size(name: str, given: int | None, tokenizer: Any, attribute: str) -> int:

@@ -42,7 +42,7 @@ def load_audio(path: str | os.PathLike[str], target_sample_hz: int | None = None
 
 
 def save_audio(path: str | os.PathLike[str], wav: np.ndarray | Tensor, sample_hz: int) -> None:
-    """Writes a waveform `[t]` as 16-bit WAV (or what the ending of `path` says); one louder than full scale is turned down.
+    """Writes a waveform `[t]` as 16-bit WAV (or what the ending of `path` says), turned down if beyond full scale.
 
     Raises:
         FileNotFoundError: the folder does not exist.

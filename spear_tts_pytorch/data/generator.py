@@ -34,7 +34,16 @@ from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
 from spear_tts_pytorch.tokens import strip
 
 WINDOW_BATCHES = 32  # batches' worth of items that are read, and sorted by length, together
-RESERVED = ("source", "source_type", "target_type", "source_mask", "source_lengths", "return_source")
+RESERVED = (
+    "source",
+    "source_type",
+    "target_type",
+    "source_mask",
+    "source_lengths",
+    "return_source",
+    "return_target_mask",
+    "return_scores",
+)
 
 Decode = Callable[[LongTensor], list[tuple[Tensor, float]]]
 """Semantic ids `[b, n]` padded with -1 to text ids `[m]` and a score for each row."""
@@ -153,7 +162,7 @@ class SemanticToTextDatasetGenerator(nn.Module):
         ids = [str(i) for i in (range(len(self.dataset)) if ids is None else ids)]
         if len(ids) != len(self.dataset) or len(set(ids)) != len(ids):
             raise ValueError(
-                f"dataset.ids must be {len(self.dataset)} different strings, got {len(set(ids))} different of {len(ids)}"
+                f"dataset.ids must be {len(self.dataset)} different strings, got {len(set(ids))} of {len(ids)}"
             )
         return ids
 
@@ -245,7 +254,7 @@ class SemanticToTextDatasetGenerator(nn.Module):
 
     def _write(self, writer: PairWriter, item: _Item) -> None:
         tokenizer = self.model.text_tokenizer
-        text = None if tokenizer is None else tokenizer.decode(item.text[None])[0]
+        text = None if tokenizer is None else tokenizer.decode(item.text)[0]
         source = SOURCE_TRUNCATED if item.truncated else SOURCE_GENERATED
         writer.write(item.id, item.speech, item.text, text=text, score=item.score, source=source)
 

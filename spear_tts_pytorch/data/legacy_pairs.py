@@ -18,7 +18,9 @@ SPEECH_PAD_ID, TEXT_PAD_ID = -1, 0
 
 def legacy_rows(folder: str | Path) -> list[Path]:
     """The `{n}.pt` files of a folder, by number."""
-    return sorted((path for path in Path(folder).glob("*.pt") if path.stem.isdecimal()), key=lambda path: int(path.stem))
+    return sorted(
+        (path for path in Path(folder).glob("*.pt") if path.stem.isdecimal()), key=lambda path: int(path.stem)
+    )
 
 
 def read_legacy_rows(
@@ -32,7 +34,9 @@ def read_legacy_rows(
     pairs = [_split_legacy_row(path, delimiter_id) for path in paths]
     semantic, text = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     if eos_id is None:
-        eos_id = {"speech": _recognise_eos(semantic, 1.0), "text": _recognise_eos(text, 0.5)}
+        speech = _recognise_eos(semantic, 1.0)
+        # Models set both or neither unless told otherwise; audio shows it, as it was never cut.
+        eos_id = {"speech": speech, "text": None if speech is None else _recognise_eos(text, 0.5)}
     return (
         [strip(row, SPEECH_PAD_ID, eos_id.get("speech")) for row in semantic],
         [strip(row, TEXT_PAD_ID, eos_id.get("text")) for row in text],

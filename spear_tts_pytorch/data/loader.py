@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Sampler, Subset
 
-from spear_tts_pytorch.tokens import INTEGER_DTYPES, check_ids, pad_sequences, strip
+from spear_tts_pytorch.tokens import INTEGER_DTYPES, Modality, check_ids, pad_sequences, strip
 
 WINDOW_BATCHES = 64  # batches' worth of items that are sorted by length together
 LENGTH_JITTER = 0.04  # relative noise on lengths before sorting: other batch mates in every epoch
@@ -158,7 +158,7 @@ class Position:
 
 
 class BatchStream:
-    """One process's part of the endless stream of batches from `start` on: each `world`-th batch, beginning with `rank`.
+    """One process's part of the endless stream of batches from `start` on: every `world`-th, beginning with `rank`.
 
     The processes together see every batch once; an epoch need not divide evenly, since the next one follows at once.
     """
@@ -308,6 +308,15 @@ def _is_wave(row: Tensor) -> bool:
 
 def _is_row(row: Sequence[Any]) -> bool:
     return all(isinstance(value, (int, float)) for value in row)
+
+
+def count_targets(
+    batch: dict[str, Tensor], target: Modality, pad_id: dict[str, int], samples_per_token: int = 1
+) -> int:
+    """Ids of the target modality in a batch, an end-of-sequence for each row included."""
+    names = ("text",) if target == "text" else ("semantic", "wave", "wave_lengths")
+    part = {name: value for name, value in batch.items() if name in names}
+    return count_tokens(part, pad_id, samples_per_token) + len(next(iter(part.values())))
 
 
 def count_tokens(batch: dict[str, Tensor], pad_id: dict[str, int], samples_per_token: int = 1) -> int:

@@ -92,7 +92,9 @@ def read_metadata(folder: str | Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} does not describe a folder of pairs ({error!r}): restore or remove it") from error
     if version > FORMAT_VERSION:
-        raise ValueError(f"{path} has the format {version}, this version reads up to {FORMAT_VERSION}: upgrade the package")
+        raise ValueError(
+            f"{path} has the format {version}, this version reads up to {FORMAT_VERSION}: upgrade the package"
+        )
     return metadata
 
 
@@ -126,7 +128,7 @@ def _describe(
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
-    """In which way two dataset.json describe other data, in words; None if they agree. Counts and versions do not matter."""
+    """How two dataset.json describe different data, in words; None if they agree. Counts and versions do not matter."""
     keys = [key for key in new if key not in ("counts", "library_version", "format_version", "options")]
     found = [f"{key} is {old.get(key)!r} there and {new[key]!r} here" for key in keys if old.get(key) != new[key]]
     there, here = old.get("options") or {}, new.get("options") or {}
@@ -137,8 +139,9 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
 
 
 class PairWriter:
-    """Writes pairs to shards `pairs-{rank:05d}-{n:06d}.parquet`; a context manager. Writing to a folder goes on after its
-    last shard, what stands there is never touched.
+    """Writes pairs to shards `pairs-{rank:05d}-{n:06d}.parquet`; a context manager.
+
+    Writing to a folder goes on after its last shard; what stands there is never touched.
 
     Args:
         folder: made if it does not exist.
@@ -169,9 +172,7 @@ class PairWriter:
         self.folder, self.rank, self.rows_per_shard = Path(folder), rank, rows_per_shard
         self.limits = {"semantic_ids": (0, num_semantic_token_ids), "text_ids": (1, num_text_token_ids)}
         self.folder.mkdir(parents=True, exist_ok=True)
-        description = _describe(
-            num_semantic_token_ids, num_text_token_ids, unique_consecutive, model_hash, options
-        )
+        description = _describe(num_semantic_token_ids, num_text_token_ids, unique_consecutive, model_hash, options)
         if rank == 0:
             self._open(description)
         own = [int(_SHARD.fullmatch(path.name)[2]) for path in list_shards(self.folder) if self._is_own(path)]
@@ -182,8 +183,9 @@ class PairWriter:
         return int(_SHARD.fullmatch(path.name)[1]) == self.rank
 
     def _open(self, description: dict[str, Any]) -> None:
-        old = read_metadata(self.folder)
-        if not old and (list_shards(self.folder) or legacy_rows(self.folder)):
+        shards = list_shards(self.folder)
+        old = read_metadata(self.folder) if shards else {}  # a description of nothing binds nobody
+        if not old and (shards or legacy_rows(self.folder)):
             raise ValueError(f"{self.folder} holds pairs without a {DATASET_NAME}: write to another folder")
         different = difference(old, description) if old else None
         if different is not None:
@@ -264,7 +266,7 @@ def write_pairs(
     source: str = "real",
     **metadata: Any,
 ) -> None:
-    """Writes `(semantic ids [n], text ids [m])` pairs to a folder, for `metadata` see `PairWriter`; ids default to 0, 1, ..."""
+    """Writes `(semantic ids [n], text ids [m])` pairs to a folder; for `metadata` see `PairWriter`."""
     ids, texts = None if ids is None else iter(ids), None if texts is None else iter(texts)
     with PairWriter(folder, **metadata) as writer:
         for index, (semantic_ids, text_ids) in enumerate(pairs):
@@ -313,8 +315,8 @@ class GeneratedAudioTextDataset(Dataset):
         folder: where the pairs are.
         delimiter_id: what stands between audio and text in `{n}.pt` rows.
         eos_id: end-of-sequence ids to take out of `{n}.pt` rows, as `model.eos_id`. Without it they are recognised: the
-            highest id, only ever the last of a row, ending each row of audio (half the rows of text, or more, since text
-            may have been cut). `{}` leaves the rows as they are.
+            highest id, only ever the last of a row, ending every row of audio and then (text may have been cut) half
+            the rows of text or more. `{}` leaves the rows as they are.
 
     Attributes:
         metadata: contents of dataset.json; {} for `{n}.pt` rows.
@@ -332,10 +334,14 @@ class GeneratedAudioTextDataset(Dataset):
             raise FileNotFoundError(f"there is no folder of pairs {self.folder}: generate the pairs first")
         shards, rows = list_shards(self.folder), legacy_rows(self.folder)
         if shards and rows:
-            raise ValueError(f"{self.folder} holds both Parquet shards and .pt rows: move one kind to a folder of its own")
+            raise ValueError(
+                f"{self.folder} holds both Parquet shards and .pt rows: move one kind to a folder of its own"
+            )
         self.metadata = read_metadata(self.folder)
         if not shards and not rows:
-            raise FileNotFoundError(f"there are no pairs in {self.folder}: expected pairs-*.parquet files (or old .pt rows)")
+            raise FileNotFoundError(
+                f"there are no pairs in {self.folder}: expected pairs-*.parquet files (or old .pt rows)"
+            )
         self.paths = shards or rows
         self._semantic: list[_Ragged] = []
         self._text: list[_Ragged] = []
@@ -361,7 +367,9 @@ class GeneratedAudioTextDataset(Dataset):
 
     @property
     def lengths(self) -> np.ndarray:
-        return np.stack([np.concatenate([part.lengths for part in kind]) for kind in (self._semantic, self._text)], axis=1)
+        return np.stack(
+            [np.concatenate([part.lengths for part in kind]) for kind in (self._semantic, self._text)], axis=1
+        )
 
     @property
     def ids(self) -> list[str]:
@@ -369,7 +377,7 @@ class GeneratedAudioTextDataset(Dataset):
         return self.column("id")
 
     def column(self, name: str) -> list[Any]:
-        """One column for all pairs: `id`, `text`, `score` or `source`. Old rows have only an `id`, the file's number."""
+        """A column of all pairs: `id`, `text`, `score` or `source`. Old rows have only an `id`, the file's number."""
         if self.paths[0].suffix == ".pt":
             return [path.stem if name == "id" else None for path in self.paths]
         return [value for path in self.paths for value in read_column(path, name).to_pylist()]

@@ -16,6 +16,9 @@ from torch import Tensor
 
 BEGIN = -1  # stands before the first id of a text, in contexts only
 
+Beam = dict[int, list[float]]
+"""Prefix -> [probability of its alignments that end in blank, of those that end in its last id]."""
+
 
 def _check_frames(log_probs: Tensor, lengths: Tensor, blank: int) -> None:
     if log_probs.ndim != 3 or not log_probs.is_floating_point():
@@ -143,6 +146,7 @@ class _Prefixes:
 
     def __init__(self, lm: CharacterLM | None, lm_weight: float, length_bonus: float):
         self.lm, self.weight, self.bonus = lm, lm_weight, length_bonus
+        self.most = length_bonus  # what one more id may add at most; a language model with a positive weight only takes
         self.parent, self.last, self.extra = [-1], [BEGIN], [0.0]
         self.children: list[dict[int, int]] = [{}]
         self.next: list[list[float] | None] = [None]  # the language model's log-probabilities, once needed
@@ -208,12 +212,12 @@ def ctc_beam_search(
         For each row the best ids, int64 `[m]` on the CPU, and their score.
 
     Raises:
-        ValueError: shapes or lengths that do not fit, `blank` outside the vocabulary, `beam_size` below 1, NaN, or a
-            language model of a smaller vocabulary.
+        ValueError: shapes or lengths that do not fit, `blank` outside the vocabulary, `beam_size` below 1, `lm_weight`
+            below 0, NaN, or a language model of a smaller vocabulary.
     """
     _check_frames(log_probs, lengths, blank)
-    if beam_size < 1:
-        raise ValueError(f"beam_size must be at least 1, got {beam_size}")
+    if beam_size < 1 or lm_weight < 0:
+        raise ValueError(f"beam_size must be at least 1 and lm_weight at least 0, got {beam_size} and {lm_weight}")
     if lm is not None and lm.vocab_size < log_probs.shape[2]:
         raise ValueError(f"lm knows {lm.vocab_size} ids, but log_probs has {log_probs.shape[2]}: fit it on this vocabulary")
     if bool(torch.isnan(log_probs).any()):
@@ -236,56 +240,76 @@ def _search_row(
     plain probabilities divided by `exp(scale)`, which is cheaper than adding logarithms; each frame rescales them so
     that the most probable prefix has 1.
     """
-    beam, scale = {0: (1.0, 0.0)}, 0.0
+    beam: Beam = {0: [1.0, 0.0]}
+    scale = 0.0
     kept = frames > min_log_prob
     kept |= frames >= frames.max(axis=1, keepdims=True, initial=-math.inf)
     probabilities = np.exp(frames)
     for index in range(len(frames)):
         tokens = np.flatnonzero(kept[index])
-        active = dict(zip(tokens.tolist(), probabilities[index, tokens].tolist(), strict=True))
+        pairs = zip(tokens.tolist(), probabilities[index, tokens].tolist(), strict=True)
+        active = dict(sorted(pairs, key=lambda pair: -pair[1]))
         p_blank = active.pop(blank, 0.0)
-        beam = _prune(_advance(beam, p_blank, active, prefixes), prefixes.extra, beam_size, margin)
+        beam = _prune(_advance(beam, p_blank, active, prefixes, beam_size), prefixes.extra, beam_size, margin)
         top = max(ending + other for ending, other in beam.values())
         scale += math.log(top)
-        beam = {node: (ending / top, other / top) for node, (ending, other) in beam.items()}
+        beam = {node: [ending / top, other / top] for node, (ending, other) in beam.items()}
     scores = {node: math.log(sum(both)) + scale + prefixes.final(node) for node, both in beam.items()}
     best = max(scores, key=lambda node: scores[node])
     return prefixes.ids(best), scores[best]
 
 
-def _advance(
-    beam: dict[int, tuple[float, float]], p_blank: float, active: dict[int, float], prefixes: _Prefixes
-) -> dict[int, list[float]]:
-    """All prefixes reached from `beam` by one frame: node -> [probability ending in blank, ending in its last id]."""
-    grown: dict[int, list[float]] = {}
-    last_of, children = prefixes.last, prefixes.children
+def _advance(beam: Beam, p_blank: float, active: dict[int, float], prefixes: _Prefixes, beam_size: int) -> Beam:
+    """The prefixes reached from `beam` by one frame; `active` is sorted, the most probable id first.
+
+    A prefix is reached from itself and from its parent only. So what the beam's own prefixes get is known at once, and
+    a new one is worth a look only if it can beat the last of them: this drops nothing that could stay.
+    """
+    last_of, parent_of, extra = prefixes.last, prefixes.parent, prefixes.extra
+    grown: Beam = {}
+    for node, (p_ending_blank, p_ending_last) in beam.items():
+        last = last_of[node]
+        p_last = active.get(last, 0.0)
+        arriving = 0.0
+        if p_last > 0.0:
+            above = beam.get(parent_of[node])
+            if above is not None:  # the same id twice in a row needs a blank in between
+                arriving = above[0] if last_of[parent_of[node]] == last else above[0] + above[1]
+        grown[node] = [(p_ending_blank + p_ending_last) * p_blank, (p_ending_last + arriving) * p_last]
+    needed = _last_of_the_beam(grown, extra, beam_size)
+
     for node, (p_ending_blank, p_ending_last) in beam.items():
         total, last = p_ending_blank + p_ending_last, last_of[node]
-        stays = active.get(last, 0.0) * p_ending_last
-        known = grown.get(node)
-        if known is None:
-            grown[node] = [total * p_blank, stays]
-        else:
-            known[0] += total * p_blank
-            known[1] += stays
-        offspring = children[node]
+        enough = math.exp(min(needed - extra[node] - prefixes.most, 700.0))
+        offspring = prefixes.children[node]
         for token, probability in active.items():
-            # the same id twice in a row needs a blank in between
+            if probability * total < enough:
+                break
             gain = probability * (p_ending_blank if token == last else total)
-            if gain == 0.0:
+            if gain < enough or gain == 0.0:
                 continue
             child = offspring.get(token)
             if child is None:
                 child = prefixes.child(node, token)
-            known = grown.get(child)
-            if known is None:
+            if child not in beam:
                 grown[child] = [0.0, gain]
-            else:
-                known[1] += gain
     return grown
 
 
-def _prune(grown: dict[int, list[float]], extra: list[float], beam_size: int, margin: float) -> dict:
+def _last_of_the_beam(grown: Beam, extra: list[float], beam_size: int) -> float:
+    """The score that a new prefix must reach to enter a beam that is full already."""
+    if len(grown) < beam_size:
+        return -math.inf
+    worst = math.inf
+    for node, (ending, other) in grown.items():
+        total = ending + other
+        if total <= 0.0:
+            return -math.inf
+        worst = min(worst, math.log(total) + extra[node])
+    return worst
+
+
+def _prune(grown: Beam, extra: list[float], beam_size: int, margin: float) -> Beam:
     """The best `beam_size` prefixes by probability and language model, none worse than the best by over `margin`."""
     ranked = []
     for node, (ending, other) in grown.items():

@@ -17,7 +17,7 @@ from torch import Tensor
 
 FEATURES = ("mfcc", "logmel")
 CHUNK_FRAMES = 4096  # frames transformed at once: bounds the memory that an hour of audio takes
-DYNAMIC_RANGE = 1e-6  # power below the loudest band of the clip at which bands are floored: 60 dB, keeps silence silent
+DYNAMIC_RANGE = 1e-7  # bands are floored 70 dB below the loudest of the clip: digital silence stays one value
 DELTA_WEIGHTS = (0.6, 0.3)  # of first and second differences, against 1 for the coefficients themselves
 
 
@@ -147,7 +147,7 @@ def nearest(rows: Tensor, centroids: Tensor) -> Tensor:
 
 
 def mel_to_linear(spectra: Tensor, settings: MelSettings, steps: int = 50) -> Tensor:
-    """Power spectra `[n, window // 2 + 1]` whose mel bands come closest to the log-mel `[n, num_mels]`, never negative."""
+    """Power spectra `[n, window // 2 + 1]` with mel bands closest to the log-mel `[n, num_mels]`, never negative."""
     filters = mel_filterbank(settings).to(spectra.device)
     target = spectra.exp()
     scale = target.amax(dim=-1, keepdim=True)

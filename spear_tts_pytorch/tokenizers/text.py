@@ -182,7 +182,7 @@ class ByteTokenizer:
     __call__ = encode
 
     def decode(self, ids: Tensor) -> list[str]:
-        """Ids `[b, n]` or `[n]` to one text per row; broken UTF-8 shows as U+FFFD, ids outside 1 to 256 are left out."""
+        """Ids `[b, n]` or `[n]` to one text per row; broken UTF-8 becomes U+FFFD, ids outside 1..256 nothing."""
         return [bytes(i - 1 for i in row if 0 < i < 257).decode("utf-8", errors="replace") for row in _rows(ids)]
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,0 +1,333 @@
+"""Corpora as utterances: LJSpeech-layout folders, connected digits from the Free Spoken Digit Dataset, espeak-ng.
+
+In: a folder, how many utterances are to be labelled, a seed. Out: a `Corpus` of unlabelled, labelled and test
+utterances, the same ones each time; audio is loaded when asked for. Texts of the test occur nowhere else.
+Knows nothing of tokenizers' ids, batches or training.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from spear_tts_pytorch.data.audio import load_audio
+from spear_tts_pytorch.tokenizers.text import normalize_text
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+FIRST_TRAINING_INDEX = 5  # recordings of FSDD below it are its customary test set
+
+
+@dataclass
+class Utterance:
+    """One clip.
+
+    Attributes:
+        id: its name, unique in the corpus.
+        text: what is said, None if unknown.
+        speaker: who says it, None if unknown.
+        sample_hz: rate of the audio in Hz.
+        load: gives the audio, mono float32 `[t]`.
+        num_samples: its length in samples where that is known without loading.
+    """
+
+    id: str
+    text: str | None
+    speaker: str | None
+    sample_hz: int
+    load: Callable[[], np.ndarray] = field(repr=False)
+    num_samples: int | None = None
+
+    def audio(self) -> np.ndarray:
+        """The waveform, float32 `[t]` at `sample_hz`."""
+        return self.load()
+
+    @property
+    def seconds(self) -> float:
+        """Its duration; loads the audio if the length is not known yet."""
+        if self.num_samples is None:
+            self.num_samples = len(self.load())
+        return self.num_samples / self.sample_hz
+
+
+@dataclass
+class Corpus:
+    """What a recipe needs: audio alone, a few pairs, and pairs to test with.
+
+    Attributes:
+        unlabelled: utterances whose text, if there, is for an evaluator's eyes only.
+        labelled: utterances with text, none of them in `unlabelled`.
+        test: utterances with texts that neither of the others has.
+    """
+
+    name: str
+    unlabelled: list[Utterance]
+    labelled: list[Utterance]
+    test: list[Utterance]
+
+
+def minutes(utterances: Iterable[Utterance]) -> float:
+    """How long they are together, in minutes."""
+    return sum(utterance.seconds for utterance in utterances) / 60
+
+
+def open_corpus(
+    spec: str | os.PathLike[str] | None,
+    *,
+    labelled: int,
+    seed: int = 0,
+    test: int = 100,
+    unlabelled: int | None = None,
+    progress: bool = True,
+) -> Corpus:
+    """The corpus that `spec` names: None, synthetic speech; "fsdd:FOLDER", connected digits; else an LJSpeech folder.
+
+    Args:
+        labelled: how many utterances have their text.
+        test: how many are held out (fewer if an LJSpeech folder is small).
+        unlabelled: how many have audio only; None for as many as the corpus has or by default makes.
+
+    Raises:
+        FileNotFoundError: the folder or a part of it is missing.
+        ValueError: the folder is not as it should be, or has fewer utterances than asked for.
+    """
+    if spec is None:
+        from spear_tts_pytorch.data.synthetic import DEFAULT_UNLABELLED, espeak_corpus
+
+        count = DEFAULT_UNLABELLED if unlabelled is None else unlabelled
+        return espeak_corpus(labelled=labelled, unlabelled=count, test=test, seed=seed, progress=progress)
+    spec = os.fspath(spec)
+    if spec.startswith("fsdd:"):
+        count = 6000 if unlabelled is None else unlabelled
+        return fsdd_corpus(spec.removeprefix("fsdd:"), labelled=labelled, unlabelled=count, test=test, seed=seed)
+    return ljspeech_corpus(spec, labelled=labelled, unlabelled=unlabelled, test=test, seed=seed)
+
+
+def check_counts(**counts: int) -> None:
+    """Raises ValueError for a count below one, naming it."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
+
+
+def read_ljspeech(folder: str | os.PathLike[str], *, strict: bool = True) -> list[Utterance]:
+    """All utterances of a folder with `metadata.csv` (`id|text|normalised text` or `id|text`) and `wavs/`.
+
+    The normalised text is used where there is one. A byte-order mark, CRLF, blank lines and tabs instead of bars are
+    tolerated.
+
+    Args:
+        strict: whether rows without audio and audio without rows are errors; else they are left out with a warning.
+
+    Raises:
+        FileNotFoundError: the folder, its metadata.csv or its wavs/ is missing.
+        ValueError: no rows, rows that repeat an id or lack a text, rows and audio that do not match, audio that
+            cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no corpus folder {folder}: give a folder that holds metadata.csv and wavs/")
+    rows = _read_metadata(folder / "metadata.csv")
+    files = _audio_files(folder / "wavs")
+    without_audio = [id_ for id_ in rows if id_ not in files]
+    without_row = [files[id_].name for id_ in files if id_ not in rows]
+    for names, what, remedy in (
+        (without_audio, "rows of metadata.csv have no audio in wavs/", "add the audio or remove the rows"),
+        (without_row, "audio files in wavs/ have no row in metadata.csv", "add rows or remove the files"),
+    ):
+        if names:
+            message = f"{folder}: {len(names)} {what} ({_few(names)})"
+            if strict:
+                raise ValueError(f"{message}: {remedy}")
+            warnings.warn(f"{message}: left out", stacklevel=2)
+    found = [_file_utterance(id_, text, files[id_]) for id_, text in rows.items() if id_ in files]
+    if not found:
+        raise ValueError(f"{folder} holds no utterance with both text and audio")
+    return found
+
+
+def ljspeech_corpus(
+    folder: str | os.PathLike[str],
+    *,
+    labelled: int,
+    unlabelled: int | None = None,
+    test: int = 100,
+    seed: int = 0,
+    strict: bool = True,
+) -> Corpus:
+    """Splits an LJSpeech-layout folder by seed; clips of the same text stay together on one side of the test.
+
+    Args:
+        labelled: how many clips have their text; a larger number adds to those of a smaller one.
+        unlabelled: how many have audio only, all others if None.
+        test: how many are held out, but at most a tenth of all.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_ljspeech`; more labelled clips asked for than there are.
+    """
+    check_counts(labelled=labelled, test=test, **({} if unlabelled is None else {"unlabelled": unlabelled}))
+    utterances = read_ljspeech(folder, strict=strict)
+    groups: dict[str, list[Utterance]] = {}
+    for utterance in utterances:
+        groups.setdefault(normalize_text(utterance.text or ""), []).append(utterance)
+    ordered = list(groups.values())
+    held_out: list[Utterance] = []
+    rest: list[Utterance] = []
+    wanted = max(1, min(test, len(utterances) // 10))
+    for index in np.random.default_rng(seed).permutation(len(ordered)):
+        group = ordered[index]
+        (held_out if len(held_out) + len(group) <= wanted else rest).extend(group)
+    if not held_out:
+        raise ValueError(f"{folder}: every text occurs too often to hold one out for testing, add clips of other texts")
+    # One clip at least must be left to pretrain on.
+    if labelled >= len(rest):
+        raise ValueError(
+            f"labelled={labelled} utterances asked for, but {folder} has {len(utterances)} clips, of which "
+            f"{len(held_out)} are held out: ask for {len(rest) - 1} or fewer"
+        )
+    rest = [rest[index] for index in np.random.default_rng([seed, 1]).permutation(len(rest))]
+    others = rest[labelled:] if unlabelled is None else rest[labelled : labelled + unlabelled]
+    return Corpus(Path(folder).resolve().name, others, rest[:labelled], held_out)
+
+
+def fsdd_corpus(
+    folder: str | os.PathLike[str],
+    *,
+    labelled: int,
+    unlabelled: int = 6000,
+    test: int = 100,
+    speaker: str | None = None,
+    seed: int = 0,
+) -> Corpus:
+    """Strings of 3 to 7 digits put together from one speaker's recordings, "three one four"; no two are the same.
+
+    Args:
+        folder: holds `recordings/{digit}_{speaker}_{index}.wav`. Index 0 to 4 is heard in test strings only.
+        speaker: the alphabetically first with recordings of all digits on both sides if None.
+
+    Raises:
+        FileNotFoundError: the folder or its recordings are missing.
+        ValueError: an unknown speaker, or one without recordings of each digit on both sides.
+    """
+    check_counts(labelled=labelled, unlabelled=unlabelled, test=test)
+    if labelled + unlabelled + test > 1_000_000:
+        raise ValueError(f"at most 1,000,000 strings can be made, {labelled + unlabelled + test} asked for")
+    speaker, recordings, sample_hz = _load_recordings(Path(folder), speaker)
+    taken: set[tuple[int, ...]] = set()
+    parts = []
+    # The test first, then the labelled, each from its own random numbers: more of one changes nothing before it.
+    for part, (name, count) in enumerate((("test", test), ("labelled", labelled), ("unlabelled", unlabelled))):
+        rng = np.random.default_rng([seed, part])
+        pools = recordings[0 if name == "test" else 1]
+        parts.append([_digit_string(f"{name}-{i:05d}", pools, taken, speaker, sample_hz, rng) for i in range(count)])
+    return Corpus(f"fsdd-{speaker}", parts[2], parts[1], parts[0])
+
+
+def _digit_string(
+    id_: str,
+    pools: list[list[np.ndarray]],
+    taken: set[tuple[int, ...]],
+    speaker: str,
+    sample_hz: int,
+    rng: np.random.Generator,
+) -> Utterance:
+    """A string that is not `taken` yet, of random recordings from `pools` (by digit), 0 to 60 ms apart."""
+    while True:
+        digits = tuple(int(digit) for digit in rng.integers(0, 10, rng.integers(3, 8)))
+        if digits not in taken:
+            taken.add(digits)
+            break
+    pieces: list[np.ndarray] = []
+    for position, digit in enumerate(digits):
+        if position:
+            pieces.append(np.zeros(rng.integers(0, round(0.06 * sample_hz) + 1), dtype=np.float32))
+        pieces.append(pools[digit][rng.integers(len(pools[digit]))])
+    text = " ".join(DIGITS[digit] for digit in digits)
+    length = sum(len(piece) for piece in pieces)
+    return Utterance(id_, text, speaker, sample_hz, lambda: np.concatenate(pieces), length)
+
+
+def _load_recordings(folder: Path, speaker: str | None) -> tuple[str, list[list[list[np.ndarray]]], int]:
+    """The speaker, their recordings by [test or training][digit], and the rate in Hz; a few MB for one speaker."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}: give the Free Spoken Digit Dataset's, which holds recordings/")
+    files: dict[str, list[tuple[int, int, Path]]] = {}
+    for path in sorted((folder / "recordings").glob("*.wav")):
+        digit, _, tail = path.stem.partition("_")
+        name, _, index = tail.rpartition("_")
+        if name and digit in set("0123456789") and index.isdecimal():
+            files.setdefault(name, []).append((int(digit), int(index), path))
+    if not files:
+        raise FileNotFoundError(f"{folder} has no recordings/{{digit}}_{{speaker}}_{{index}}.wav: is it the right one?")
+    complete = [name for name in sorted(files) if _is_complete(files[name])]
+    if speaker is None and not complete:
+        raise ValueError(f"{folder}: no speaker has each digit both with index 0 to 4 and above, complete the download")
+    speaker = speaker if speaker is not None else complete[0]
+    if speaker not in complete:
+        state = "lacks recordings of some digits" if speaker in files else "is unknown"
+        raise ValueError(f"the speaker {speaker!r} {state} in {folder}: choose from {', '.join(complete) or 'none'}")
+    pools: list[list[list[np.ndarray]]] = [[[] for _ in DIGITS] for _ in range(2)]
+    rates = set()
+    for digit, index, path in files[speaker]:
+        wav, sample_hz = load_audio(path)
+        rates.add(sample_hz)
+        pools[index >= FIRST_TRAINING_INDEX][digit].append(wav)
+    if len(rates) != 1:
+        raise ValueError(f"{folder}: the recordings of {speaker} have different rates, {sorted(rates)} Hz: use one")
+    return speaker, pools, rates.pop()
+
+
+def _is_complete(files: list[tuple[int, int, Path]]) -> bool:
+    return len({(digit, index >= FIRST_TRAINING_INDEX) for digit, index, _ in files}) == 2 * len(DIGITS)
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    """Id to text, in file order."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: write one line `id|text` for each wavs/id.wav")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): convert it") from error
+    rows: dict[str, str] = {}
+    repeated = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        columns = [column.strip() for column in line.split("|" if "|" in line else "\t")]
+        text = next((column for column in columns[2:0:-1] if column), "")
+        if not columns[0] or not text:
+            raise ValueError(f"{path} line {number} is not `id|text`, or its text is empty: {line.strip()[:60]!r}")
+        if columns[0] in rows:
+            repeated.append(columns[0])
+        rows[columns[0]] = text
+    if repeated:
+        raise ValueError(f"{path}: {len(repeated)} rows repeat an id ({_few(repeated)}): make each id unique")
+    if not rows:
+        raise ValueError(f"{path} has no rows: write one line `id|text` for each wavs/id.wav")
+    return rows
+
+
+def _audio_files(folder: Path) -> dict[str, Path]:
+    """Id to audio file, by name."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is missing: put the audio there, one file {{id}}.wav for each row")
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in AUDIO_SUFFIXES}
+
+
+def _file_utterance(id_: str, text: str, path: Path) -> Utterance:
+    try:
+        info = soundfile.info(path)
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise ValueError(f"{path} cannot be read as audio: convert it to WAV or FLAC, or remove it") from error
+    return Utterance(id_, text, None, info.samplerate, lambda: load_audio(path)[0], info.frames)
+
+
+def _few(names: list[str], limit: int = 3) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

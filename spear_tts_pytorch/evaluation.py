@@ -1,0 +1,329 @@
+"""How good it is: error rates with confidence intervals, and an independent reader of semantic tokens.
+
+In: hypotheses and references, as texts or ids. Out: percentages. `SemanticASR` reads semantic ids back as text ids, so
+that generated speech tokens can be judged by a model that shares nothing with the one that made them.
+Knows nothing of the models judged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from types import ModuleType
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from spear_tts_pytorch.checks import evaluating
+from spear_tts_pytorch.data.loader import TokenBudgetBatchSampler
+from spear_tts_pytorch.decoding.ctc import CharacterLM, ctc_beam_search, ctc_greedy
+from spear_tts_pytorch.nn.rotary import sinusoids
+from spear_tts_pytorch.nn.transformer import Transformer
+from spear_tts_pytorch.tokens import lengths_of, mask_from_lengths, pad_sequences
+
+SPEECH_PAD, TEXT_PAD = -1, 0
+
+
+def _jiwer() -> ModuleType:
+    try:
+        import jiwer
+    except ImportError as error:
+        raise ImportError('error rates need jiwer: pip install "spear-tts-pytorch[demo]"') from error
+    return jiwer
+
+
+def _check_match(hypotheses: Sequence, references: Sequence) -> None:
+    if len(hypotheses) != len(references) or len(references) == 0:
+        raise ValueError(
+            f"hypotheses and references must be equally many and not empty, got {len(hypotheses)} and {len(references)}"
+        )
+
+
+def character_errors(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Insertions, deletions and substitutions of each pair, and the characters of each reference.
+
+    Raises:
+        ImportError: jiwer is missing.
+        ValueError: no texts, or not one hypothesis for each reference.
+    """
+    _check_match(hypotheses, references)
+    jiwer = _jiwer()
+    errors = []
+    for hypothesis, reference in zip(hypotheses, references, strict=True):
+        counts = jiwer.process_characters(reference, hypothesis)
+        errors.append(counts.substitutions + counts.deletions + counts.insertions)
+    return errors, [len(reference) for reference in references]
+
+
+def character_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """All character errors together over all reference characters, in percent; insertions can lift it above 100.
+
+    Texts are compared as they are: normalise both the same way before.
+
+    Raises:
+        ImportError: jiwer is missing.
+        ValueError: no texts, not one hypothesis for each reference, or references without a character.
+    """
+    return _rate(*character_errors(hypotheses, references))
+
+
+def token_errors(
+    hypotheses: Sequence[Sequence[int] | Tensor], references: Sequence[Sequence[int] | Tensor]
+) -> tuple[list[int], list[int]]:
+    """Levenshtein distance of each pair of id rows `[n]`, and the length of each reference.
+
+    Raises:
+        ImportError: rapidfuzz, which comes with jiwer, is missing.
+        ValueError: no rows, or not one hypothesis for each reference.
+    """
+    _check_match(hypotheses, references)
+    try:
+        from rapidfuzz.distance import Levenshtein
+    except ImportError as error:
+        raise ImportError('error rates need rapidfuzz: pip install "spear-tts-pytorch[demo]"') from error
+    rows = [(_ids(a), _ids(b)) for a, b in zip(hypotheses, references, strict=True)]
+    return [Levenshtein.distance(a, b) for a, b in rows], [len(b) for _, b in rows]
+
+
+def token_error_rate(
+    hypotheses: Sequence[Sequence[int] | Tensor], references: Sequence[Sequence[int] | Tensor]
+) -> float:
+    """All id errors together over all reference ids, in percent. The caller removes padding and end-of-sequence before.
+
+    Raises:
+        ImportError, ValueError: as `token_errors`; references without an id.
+    """
+    return _rate(*token_errors(hypotheses, references))
+
+
+def _ids(row: Sequence[int] | Tensor) -> list[int]:
+    return row.tolist() if isinstance(row, Tensor) else list(row)
+
+
+def _rate(errors: Sequence[int], lengths: Sequence[int]) -> float:
+    total = sum(lengths)
+    if total == 0:
+        raise ValueError("references hold nothing to compare with: an error rate needs at least one character or id")
+    return 100 * sum(errors) / total
+
+
+def bootstrap_interval(
+    errors: Sequence[float], lengths: Sequence[float], *, seed: int = 0, level: float = 0.95, draws: int = 2000
+) -> tuple[float, float]:
+    """Percentile interval of `100 * sum(errors) / sum(lengths)` when utterances are drawn again with replacement.
+
+    Args:
+        errors, lengths: of each utterance, as `character_errors` returns them.
+        level: share of the draws inside the interval.
+
+    Returns:
+        Low and high end, in percent.
+
+    Raises:
+        ValueError: no utterances, not one length for each, lengths that sum to 0, or `level` outside (0, 1).
+    """
+    _check_match(errors, lengths)
+    if not 0 < level < 1 or draws < 1:
+        raise ValueError(f"level must be in (0, 1) and draws at least 1, got {level} and {draws}")
+    _rate(errors, lengths)
+    wrong, total = np.asarray(errors, dtype=np.float64), np.asarray(lengths, dtype=np.float64)
+    picks = np.random.default_rng(seed).integers(len(total), size=(draws, len(total)))
+    sums = total[picks].sum(axis=1)
+    rates = 100 * wrong[picks].sum(axis=1)[sums > 0] / sums[sums > 0]
+    low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+class SemanticASR(nn.Module):
+    """Semantic ids to text ids: a convolution, a small bidirectional encoder, CTC with the text padding id 0 as blank.
+
+    Args:
+        num_semantic_token_ids: K, speech ids are `0..K-1`.
+        num_text_token_ids: V, text ids are `1..V-1`.
+        dim, depth, heads: size of the encoder.
+        dropout: in the feedforward layers.
+        frames_per_token: how often each semantic id is repeated; CTC emits at most one text id per frame, so 2 or more
+            where there are hardly more semantic ids than characters.
+    """
+
+    def __init__(
+        self,
+        num_semantic_token_ids: int,
+        num_text_token_ids: int,
+        *,
+        dim: int = 128,
+        depth: int = 3,
+        heads: int = 4,
+        dropout: float = 0.1,
+        frames_per_token: int = 1,
+    ):
+        super().__init__()
+        if num_semantic_token_ids < 1 or num_text_token_ids < 2 or frames_per_token < 1:
+            raise ValueError(
+                "num_semantic_token_ids and frames_per_token must be at least 1 and num_text_token_ids at least 2, got"
+                f" {num_semantic_token_ids}, {frames_per_token} and {num_text_token_ids}"
+            )
+        self.num_semantic_token_ids, self.num_text_token_ids = num_semantic_token_ids, num_text_token_ids
+        self.dim, self.frames_per_token = dim, frames_per_token
+        self.mask_id = num_semantic_token_ids  # what dropped and padding ids look like
+        self.embedding = nn.Embedding(num_semantic_token_ids + 1, dim)
+        nn.init.normal_(self.embedding.weight, std=0.5)
+        self.convolution = nn.Conv1d(dim, dim, kernel_size=5, padding=2)
+        self.encoder = Transformer(
+            dim=dim, depth=depth, dim_head=dim // heads, heads=heads, ff_dropout=dropout
+        )
+        self.to_logits = nn.Linear(dim, num_text_token_ids)
+
+    @property
+    def device(self) -> torch.device:
+        return self.to_logits.weight.device
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Semantic ids `[b, n]` padded with -1 to log-probabilities `[b, n', v]` and their lengths `[b]`.
+
+        n' is n times `frames_per_token`; padding is on the right.
+        """
+        lengths = lengths_of(ids, SPEECH_PAD)
+        return self._log_probs(ids.masked_fill(ids == SPEECH_PAD, self.mask_id), lengths)
+
+    def _log_probs(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        lengths = lengths * self.frames_per_token
+        ids = ids.repeat_interleave(self.frames_per_token, dim=1)
+        mask = mask_from_lengths(lengths, ids.shape[1])
+        x = self.embedding(ids) * mask[..., None]  # zeros, as the convolution sees beyond the ends of a row
+        x = x + F.gelu(self.convolution(x.transpose(1, 2)).transpose(1, 2))
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        x = x + sinusoids(positions, self.dim) * self.dim**-0.5
+        return self.to_logits(self.encoder(x, mask=mask)).log_softmax(dim=-1), lengths
+
+    def fit(
+        self,
+        pairs: Sequence[tuple[Tensor, Tensor]],
+        *,
+        steps: int = 600,
+        batch_tokens: int = 4000,
+        lr: float = 2e-3,
+        token_dropout: float = 0.1,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> list[float]:
+        """Trains on pairs of (semantic ids `[n]`, text ids `[m]`), both without padding and end-of-sequence.
+
+        Args:
+            steps: updates; the learning rate warms up over a tenth of them and falls to zero as a cosine.
+            batch_tokens: semantic ids in a batch, padding included.
+            token_dropout: share of semantic ids that are masked.
+            seed: of batches, masks and dropout. The caller's random state is left as it was.
+
+        Returns:
+            The loss of each step, nats per text id.
+
+        Raises:
+            ValueError: no pairs, ids out of range, or texts that have more ids than there are frames in most pairs.
+        """
+        semantic, text = self._check_pairs(pairs)
+        sampler = TokenBudgetBatchSampler([len(row) for row in semantic], batch_tokens, seed=seed)
+        optimizer = torch.optim.AdamW(self.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+        warmup = max(1, steps // 10)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * max(0, step - warmup) / steps)),
+        )
+        history: list[float] = []
+        self.train()
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), tqdm(total=steps, desc="evaluator", disable=not progress) as bar:
+            torch.manual_seed(seed)
+            epoch = 0
+            while len(history) < steps:
+                for batch in sampler.batches(epoch)[: steps - len(history)]:
+                    loss = self._loss([semantic[i] for i in batch], [text[i] for i in batch], token_dropout)
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                    nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+                    optimizer.step()
+                    schedule.step()
+                    history.append(loss.item())
+                    bar.set_postfix(loss=f"{history[-1]:.3f}", refresh=False)
+                    bar.update()
+                epoch += 1
+        self.eval()
+        return history
+
+    def _loss(self, semantic: list[Tensor], text: list[Tensor], token_dropout: float) -> Tensor:
+        ids = pad_sequences(semantic, SPEECH_PAD).to(self.device)
+        lengths = lengths_of(ids, SPEECH_PAD)
+        dropped = (ids == SPEECH_PAD) | (torch.rand(ids.shape, device=ids.device) < token_dropout)
+        log_probs, lengths = self._log_probs(ids.masked_fill(dropped, self.mask_id), lengths)
+        targets = pad_sequences(text, TEXT_PAD).to(self.device)
+        target_lengths = torch.tensor([len(row) for row in text], device=self.device)
+        # a text with more ids than frames has no alignment, hence an infinite loss: it is left out
+        losses = F.ctc_loss(
+            log_probs.transpose(0, 1), targets, lengths, target_lengths, reduction="none", zero_infinity=True
+        )
+        return losses.sum() / target_lengths.sum().clamp(min=1)
+
+    def _check_pairs(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+        if len(pairs) == 0:
+            raise ValueError("pairs is empty: the evaluator needs pairs of semantic ids and text ids to train on")
+        semantic, text = [self._check_row(s) for s, _ in pairs], [t.long() for _, t in pairs]
+        for row in text:
+            if row.ndim != 1 or (len(row) and not 0 < int(row.min()) <= int(row.max()) < self.num_text_token_ids):
+                raise ValueError(
+                    f"text ids must be rows [m] within 1..{self.num_text_token_ids - 1}, got {list(row.shape)} with"
+                    f" {row.unique().tolist()[:20]}: remove padding and end-of-sequence"
+                )
+        hopeless = sum(len(t) > len(s) * self.frames_per_token for s, t in zip(semantic, text, strict=True))
+        if hopeless > len(pairs) // 2:
+            raise ValueError(
+                f"{hopeless} of {len(pairs)} pairs have more text ids than frames: raise frames_per_token,"
+                f" now {self.frames_per_token}"
+            )
+        return semantic, text
+
+    def _check_row(self, row: Tensor) -> Tensor:
+        row = row.long()
+        if row.ndim != 1 or (len(row) and not 0 <= int(row.min()) <= int(row.max()) < self.num_semantic_token_ids):
+            raise ValueError(
+                f"semantic ids must be rows [n] within 0..{self.num_semantic_token_ids - 1}, got {list(row.shape)} with"
+                f" {row.unique().tolist()[:20]}: remove padding and end-of-sequence"
+            )
+        return row
+
+    @torch.no_grad()
+    def transcribe(
+        self,
+        rows: Sequence[Tensor],
+        *,
+        batch_tokens: int = 16_000,
+        lm: CharacterLM | None = None,
+        lm_weight: float = 0.5,
+        length_bonus: float = 0.0,
+    ) -> list[Tensor]:
+        """Reads rows of semantic ids `[n]`, in their order: int64 text ids `[m]` each, on the CPU.
+
+        Args:
+            lm: a language model of text ids for prefix beam search; without it the best id of each frame is taken.
+
+        Raises:
+            ValueError: ids out of range.
+        """
+        rows = [self._check_row(row) for row in rows]
+        found: list[Tensor] = [torch.empty(0, dtype=torch.long)] * len(rows)
+        if not rows:
+            return found
+        sampler = TokenBudgetBatchSampler([len(row) for row in rows], batch_tokens, shuffle=False)
+        with evaluating(self):
+            for batch in sampler.batches(0):
+                log_probs, lengths = self(pad_sequences([rows[i] for i in batch], SPEECH_PAD).to(self.device))
+                if lm is None:
+                    texts = ctc_greedy(log_probs, lengths, TEXT_PAD)
+                else:
+                    options = {"lm": lm, "lm_weight": lm_weight, "length_bonus": length_bonus}
+                    texts = [ids for ids, _ in ctc_beam_search(log_probs, lengths, TEXT_PAD, **options)]
+                for index, ids in zip(batch, texts, strict=True):
+                    found[index] = ids
+        return found

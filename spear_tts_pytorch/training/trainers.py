@@ -1,0 +1,244 @@
+"""A trainer for each stage of the recipe (arXiv 2302.03540): pretraining, backtranslation, text to speech.
+
+In: a model and a dataset. A stage is its loss, its frozen parameters and its items; the rest is `loop.py`. Speech in
+items is semantic ids `[n]` or a waveform `[t]`, text is ids `[m]` or a str; pairs are (speech, text).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import ConcatDataset, Dataset
+
+from spear_tts_pytorch.data.loader import PairCollate, SpeechCollate
+from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset
+from spear_tts_pytorch.text_to_semantic import TextToSemantic
+from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
+from spear_tts_pytorch.training.loop import Trainer
+from spear_tts_pytorch.wrappers import SemanticToTextWrapper, SpeechSpeechPretrainWrapper, TextToSemanticWrapper
+
+Freeze = Literal["paper", "none"]
+
+
+def _with_training_options(init: Callable[..., None]) -> Callable[..., None]:
+    """Shows `Trainer`'s keywords in the signature, where a stage says `**training`."""
+    own = inspect.signature(init)
+    parameters = [parameter for parameter in own.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    common = inspect.signature(Trainer.__init__).parameters.values()
+    parameters += [parameter for parameter in common if parameter.kind is parameter.KEYWORD_ONLY]
+    init.__signature__ = own.replace(parameters=parameters)
+    return init
+
+
+class SpeechSpeechPretrainer(Trainer):
+    """Stage 1: speech from corrupted speech, on audio alone. Everything trains.
+
+    Args:
+        model: a `TextToSemantic`.
+        wav2vec: tokenizer of waveforms; the model's own if None.
+        dataset: items of speech, bare or in a tuple of one.
+        deletion_prob, reconstruct_seq, mask_id: the corruption, see `SpeechSpeechPretrainWrapper`. The paper has
+            the whole sequence as the target (`reconstruct_seq=True`).
+        training: everything else, see `Trainer`.
+    """
+
+    task = "speechspeech"
+
+    @_with_training_options
+    def __init__(
+        self,
+        model: TextToSemantic,
+        wav2vec: Any = None,
+        *,
+        dataset: Dataset | None = None,
+        deletion_prob: float = 0.6,
+        reconstruct_seq: bool = False,
+        mask_id: int | None = None,
+        **training: Any,
+    ):
+        self.wav2vec = model.wav2vec if wav2vec is None else wav2vec
+        wrapper = SpeechSpeechPretrainWrapper(
+            model=model,
+            wav2vec=self.wav2vec,
+            deletion_prob=deletion_prob,
+            reconstruct_seq=reconstruct_seq,
+            mask_id=mask_id,
+        )
+        super().__init__(model, wrapper, dataset, SpeechCollate.for_model(model), **training)
+
+    def run_step(self, wrapper: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        if "wave" in batch:
+            return wrapper(batch["wave"], lengths=batch["wave_lengths"])[0]
+        return wrapper(batch["semantic"])[0]
+
+
+class SemanticToTextTrainer(Trainer):
+    """Stage 2, backtranslation: text from speech, on the few pairs there are.
+
+    Args:
+        model: a `TextToSemantic`, best a pretrained one.
+        dataset: pairs (speech, text).
+        ctc_weight: share of the CTC head's loss, for a model with `ctc=True`.
+        freeze_encoder: keeps the encoder and the embeddings of speech as they are, as the paper does.
+        training: everything else, see `Trainer`.
+    """
+
+    task = "semantictext"
+    target = "text"
+
+    @_with_training_options
+    def __init__(
+        self,
+        model: TextToSemantic,
+        *,
+        dataset: Dataset | None = None,
+        ctc_weight: float = 0.0,
+        freeze_encoder: bool = True,
+        **training: Any,
+    ):
+        model.unfreeze_all()
+        if freeze_encoder:
+            model.freeze_speech_emb()
+            model.freeze_encoder()
+        wrapper = SemanticToTextWrapper(model=model, ctc_weight=ctc_weight)
+        super().__init__(model, wrapper, dataset, PairCollate.for_model(model), **training)
+
+    def run_step(self, wrapper: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return wrapper(semantic_token_ids=semantic_ids(self.model, batch), grapheme_token_ids=batch["text"])[0]
+
+
+class TextToSemanticTrainer(Trainer):
+    """Stage 3: speech from text, on pseudo-labelled pairs, real ones or both.
+
+    Args:
+        model: a `TextToSemantic`, best a pretrained one.
+        dataset: pairs (speech, text).
+        generated_audio_text_dataset_folder: pseudo-labelled pairs, added to `dataset`.
+        dataset_delimiter_id: for folders of releases up to 0.4.8.
+        freeze: "paper" trains the embeddings of text, lower encoder layers and the cross-attention of the decoder;
+            "none" trains everything.
+        train_encoder_layers: how many encoder layers train, from below; the paper chose among a sixth, a quarter and a
+            third of them on validation, the default is a third, rounded up. For `freeze="paper"`.
+        freeze_decoder, freeze_cross_attention: whether the decoder (with the embeddings of speech), and in it
+            cross-attention, are frozen. For `freeze="paper"`.
+        freeze_encoder_layers_below: freezes as releases up to 0.4.8 did, instead of all of the above: so many of the
+            lowest encoder layers, the whole decoder and the embeddings of speech. (Their default was 2.)
+        should_train_early_exit_layer_if_available: adds the loss of the early exit head.
+        training: everything else, see `Trainer`.
+
+    Raises:
+        ValueError: no pairs; pairs made by another tokenizer than the model's; options of `freeze` that exclude each
+            other.
+    """
+
+    task = "textsemantic"
+
+    @_with_training_options
+    def __init__(
+        self,
+        model: TextToSemantic,
+        *,
+        dataset: Dataset | None = None,
+        generated_audio_text_dataset_folder: str | Path | None = None,
+        dataset_delimiter_id: int = -1,
+        freeze_encoder_layers_below: int | None = None,
+        should_train_early_exit_layer_if_available: bool = True,
+        freeze: Freeze = "paper",
+        train_encoder_layers: int | None = None,
+        freeze_decoder: bool = True,
+        freeze_cross_attention: bool = False,
+        **training: Any,
+    ):
+        self.train_early_exit = model.target_has_early_exit and should_train_early_exit_layer_if_available
+        datasets = [] if dataset is None else [dataset]
+        if generated_audio_text_dataset_folder is not None:
+            generated = GeneratedAudioTextDataset(
+                generated_audio_text_dataset_folder, dataset_delimiter_id, eos_id=eos_ids(model)
+            )
+            datasets.append(generated)
+        for part in datasets:
+            check_origin(model, part)
+        if freeze_encoder_layers_below is not None:
+            if freeze != "paper" or train_encoder_layers is not None:
+                raise ValueError(
+                    "freeze_encoder_layers_below excludes freeze and train_encoder_layers: give one of them"
+                )
+            model.unfreeze_all()
+            model.freeze_speech_emb()
+            model.freeze_encoder_below_layer(freeze_encoder_layers_below)
+            model.freeze_decoder()
+        else:
+            _freeze(model, freeze, train_encoder_layers, freeze_decoder, freeze_cross_attention)
+        pairs = ConcatDataset(datasets) if datasets else None
+        super().__init__(model, TextToSemanticWrapper(model=model), pairs, PairCollate.for_model(model), **training)
+
+    def run_step(self, wrapper: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return wrapper(
+            grapheme_token_ids=batch["text"],
+            semantic_token_ids=semantic_ids(self.model, batch),
+            return_early_exit_loss=self.train_early_exit,
+        )[0]
+
+
+def _freeze(
+    model: TextToSemantic,
+    freeze: Freeze,
+    train_encoder_layers: int | None,
+    freeze_decoder: bool,
+    freeze_cross_attention: bool,
+) -> None:
+    if freeze not in get_args(Freeze):
+        raise ValueError(f"freeze must be 'paper' or 'none', got {freeze!r}")
+    model.unfreeze_all()
+    if freeze == "none":
+        if train_encoder_layers is not None:
+            raise ValueError(
+                f"freeze='none' trains the whole encoder: leave out train_encoder_layers={train_encoder_layers}"
+            )
+        return
+    depth = len(model.source_transformer.layers)
+    model.freeze_encoder_above_layer(-(-depth // 3) if train_encoder_layers is None else train_encoder_layers)
+    if freeze_decoder:
+        model.freeze_decoder(except_cross_attention=not freeze_cross_attention)
+        model.freeze_speech_emb()
+
+
+def eos_ids(model: TextToSemantic) -> dict[str, int]:
+    """The end-of-sequence ids of the modalities that have one."""
+    return {modality: model.eos_id[modality] for modality, is_set in model.autoset_eos_id.items() if is_set}
+
+
+@torch.no_grad()
+def semantic_ids(model: TextToSemantic, batch: dict[str, Tensor]) -> Tensor:
+    """The speech of a batch as semantic ids `[b, n]`, padded.
+
+    Raises:
+        ValueError: it is waveforms, and the model has no tokenizer.
+    """
+    if "wave" not in batch:
+        return batch["semantic"]
+    if model.wav2vec is None:
+        raise ValueError("the dataset gives waveforms, which the model cannot tokenize: pass it wav2vec")
+    return tokenize_waveform(model.wav2vec, batch["wave"], batch["wave_lengths"]).to(model.device)
+
+
+def check_origin(model: TextToSemantic, dataset: Any) -> None:
+    """Raises ValueError if pairs on disk were made with other vocabularies or another tokenizer than the model's."""
+    metadata = getattr(dataset, "metadata", None) or {}
+    here = {
+        "num_semantic_token_ids": model.num_semantic_token_ids,
+        "num_text_token_ids": model.num_text_token_ids,
+        "unique_consecutive": getattr(model.wav2vec, "unique_consecutive", None),
+    }
+    for key, value in here.items():
+        there = metadata.get(key)
+        if there is not None and value is not None and there != value:
+            raise ValueError(
+                f"{dataset.folder} was made with {key} {there}, the model has {value}: generate pairs anew with the "
+                "model's own tokenizers, or load the model that made them"
+            )

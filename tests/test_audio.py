@@ -1,0 +1,84 @@
+"""Audio files: what is written is read, rates, channels, refused input."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from spear_tts_pytorch.data.audio import load_audio, resample, save_audio
+
+
+def tone(hz, sample_hz=16000, seconds=0.5):
+    return np.sin(2 * np.pi * hz * np.arange(round(seconds * sample_hz)) / sample_hz).astype(np.float32)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_what_is_saved_is_loaded(tmp_path, suffix):
+    wav = 0.5 * tone(440)
+    save_audio(tmp_path / f"a.{suffix}", torch.from_numpy(wav), 16000)
+    again, sample_hz = load_audio(tmp_path / f"a.{suffix}")
+    assert sample_hz == 16000 and again.dtype == np.float32
+    np.testing.assert_allclose(again, wav, atol=1 / 32768)
+
+
+def test_several_channels_become_their_mean(tmp_path):
+    both = np.stack([tone(440), np.zeros(8000, dtype=np.float32)], axis=1)
+    soundfile.write(tmp_path / "a.wav", both, 16000, subtype="FLOAT")
+    np.testing.assert_allclose(load_audio(tmp_path / "a.wav")[0], tone(440) / 2, atol=1e-6)
+
+
+def test_loading_at_another_rate_keeps_duration_and_pitch(tmp_path):
+    save_audio(tmp_path / "a.wav", tone(1000, 22050), 22050)
+    wav, sample_hz = load_audio(tmp_path / "a.wav", target_sample_hz=8000)
+    assert sample_hz == 8000 and abs(len(wav) - 4000) <= 1
+    assert abs(np.abs(np.fft.rfft(wav)).argmax() * 8000 / len(wav) - 1000) < 4
+
+
+def test_audio_beyond_full_scale_is_turned_down_not_clipped(tmp_path):
+    save_audio(tmp_path / "a.wav", 4 * tone(440), 16000)
+    np.testing.assert_allclose(load_audio(tmp_path / "a.wav")[0], tone(440), atol=1e-3)
+
+
+def test_resampling_to_the_same_rate_changes_nothing():
+    wav = tone(440)
+    assert np.array_equal(resample(wav, 16000, 16000), wav)
+
+
+@pytest.mark.parametrize(
+    ("write", "error", "message"),
+    [
+        (lambda path: None, FileNotFoundError, "no audio file"),
+        (lambda path: path.write_text("not audio"), ValueError, "cannot be read as audio"),
+        (lambda path: soundfile.write(path, np.zeros(0), 8000), ValueError, "holds no audio"),
+        (lambda path: soundfile.write(path, np.array([0, np.nan]), 8000, subtype="FLOAT"), ValueError, "NaN"),
+    ],
+)
+def test_unreadable_files_are_named(tmp_path, write, error, message):
+    path = tmp_path / "clip.wav"
+    write(path)
+    with pytest.raises(error, match=message) as caught:
+        load_audio(path)
+    assert "clip.wav" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "wav", "sample_hz", "error", "message"),
+    [
+        ("missing/a.wav", tone(440), 8000, FileNotFoundError, "create it first"),
+        ("a.wav", np.zeros((2, 3)), 8000, ValueError, r"got \[2, 3\]"),
+        ("a.wav", np.zeros(0), 8000, ValueError, "t >= 1"),
+        ("a.wav", np.array([0, np.inf]), 8000, ValueError, "NaN or infinite"),
+        ("a.wav", tone(440), 0, ValueError, "sample_hz must be a positive"),
+    ],
+)
+def test_bad_audio_is_not_written(tmp_path, path, wav, sample_hz, error, message):
+    with pytest.raises(error, match=message):
+        save_audio(tmp_path / path, wav, sample_hz)
+    assert not (tmp_path / path).exists()
+
+
+def test_resample_refuses_batches_and_rates_of_zero():
+    with pytest.raises(ValueError, match=r"shape \[t\]"):
+        resample(np.zeros((1, 3)), 8000, 16000)
+    with pytest.raises(ValueError, match="to_hz must be a positive"):
+        resample(np.zeros(3), 8000, 0)

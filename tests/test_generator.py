@@ -1,0 +1,177 @@
+"""Pseudo-labels: what is written, resuming, refusing, and decoding by other means."""
+
+import json
+
+import pytest
+import torch
+
+from spear_tts_pytorch.data.generator import SemanticToTextDatasetGenerator, model_hash
+from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset, MockDataset, list_shards
+from spear_tts_pytorch.text_to_semantic import TextToSemantic
+from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
+from spear_tts_pytorch.tokenizers.text import CharacterTokenizer
+
+TOKENIZER = CharacterTokenizer("abc ")
+
+
+def make_model(seed=0, **options):
+    torch.manual_seed(seed)
+    options = {"num_semantic_token_ids": 20, "tokenizer_encode": TOKENIZER, **options}
+    model = TextToSemantic(16, source_depth=1, target_depth=1, dim_head=8, heads=2, **options)
+    for parameter in model.token_emb.parameters():
+        parameter.data.normal_()
+    return model
+
+
+def make_ids(num_items=11):
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(0, 20, (3 + 5 * index % 17,), generator=generator) for index in range(num_items)]
+
+
+def read(folder):
+    dataset = GeneratedAudioTextDataset(folder)
+    return {name: (s.tolist(), t.tolist()) for name, (s, t) in zip(dataset.ids, dataset, strict=True)}
+
+
+class Counting:
+    """A dataset that fails from a given number of reads on."""
+
+    def __init__(self, items, fail_after=10**9, ids=None):
+        self.items, self.reads, self.fail_after = items, 0, fail_after
+        if ids is not None:
+            self.ids = ids
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        if self.reads >= self.fail_after:
+            raise RuntimeError("disk gone")
+        self.reads += 1
+        return self.items[index]
+
+
+def test_the_three_lines_of_the_readme(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    clips = [torch.randn(8000, generator=generator).numpy() for _ in range(4)]
+    tokenizer = MelKmeans.fit(clips, 16000, num_clusters=8, progress=False)
+    model = make_model(wav2vec=tokenizer, num_semantic_token_ids=None)
+    dataset_generator = SemanticToTextDatasetGenerator(model=model, dataset=MockDataset(10), folder=str(tmp_path))
+    dataset_generator(max_length=2)
+    generated = GeneratedAudioTextDataset(folder=str(tmp_path))
+    assert len(generated) == 10
+    semantic_ids, text_ids = generated[0]
+    assert 1 <= len(semantic_ids) <= 1024 // tokenizer.downsample_factor + 1 and len(text_ids) <= 2
+    assert 0 <= semantic_ids.min() and semantic_ids.max() < 8
+
+
+def test_rows_are_what_the_model_says_to_each_item_alone(tmp_path):
+    model, items = make_model(), make_ids()
+    generator = SemanticToTextDatasetGenerator(model, dataset=items, folder=tmp_path, batch_size=4, progress=False)
+    counts = generator(max_length=12, beam_search_decode=False, temperature=0.0)
+    assert counts == {"written": 11, "skipped": 0, "empty": 0}
+    dataset = GeneratedAudioTextDataset(tmp_path)
+    assert dataset.ids == [str(index) for index in range(11)]  # the dataset's order, however they were batched
+    truncated = 0
+    for item, (semantic_ids, text_ids), text, score, source in zip(
+        items, dataset, dataset.column("text"), dataset.column("score"), dataset.column("source"), strict=True
+    ):
+        options = dict(source_type="speech", target_type="text", max_length=12, temperature=0.0, return_scores=True)
+        row, expected_score = model.generate(item[None], **options)
+        ended = bool((row == model.eos_id["text"]).any())
+        expected = [i for i in row[0].tolist() if i not in (0, model.eos_id["text"])]
+        assert semantic_ids.tolist() == item.tolist() and text_ids.tolist() == expected
+        assert text == TOKENIZER.decode(torch.tensor(expected)[None])[0]
+        assert score == pytest.approx(float(expected_score), abs=1e-4)
+        assert source == ("generated" if ended else "generated-truncated")
+        truncated += not ended
+    assert 0 < truncated  # otherwise the flag was not put to the test
+
+
+def test_a_second_call_goes_on_where_the_first_stopped(tmp_path):
+    model, items = make_model(), make_ids(100)
+    options = dict(batch_size=1, rows_per_shard=4, progress=False)
+    SemanticToTextDatasetGenerator(model, dataset=items, folder=tmp_path / "whole", **options)(max_length=4)
+    broken = Counting(items, fail_after=50)
+    with pytest.raises(RuntimeError, match="disk gone"):
+        SemanticToTextDatasetGenerator(model, dataset=broken, folder=tmp_path / "cut", **options)(max_length=4)
+    done = len(GeneratedAudioTextDataset(tmp_path / "cut"))
+    assert 0 < done < 100
+    rest = Counting(items)
+    counts = SemanticToTextDatasetGenerator(model, dataset=rest, folder=tmp_path / "cut", **options)(max_length=4)
+    assert counts == {"written": 100 - done, "skipped": done, "empty": 0} and rest.reads == 100 - done
+    assert read(tmp_path / "cut") == read(tmp_path / "whole")
+    assert json.loads((tmp_path / "cut" / "dataset.json").read_text())["counts"]["pairs"] == 100
+    assert len(GeneratedAudioTextDataset(tmp_path / "cut")) == 100  # each once
+
+
+def test_another_model_or_other_options_are_refused(tmp_path):
+    def run(seed=0, overwrite=False, **options):
+        generator = SemanticToTextDatasetGenerator(
+            make_model(seed), dataset=make_ids(3), folder=tmp_path, progress=False
+        )
+        return generator(overwrite=overwrite, **{"max_length": 4, **options})
+
+    run()
+    assert run() == {"written": 0, "skipped": 3, "empty": 0}
+    before = list_shards(tmp_path)[0].read_bytes()
+    with pytest.raises(ValueError, match="model_hash is .* overwrite=True"):
+        run(seed=1)
+    with pytest.raises(ValueError, match="option beam_size is None there and 2 here"):
+        run(beam_size=2)
+    assert list_shards(tmp_path)[0].read_bytes() == before
+    assert run(seed=1, overwrite=True)["written"] == 3
+    assert len(GeneratedAudioTextDataset(tmp_path)) == 3
+
+
+def test_decoding_by_other_means_and_ids_of_the_dataset(tmp_path):
+    seen = []
+
+    def decode(semantic_ids):
+        seen.append(semantic_ids)
+        return [(torch.full((int((row >= 0).sum()) % 3,), 2), -float(row[0])) for row in semantic_ids]
+
+    items = make_ids(5)
+    dataset = Counting(items, ids=["e", "d", "c", "b", "a"])
+    generator = SemanticToTextDatasetGenerator(
+        make_model(), dataset=dataset, folder=tmp_path, batch_size=2, decode=decode, progress=False
+    )
+    generator()
+    assert read(tmp_path) == {
+        name: (item.tolist(), [2] * (len(item) % 3)) for name, item in zip(dataset.ids, items, strict=True)
+    }
+    assert GeneratedAudioTextDataset(tmp_path).column("score") == [-float(item[0]) for item in items]
+    assert [len(batch) for batch in seen] == [2, 2, 1]
+
+
+def test_items_without_units_are_left_out_and_counted(tmp_path):
+    items = [*make_ids(2), torch.empty(0, dtype=torch.long)]
+    generator = SemanticToTextDatasetGenerator(make_model(), dataset=items, folder=tmp_path, progress=False)
+    with pytest.warns(UserWarning, match="1 items have no semantic ids"):
+        assert generator(max_length=2)["empty"] == 1
+    assert len(GeneratedAudioTextDataset(tmp_path)) == 2
+
+
+def test_bad_input(tmp_path):
+    model, items = make_model(), make_ids(2)
+
+    def make(dataset, **options):
+        return SemanticToTextDatasetGenerator(model, dataset=dataset, folder=tmp_path, progress=False, **options)
+
+    for wrong, message in [
+        (lambda: make([]), "dataset is empty"),
+        (lambda: make(items, batch_size=0), "batch_size"),
+        (lambda: make(items, text_pad_id=3), "text_pad_id 3 must be the model's"),
+        (lambda: make(items)(source_mask=None), "source_mask cannot be passed"),
+        (lambda: make(Counting(items, ids=["a", "a"]))(), "2 different strings, got 1"),
+        (lambda: make([torch.randn(500)])(), "pass it wav2vec"),
+        (lambda: make(items, decode=lambda ids: [])(), "a result for each of 2 rows, got 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            wrong()
+    with pytest.raises(TypeError, match=r"item '0' of the dataset must be a waveform"):
+        make([(items[0], items[1])])(overwrite=True)
+
+
+def test_hash_tells_weights_apart():
+    assert model_hash(make_model(0)) == model_hash(make_model(0)) != model_hash(make_model(1))
