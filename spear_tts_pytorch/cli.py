@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from spear_tts_pytorch.recipe import run_demo
+    from spear_tts_pytorch.demo import run_demo
 
     run_demo(
         corpus=args.corpus,
@@ -83,10 +83,7 @@ def _generate(args: argparse.Namespace) -> None:
 
     import torch
 
-    from spear_tts_pytorch.text_to_semantic import TextToSemantic
-
-    model = TextToSemantic.from_pretrained(args.model)
-    model.eval()
+    model = _load(args.model)
     if args.wav is not None:
         _require_resynthesis(model, args.model)
     rows = _sample(model, args, torch.Generator(device=model.device).manual_seed(args.seed))
@@ -103,6 +100,21 @@ def _generate(args: argparse.Namespace) -> None:
         args.output.write_text(json.dumps(answer) + "\n", encoding="utf-8")
     if args.wav is not None:
         _write_wavs(model, rows, args.wav)
+
+
+def _load(name: str) -> TextToSemantic:
+    from huggingface_hub.utils import logging as hub_logging
+
+    from spear_tts_pytorch.text_to_semantic import TextToSemantic
+
+    hub_logging.set_verbosity_error()  # it warns of what the error below says
+    try:
+        return TextToSemantic.from_pretrained(name).eval()
+    except (OSError, ValueError) as error:
+        if Path(name).is_dir():
+            raise
+        # What is no folder was asked of the Hub, whose message does not name a mistyped folder.
+        raise FileNotFoundError(f"MODEL {name}: there is no such folder, and the Hub says: {error}") from error
 
 
 def _sample(model: TextToSemantic, args: argparse.Namespace, generator: object) -> list[Tensor]:

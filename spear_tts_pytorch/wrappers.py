@@ -102,19 +102,28 @@ class SemanticToTextWrapper(nn.Module):
     """Backtranslation: text from semantic ids.
 
     Args:
-        ctc_weight: share of the CTC head's loss in the whole, for a model built with `ctc=True`; the rest is attention's.
+        ctc_weight: share of the CTC head's loss in the whole, for a model with `ctc=True`; the rest is attention's.
+        token_dropout: share of source ids deleted in training, which keeps few pairs from being learned by heart.
     """
 
     @typechecked
-    def __init__(self, model: TextToSemantic, ctc_weight: float = 0.0):
+    def __init__(self, model: TextToSemantic, ctc_weight: float = 0.0, token_dropout: float = 0.0):
         super().__init__()
+        if not 0 <= token_dropout < 1:
+            raise ValueError(f"token_dropout must be at least 0 and below 1, got {token_dropout}")
         if not 0 <= ctc_weight <= 1:
             raise ValueError(f"ctc_weight must be between 0 and 1, got {ctc_weight}")
         if ctc_weight > 0 and model.to_ctc_logits is None:
             raise ValueError(f"ctc_weight {ctc_weight} needs a model built with ctc=True")
-        self.model, self.ctc_weight = model, ctc_weight
+        self.model, self.ctc_weight, self.token_dropout = model, ctc_weight, token_dropout
 
     def forward(self, semantic_token_ids: Tensor, grapheme_token_ids: Tensor | list[str]) -> tuple[Tensor, Tensor]:
+        if self.training and self.token_dropout > 0:
+            pad_id = self.model.semantic_pad_id
+            valid = valid_mask(semantic_token_ids, pad_id)
+            kept = valid & (torch.rand(valid.shape, device=valid.device) >= self.token_dropout)
+            kept[:, 0] |= ~kept.any(dim=-1)  # a row never loses everything
+            semantic_token_ids = take(semantic_token_ids, kept, pad_id)
         return self.model(
             semantic_token_ids,
             grapheme_token_ids,

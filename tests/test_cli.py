@@ -84,7 +84,12 @@ def test_missing_corpus_is_one_line(corpus, capsys, tmp_path, monkeypatch):
 def test_missing_model_is_one_line():
     done = spear_tts("generate", "no/model", "a", HF_HUB_OFFLINE="1")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: MODEL no/model: there is no such folder") and done.stderr.count("\n") == 1
+
+
+def test_folder_without_a_model_is_one_line(capsys, tmp_path):
+    assert cli.main(["generate", str(tmp_path), "a"]) == 2
+    one_line_error(capsys, str(tmp_path), "config.json")
 
 
 def test_existing_output_is_refused_and_kept(capsys, tmp_path):

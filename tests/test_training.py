@@ -111,6 +111,14 @@ def test_each_trains_its_own_parameters_whenever_it_was_made():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     first = SemanticToTextTrainer(model, dataset=make_pairs(), **train_options())
     TextToSemanticTrainer(model, dataset=make_pairs(), freeze="none", **train_options())  # made later, not run
+    first.train_step()
+    encoder = SpeechSpeechPretrainer(make_model(), dataset=make_speech(), **train_options())
+    encoder.train_step()
+    before_rest = {name: value.clone() for name, value in encoder.model.state_dict().items()}
+    SemanticToTextTrainer(encoder.model, dataset=make_pairs(), **train_options())  # freezes what is being trained
+    encoder.train()
+    name = next(key for key in before_rest if key.startswith("source_transformer") and key.endswith("weight"))
+    assert not torch.equal(before_rest[name], encoder.model.state_dict()[name])
     first.train()
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed and not any(name.startswith(("source_transformer", "token_emb.speech")) for name in changed)

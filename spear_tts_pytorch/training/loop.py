@@ -340,8 +340,10 @@ class Trainer(ResumeMixin):
         totals = torch.zeros(2, dtype=torch.float64, device="cpu")
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), self._smoothing(0.0):
-            torch.manual_seed(VALID_SEED)
-            for batch in self.batches.valid_dl:
+            for number, batch in enumerate(self.batches.valid_dl):
+                # Each batch has noise of its own, whichever process takes it.
+                place = number * self.accelerator.num_processes + self.accelerator.process_index
+                torch.manual_seed(VALID_SEED + place)
                 loss, weight = float(self.run_step(wrapper, self._to_device(batch))), self._weight(batch)
                 totals += torch.tensor([loss * weight, weight], dtype=torch.float64)
         wrapper.train(was_training)

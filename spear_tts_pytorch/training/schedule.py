@@ -88,7 +88,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def make_optimizer(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-    """AdamW with the predecessor's constants, in its fused form where there is one."""
+    """AdamW, in its fused form where there is one."""
     devices = {parameter.device.type for group in groups for parameter in group["params"]}
     fused = devices <= {"cpu", "cuda"}
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), eps=1e-8, fused=fused)

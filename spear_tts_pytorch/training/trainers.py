@@ -83,7 +83,7 @@ class SemanticToTextTrainer(Trainer):
     Args:
         model: a `TextToSemantic`, best a pretrained one.
         dataset: pairs (speech, text).
-        ctc_weight: share of the CTC head's loss, for a model with `ctc=True`.
+        ctc_weight, token_dropout: see `SemanticToTextWrapper`.
         freeze_encoder: keeps the encoder and the embeddings of speech as they are, as the paper does.
         training: everything else, see `Trainer`.
     """
@@ -98,6 +98,7 @@ class SemanticToTextTrainer(Trainer):
         *,
         dataset: Dataset | None = None,
         ctc_weight: float = 0.0,
+        token_dropout: float = 0.0,
         freeze_encoder: bool = True,
         **training: Any,
     ):
@@ -105,7 +106,7 @@ class SemanticToTextTrainer(Trainer):
         if freeze_encoder:
             model.freeze_speech_emb()
             model.freeze_encoder()
-        wrapper = SemanticToTextWrapper(model=model, ctc_weight=ctc_weight)
+        wrapper = SemanticToTextWrapper(model=model, ctc_weight=ctc_weight, token_dropout=token_dropout)
         super().__init__(model, wrapper, dataset, PairCollate.for_model(model), **training)
 
     def run_step(self, wrapper: nn.Module, batch: dict[str, Tensor]) -> Tensor:
