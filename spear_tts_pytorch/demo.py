@@ -61,7 +61,9 @@ def run_demo(
     start = time.perf_counter()
     output = Path(output)
     if output.exists() and not overwrite:
-        raise FileExistsError(f"output folder {output} exists: give another with --output, or replace it with --overwrite")
+        raise FileExistsError(
+            f"output folder {output} exists: give another with --output, or replace it with --overwrite"
+        )
     _check_packages()
     labelled = LABELLED if labelled is None else labelled
     config = config or RecipeConfig()
@@ -92,6 +94,16 @@ def run_demo(
     print(f"written to {output}: report.md, results.json, metrics.jsonl, plots, audio/, model/")
     print(summary["summary"])
     return summary
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    """Only an earlier demo's folder, or an empty one, is ever replaced."""
+    if not output.exists():
+        return
+    if not overwrite:
+        raise FileExistsError(f"output folder {output} exists: give another with --output, or replace it with --overwrite")
+    if not output.is_dir() or (any(output.iterdir()) and not (output / "results.json").is_file()):
+        raise FileExistsError(f"{output} is not a folder of an earlier demo and is not replaced: give another with --output")
 
 
 def _check_packages() -> None:
@@ -173,9 +185,7 @@ def _write_models_and_plots(result: RecipeResult, folder: Path) -> None:
     bars = {f"({name}) {COLUMNS[name]}": column.headline for name, column in result.columns.items()}
     plot_error_rates({**bars, "floor (true ids)": result.floor}, folder / "error_rates.png")
     text = result.test.texts[0]
-    weights = result.model.alignment(
-        [text], result.test.semantic[0][None], source_type="text", target_type="speech"
-    )
+    weights = result.model.alignment([text], result.test.semantic[0][None], source_type="text", target_type="speech")
     # without the null key, the start token's row and the end-of-sequence key
     plot_alignment(weights[:, 0].mean(dim=(0, 1))[1:, 1:-1], list(text), folder / "alignment.png", title=f'"{text}"')
 

@@ -172,9 +172,7 @@ class SemanticASR(nn.Module):
         self.embedding = nn.Embedding(num_semantic_token_ids + 1, dim)
         nn.init.normal_(self.embedding.weight, std=0.5)
         self.convolution = nn.Conv1d(dim, dim, kernel_size=5, padding=2)
-        self.encoder = Transformer(
-            dim=dim, depth=depth, dim_head=dim // heads, heads=heads, ff_dropout=dropout
-        )
+        self.encoder = Transformer(dim=dim, depth=depth, dim_head=dim // heads, heads=heads, ff_dropout=dropout)
         self.to_logits = nn.Linear(dim, num_text_token_ids)
 
     @property
@@ -203,9 +201,9 @@ class SemanticASR(nn.Module):
         self,
         pairs: Sequence[tuple[Tensor, Tensor]],
         *,
-        steps: int = 600,
-        batch_tokens: int = 4000,
-        lr: float = 2e-3,
+        steps: int = 300,
+        batch_tokens: int = 2500,
+        lr: float = 3e-3,
         token_dropout: float = 0.1,
         seed: int = 0,
         progress: bool = True,

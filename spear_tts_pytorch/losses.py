@@ -13,9 +13,7 @@ from torch import Tensor
 
 def cross_entropy(logits: Tensor, target: Tensor, pad_id: int, label_smoothing: float = 0.0) -> Tensor:
     """Mean over the real ids of `target` `[b, n]`, given `logits` `[b, n, v]`."""
-    return F.cross_entropy(
-        logits.flatten(0, 1), target.flatten(), ignore_index=pad_id, label_smoothing=label_smoothing
-    )
+    return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=pad_id, label_smoothing=label_smoothing)
 
 
 def ctc(log_probs: Tensor, lengths: Tensor, target: Tensor, target_lengths: Tensor, blank: int) -> Tensor:

@@ -79,7 +79,9 @@ class PretrainedMixin(
             folder = Path(snapshot_download(model_id, token=token, **hub))
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder} is not a model folder: it has no {name}; write one by save_pretrained")
+                raise FileNotFoundError(
+                    f"{folder} is not a model folder: it has no {name}; write one by save_pretrained"
+                )
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         model = cls(**{**config["arguments"], **_tokenizers(folder, config), **kwargs})
         model.load_weights(load_file(folder / WEIGHTS), source=str(folder))

@@ -221,7 +221,9 @@ class Recipe:
             ids = self.tokenizer(pad_sequence(clips, batch_first=True), lengths, utterances[start].sample_hz)
             semantic += [row[row >= 0] for row in ids]
         texts = [normalize_text(u.text or "") for u in utterances]
-        return Rows(semantic, [self.characters.encode([text])[0] if text else torch.tensor([]) for text in texts], texts)
+        return Rows(
+            semantic, [self.characters.encode([text])[0] if text else torch.tensor([]) for text in texts], texts
+        )
 
     def new_model(self) -> TextToSemantic:
         config = self.config
@@ -304,7 +306,9 @@ class Recipe:
             lm = CharacterLM.fit(self.labelled.text, self.characters.vocab_size, config.lm_order)
         return CTCBacktranslator(model, lm, config.lm_weight, config.length_bonus)
 
-    def label(self, backtranslator: CTCBacktranslator, folder: Path) -> tuple[list[tuple[Tensor, Tensor]], float | None]:
+    def label(
+        self, backtranslator: CTCBacktranslator, folder: Path
+    ) -> tuple[list[tuple[Tensor, Tensor]], float | None]:
         """Pseudo-labels of unlabelled speech, written to `folder`; the pairs kept, and the CER of all of them."""
         count = self.config.pseudo_labels
         names = [utterance.id for utterance in self.corpus.unlabelled[:count]]

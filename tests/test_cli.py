@@ -136,10 +136,10 @@ def test_a_bug_is_not_dressed_up_as_a_user_error(monkeypatch):
 
 
 def test_demo_hands_every_argument_over(monkeypatch):
-    from spear_tts_pytorch import recipe
+    from spear_tts_pytorch import demo
 
     seen = {}
-    monkeypatch.setattr(recipe, "run_demo", lambda **kwargs: seen.update(kwargs))
+    monkeypatch.setattr(demo, "run_demo", lambda **kwargs: seen.update(kwargs))
     assert cli.main(["demo"]) == 0
     defaults = dict(
         corpus=None,

@@ -22,7 +22,9 @@ VARIANTS = {
 
 def make_model(**kwargs):
     torch.manual_seed(0)
-    options = dict(source_depth=2, target_depth=3, num_text_token_ids=30, num_semantic_token_ids=20, dim_head=8, heads=4)
+    options = dict(
+        source_depth=2, target_depth=3, num_text_token_ids=30, num_semantic_token_ids=20, dim_head=8, heads=4
+    )
     model = TextToSemantic(32, **{**options, **kwargs}).eval()
     for name, parameter in model.named_parameters():  # logits far from uniform, so that a wrong id shows
         if "token_emb" in name:
@@ -160,7 +162,11 @@ def test_text_padding_is_never_generated():
     model = make_model()
     model.token_emb["text"].weight.data[0] *= 100  # by far the largest logit, or the smallest
     ids, mask = model.generate(
-        make_ids("speech", [4, 6, 2, 3]), source_type="speech", target_type="text", max_length=20, return_target_mask=True
+        make_ids("speech", [4, 6, 2, 3]),
+        source_type="speech",
+        target_type="text",
+        max_length=20,
+        return_target_mask=True,
     )
     lengths = mask.sum(dim=-1)
     assert all(mask[i, : lengths[i]].all() for i in range(4)) and torch.equal(mask, ids != 0)
@@ -208,7 +214,8 @@ def test_freezing_by_part():
     model.freeze_speech_emb()
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     assert all(
-        name.startswith(("source_transformer.layers.0.", "token_emb.text", "start_token.text")) or "cross_attention" in name
+        name.startswith(("source_transformer.layers.0.", "token_emb.text", "start_token.text"))
+        or "cross_attention" in name
         for name in trainable
     )
     assert {"token_emb.text.weight", "start_token.text"} <= trainable

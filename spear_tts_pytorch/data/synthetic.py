@@ -183,9 +183,7 @@ def open_espeak() -> Iterator[Espeak]:
     try:
         import espeakng_loader
     except ImportError as error:
-        raise ImportError(
-            'synthetic speech needs espeakng-loader: pip install "spear-tts-pytorch[demo]"'
-        ) from error
+        raise ImportError('synthetic speech needs espeakng-loader: pip install "spear-tts-pytorch[demo]"') from error
     library, data = espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
     # Windows does not delete a library that is loaded.
     with _LOCK, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

@@ -26,7 +26,9 @@ def _check_frames(log_probs: Tensor, lengths: Tensor, blank: int) -> None:
     if lengths.shape != log_probs.shape[:1]:
         raise ValueError(f"lengths must hold one number per row, [{len(log_probs)}], got {list(lengths.shape)}")
     if len(lengths) and not 0 <= int(lengths.min()) <= int(lengths.max()) <= log_probs.shape[1]:
-        raise ValueError(f"lengths must lie in 0..{log_probs.shape[1]}, the frames of log_probs, got {lengths.tolist()}")
+        raise ValueError(
+            f"lengths must lie in 0..{log_probs.shape[1]}, the frames of log_probs, got {lengths.tolist()}"
+        )
     if not 0 <= blank < log_probs.shape[2]:
         raise ValueError(f"blank must be an id in 0..{log_probs.shape[2] - 1}, got {blank}")
 
@@ -126,7 +128,7 @@ class CharacterLM:
         return context
 
     def next_log_probs(self, ids: Sequence[int]) -> list[float]:
-        """Natural log-probabilities of each id and of end-of-sequence after the text so far, `vocab_size + 1` of them."""
+        """Natural log-probabilities of each id, and of end-of-sequence last, after the text so far: `vocab_size + 1`."""
         context = self._context(ids)
         known = self._log_probs.get(context)
         if known is None:
@@ -142,7 +144,7 @@ class CharacterLM:
 
 
 class _Prefixes:
-    """All prefixes met, as nodes of a tree: 0 is the empty one. Each holds its last id and its fixed share of the score."""
+    """All prefixes met, as nodes of a tree, the empty one 0; each with its last id and what it adds to the score."""
 
     def __init__(self, lm: CharacterLM | None, lm_weight: float, length_bonus: float):
         self.lm, self.weight, self.bonus = lm, lm_weight, length_bonus
@@ -219,7 +221,9 @@ def ctc_beam_search(
     if beam_size < 1 or lm_weight < 0:
         raise ValueError(f"beam_size must be at least 1 and lm_weight at least 0, got {beam_size} and {lm_weight}")
     if lm is not None and lm.vocab_size < log_probs.shape[2]:
-        raise ValueError(f"lm knows {lm.vocab_size} ids, but log_probs has {log_probs.shape[2]}: fit it on this vocabulary")
+        raise ValueError(
+            f"lm knows {lm.vocab_size} ids, but log_probs has {log_probs.shape[2]}: fit it on this vocabulary"
+        )
     if bool(torch.isnan(log_probs).any()):
         raise ValueError("log_probs hold NaN: the weights of the model are not finite")
     frames = log_probs.detach().to("cpu", torch.float64).numpy()

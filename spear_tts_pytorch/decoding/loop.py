@@ -148,45 +148,85 @@ def sample_ids(
     check_temperature(temperature)
     device = torch.device(device)
     check_every = 1 if device.type == "cpu" else 8  # reading a flag from an accelerator stalls it; late steps are cut
-    banned, options = forbidden(forbid_ids, device), dict(filter_fn_kwargs or {})
-    record = _Record(rows, pad_id, device)
-    live = torch.arange(rows, device=device)
-    ended = torch.zeros(rows, dtype=torch.bool, device=device)
-    ids = torch.empty(rows, 0, dtype=torch.long, device=device)
-
+    restrict = _restriction(forbidden(forbid_ids, device), filter_logits_fn, dict(filter_fn_kwargs or {}))
+    drawing = _Drawing(rows, eos_id, pad_id, temperature, generator, device)
     for index in range(1, max_length + 1):
-        logits = step(ids, cache)[:, -1].float()
-        log_probs = logits.log_softmax(dim=-1)
+        logits = step(drawing.ids, cache)[:, -1].float()
+        drawing.advance(logits.log_softmax(dim=-1), restrict(logits))
+        if on_token is not None:
+            on_token(drawing.newest())
+        if eos_id is not None and index % check_every == 0 and index < max_length and drawing.dismiss(cache):
+            break
+    return drawing.result()
+
+
+class _Drawing:
+    """The rows that have not ended, what they drew last, and the record of all."""
+
+    def __init__(
+        self,
+        rows: int,
+        eos_id: int | None,
+        pad_id: int,
+        temperature: float,
+        generator: torch.Generator | None,
+        device: torch.device,
+    ):
+        self.rows, self.eos_id, self.pad_id = rows, eos_id, pad_id
+        self.temperature, self.generator = temperature, generator
+        self.record = _Record(rows, pad_id, device)
+        self.live = torch.arange(rows, device=device)  # [r], which of the rows are still in the batch
+        self.ended = torch.zeros(rows, dtype=torch.bool, device=device)  # [r], of these
+        self.ended_before = self.ended
+        self.ids = torch.empty(rows, 0, dtype=torch.long, device=device)  # [r, 1] from the first draw on
+
+    def advance(self, log_probs: Tensor, logits: Tensor) -> None:
+        """Draws one id per row from `logits` `[r, v]`; `log_probs` `[r, v]` are what scores are made of."""
+        noise = None
+        if self.temperature > 0:
+            noise = gumbel_noise(self.rows, logits.shape[1], logits.device, self.generator)
+            noise = noise[self.live] if len(self.live) < self.rows else noise
+        drawn, values = draw(logits, self.temperature, noise)
+        self.ids = drawn[:, None]
+        first = self.record.length == 0 and not self.record.pending
+        self.record.add(drawn, log_probs.gather(1, self.ids)[:, 0], values)
+        if first or len(self.record.pending) >= FLUSH_EVERY:
+            self.record.flush(self.live)
+        self.ended_before = self.ended
+        if self.eos_id is not None:
+            self.ended = self.ended | (drawn == self.eos_id)
+
+    def newest(self) -> Tensor:
+        """The ids just drawn, `[rows]`, padding where a row had ended before."""
+        drawn = self.ids[:, 0].masked_fill(self.ended_before, self.pad_id)
+        return drawn.new_full((self.rows,), self.pad_id).index_put((self.live,), drawn)
+
+    def dismiss(self, cache: Cache) -> bool:
+        """Lets rows that ended leave the batch and the cache, if enough did; whether all have ended."""
+        gone, live = int(self.ended.sum()), len(self.live)
+        if gone < live and _worth_leaving(gone, live):
+            self.record.flush(self.live)
+            keep = (~self.ended).nonzero()[:, 0]
+            cache.select(keep)
+            self.live, self.ids, self.ended = self.live[keep], self.ids[keep], self.ended[keep]
+        return gone == live
+
+    def result(self) -> DecodeResult:
+        self.record.flush(self.live)
+        return self.record.result(self.eos_id)
+
+
+def _restriction(
+    banned: Tensor | None, filter_logits_fn: Callable[..., Tensor] | None, options: dict[str, Any]
+) -> Callable[[Tensor], Tensor]:
+    """What makes of the model's logits `[r, v]` those that are drawn from."""
+
+    def restrict(logits: Tensor) -> Tensor:
         if banned is not None:
             logits = logits.index_fill(1, banned, NEGATIVE_INFINITY)
-        if filter_logits_fn is not None:
-            logits = filter_logits_fn(logits, **options)
-        noise = gumbel_noise(rows, logits.shape[1], device, generator) if temperature > 0 else None
-        if noise is not None and len(live) < rows:
-            noise = noise[live]
-        drawn, values = draw(logits, temperature, noise)
-        ids = drawn[:, None]
-        record.add(drawn, log_probs.gather(1, ids)[:, 0], values)
-        if on_token is not None:
-            everyone = torch.full((rows,), pad_id, dtype=torch.long, device=device)
-            everyone[live] = drawn.masked_fill(ended, pad_id)
-            on_token(everyone)
-        if index == 1 or len(record.pending) >= FLUSH_EVERY:
-            record.flush(live)
-        if eos_id is None:
-            continue
-        ended = ended | (drawn == eos_id)
-        if index % check_every == 0 and index < max_length:
-            gone = int(ended.sum())
-            if gone == len(live):
-                break
-            if _worth_leaving(gone, len(live)):
-                record.flush(live)
-                keep = (~ended).nonzero()[:, 0]
-                cache.select(keep)
-                live, ids, ended = live[keep], ids[keep], ended[keep]
-    record.flush(live)
-    return record.result(eos_id)
+        return logits if filter_logits_fn is None else filter_logits_fn(logits, **options)
+
+    return restrict
 
 
 def _worth_leaving(gone: int, live: int) -> bool:

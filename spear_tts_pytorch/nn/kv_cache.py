@@ -61,7 +61,9 @@ class KVCache:
         context_mask: `[s, m]`, True at real positions, or None.
     """
 
-    def __init__(self, depth: int, context: Tensor, context_mask: Tensor | None, context_positions: Tensor | None = None):
+    def __init__(
+        self, depth: int, context: Tensor, context_mask: Tensor | None, context_positions: Tensor | None = None
+    ):
         self.layers = [LayerCache() for _ in range(depth)]
         self.context = context
         self.context_mask = context_mask
@@ -92,9 +94,7 @@ class KVCache:
         for layer in self.layers:
             if layer.keys is not None and layer.values is not None:
                 filled = max(layer.lengths)
-                layer.keys, layer.values = (
-                    _take(cached, rows, filled) for cached in (layer.keys, layer.values)
-                )
+                layer.keys, layer.values = (_take(cached, rows, filled) for cached in (layer.keys, layer.values))
                 layer.lengths = [layer.lengths[row] for row in host]
         self.rows = len(host)
 

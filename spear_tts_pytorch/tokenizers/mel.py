@@ -108,10 +108,7 @@ def log_mel(wav: Tensor, settings: MelSettings) -> Tensor:
     window = torch.hann_window(settings.window, device=wav.device)
     filters = mel_filterbank(settings).to(wav.device)
     frames = wav.unfold(0, settings.window, settings.hop)  # [n, window], a view
-    bands = [
-        torch.fft.rfft(chunk * window).abs().square() @ filters
-        for chunk in frames.split(CHUNK_FRAMES)
-    ]
+    bands = [torch.fft.rfft(chunk * window).abs().square() @ filters for chunk in frames.split(CHUNK_FRAMES)]
     mel = torch.cat(bands)
     return mel.clamp(min=max(float(mel.max()) * DYNAMIC_RANGE, 1e-30)).log()
 
@@ -160,9 +157,7 @@ def mel_to_linear(spectra: Tensor, settings: MelSettings, steps: int = 50) -> Te
     return power * scale
 
 
-def griffin_lim(
-    magnitudes: Tensor, hop: int, *, iterations: int = 32, momentum: float = 0.9, seed: int = 0
-) -> Tensor:
+def griffin_lim(magnitudes: Tensor, hop: int, *, iterations: int = 32, momentum: float = 0.9, seed: int = 0) -> Tensor:
     """A waveform `[(m - 1) * hop + window]` whose spectra have the given magnitudes `[m, window // 2 + 1]`.
 
     Griffin and Lim with the momentum of Perraudin et al. (https://doi.org/10.1109/WASPAA.2013.6701851).

@@ -76,9 +76,7 @@ def _minibatch_kmeans() -> Any:
     try:
         from sklearn.cluster import MiniBatchKMeans
     except ImportError as error:
-        raise ImportError(
-            'fitting MelKmeans needs scikit-learn: pip install "spear-tts-pytorch[demo]"'
-        ) from error
+        raise ImportError('fitting MelKmeans needs scikit-learn: pip install "spear-tts-pytorch[demo]"') from error
     return MiniBatchKMeans
 
 
@@ -114,9 +112,7 @@ def _collect(
     if speakers is not None and index + 1 != len(speakers):
         raise ValueError(f"speakers must name one speaker for each of the {index + 1} clips, got {len(speakers)}")
     if skipped:
-        warnings.warn(
-            f"{skipped} of {index + 1} clips were left out: too short, silent or not finite", stacklevel=4
-        )
+        warnings.warn(f"{skipped} of {index + 1} clips were left out: too short, silent or not finite", stacklevel=4)
     return kept
 
 

@@ -7,13 +7,14 @@ items is semantic ids `[n]` or a waveform `[t]`, text is ids `[m]` or a str; pai
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from spear_tts_pytorch.data.loader import PairCollate, SpeechCollate
 from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset
@@ -161,9 +162,10 @@ class TextToSemanticTrainer(Trainer):
             generated = GeneratedAudioTextDataset(
                 generated_audio_text_dataset_folder, dataset_delimiter_id, eos_id=eos_ids(model)
             )
-            datasets.append(generated)
-        for part in datasets:
-            check_origin(model, part)
+            datasets.append(_without_empty(generated))
+            check_origin(model, generated)
+        if dataset is not None:
+            check_origin(model, dataset)
         if freeze_encoder_layers_below is not None:
             if freeze != "paper" or train_encoder_layers is not None:
                 raise ValueError(
@@ -184,6 +186,16 @@ class TextToSemanticTrainer(Trainer):
             semantic_token_ids=semantic_ids(self.model, batch),
             return_early_exit_loss=self.train_early_exit,
         )[0]
+
+
+def _without_empty(pairs: GeneratedAudioTextDataset) -> Dataset:
+    """The pairs that have speech and text: a weak backtranslator reads nothing in some clips."""
+    kept = (pairs.lengths > 0).all(axis=1).nonzero()[0].tolist()
+    if not kept:
+        raise ValueError(f"{pairs.folder} holds no pair with both speech and text: train the backtranslator for longer")
+    if len(kept) < len(pairs):
+        warnings.warn(f"{len(pairs) - len(kept)} of {len(pairs)} pairs in {pairs.folder} are empty: left out", stacklevel=3)
+    return Subset(pairs, kept) if len(kept) < len(pairs) else pairs
 
 
 def _freeze(
