@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from spear_tts_pytorch.data.audio import load_audio, save_audio
 from spear_tts_pytorch.data.corpora import open_corpus
 from spear_tts_pytorch.evaluation import character_error_rate
 from spear_tts_pytorch.plots import plot_alignment, plot_error_rates, plot_losses
-from spear_tts_pytorch.recipe import COLUMNS, RecipeConfig, RecipeResult, run_recipe
+from spear_tts_pytorch.recipe import COLUMNS, RecipeResult, run_recipe
+from spear_tts_pytorch.stages import RecipeConfig, read_texts
 from spear_tts_pytorch.version import __version__
 
 LABELLED = 60
@@ -60,19 +61,20 @@ def run_demo(
     """
     start = time.perf_counter()
     output = Path(output)
-    if output.exists() and not overwrite:
-        raise FileExistsError(
-            f"output folder {output} exists: give another with --output, or replace it with --overwrite"
-        )
+    _check_output(output, overwrite)
     _check_packages()
     labelled = LABELLED if labelled is None else labelled
     config = config or RecipeConfig()
-    unlabelled = None
-    if quick:
-        config = config.quick()
-        unlabelled = 600 if corpus is None or corpus.startswith("fsdd:") else None
+    config = config.quick() if quick else config
+    composed = corpus is None or corpus.startswith("fsdd:")  # as much of it as one likes
     speech = open_corpus(
-        corpus, labelled=labelled, seed=seed, unlabelled=unlabelled, speaker=speaker, progress=progress
+        corpus,
+        labelled=labelled,
+        seed=seed,
+        unlabelled=config.unlabelled if composed else None,
+        speaker=speaker,
+        test=config.test_utterances,
+        progress=progress,
     )
     opened = time.perf_counter() - start
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -101,9 +103,13 @@ def _check_output(output: Path, overwrite: bool) -> None:
     if not output.exists():
         return
     if not overwrite:
-        raise FileExistsError(f"output folder {output} exists: give another with --output, or replace it with --overwrite")
+        raise FileExistsError(
+            f"output folder {output} exists: give another with --output, or replace it with --overwrite"
+        )
     if not output.is_dir() or (any(output.iterdir()) and not (output / "results.json").is_file()):
-        raise FileExistsError(f"{output} is not a folder of an earlier demo and is not replaced: give another with --output")
+        raise FileExistsError(
+            f"{output} is not a folder of an earlier demo and is not replaced: give another with --output"
+        )
 
 
 def _check_packages() -> None:
@@ -169,9 +175,7 @@ def _through_a_wav(tokenizer: Any, ids: Tensor, path: Path) -> Tensor:
 
 
 def _read(result: RecipeResult, rows: list[Tensor]) -> list[str]:
-    readable = [row if len(row) else torch.zeros(1, dtype=torch.long) for row in rows]
-    decode = result.model.text_tokenizer.decode
-    return [decode(ids)[0] if len(ids) else "" for ids in result.evaluator.transcribe(readable)]
+    return read_texts(result.evaluator, result.model.text_tokenizer, rows)
 
 
 def _write_models_and_plots(result: RecipeResult, folder: Path) -> None:
@@ -197,7 +201,7 @@ def _summary(
     result: RecipeResult, corpus: str, labelled: int, seed: int, sound: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
     cells = " ".join(f"({name}) {column.headline:.1f} %" for name, column in result.columns.items())
-    return {
+    summary = {
         "summary": f"{cells} floor {result.floor:.1f} % CER, {labelled} labelled, {seconds:.0f} s",
         "corpus": corpus,
         "labelled": labelled,
@@ -213,8 +217,9 @@ def _summary(
         "seconds": {stage: round(spent, 1) for stage, spent in result.seconds.items()},
         "total_seconds": round(seconds, 1),
         "sound": sound,
-        "config": asdict(replace(result.config)),
+        "config": asdict(result.config),
     }
+    return json.loads(json.dumps(summary))  # just what a reader of results.json gets
 
 
 def _rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -45,23 +45,28 @@ def _check_match(hypotheses: Sequence, references: Sequence) -> None:
 def character_errors(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[list[int], list[int]]:
     """Insertions, deletions and substitutions of each pair, and the characters of each reference.
 
+    Spaces at the ends do not count; otherwise texts are compared as they are, so normalise both the same way before.
+
     Raises:
         ImportError: jiwer is missing.
         ValueError: no texts, or not one hypothesis for each reference.
     """
     _check_match(hypotheses, references)
     jiwer = _jiwer()
-    errors = []
+    errors, lengths = [], []
     for hypothesis, reference in zip(hypotheses, references, strict=True):
+        if not reference.strip():  # refused by jiwer 3
+            errors.append(len(hypothesis.strip()))
+            lengths.append(0)
+            continue
         counts = jiwer.process_characters(reference, hypothesis)
         errors.append(counts.substitutions + counts.deletions + counts.insertions)
-    return errors, [len(reference) for reference in references]
+        lengths.append(counts.hits + counts.substitutions + counts.deletions)
+    return errors, lengths
 
 
 def character_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     """All character errors together over all reference characters, in percent; insertions can lift it above 100.
-
-    Texts are compared as they are: normalise both the same way before.
 
     Raises:
         ImportError: jiwer is missing.
@@ -210,6 +215,8 @@ class SemanticASR(nn.Module):
     ) -> list[float]:
         """Trains on pairs of (semantic ids `[n]`, text ids `[m]`), both without padding and end-of-sequence.
 
+        Pairs without semantic ids are left out.
+
         Args:
             steps: updates; the learning rate warms up over a tenth of them and falls to zero as a cosine.
             batch_tokens: semantic ids in a batch, padding included.
@@ -265,6 +272,7 @@ class SemanticASR(nn.Module):
         return losses.sum() / target_lengths.sum().clamp(min=1)
 
     def _check_pairs(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+        pairs = [pair for pair in pairs if len(pair[0])]
         if len(pairs) == 0:
             raise ValueError("pairs is empty: the evaluator needs pairs of semantic ids and text ids to train on")
         semantic, text = [self._check_row(s) for s, _ in pairs], [t.long() for _, t in pairs]
@@ -301,7 +309,7 @@ class SemanticASR(nn.Module):
         lm_weight: float = 0.5,
         length_bonus: float = 0.0,
     ) -> list[Tensor]:
-        """Reads rows of semantic ids `[n]`, in their order: int64 text ids `[m]` each, on the CPU.
+        """Reads rows of semantic ids `[n]`, in their order: int64 text ids `[m]` each, on the CPU; nothing where n = 0.
 
         Args:
             lm: a language model of text ids for prefix beam search; without it the best id of each frame is taken.
@@ -311,11 +319,13 @@ class SemanticASR(nn.Module):
         """
         rows = [self._check_row(row) for row in rows]
         found: list[Tensor] = [torch.empty(0, dtype=torch.long)] * len(rows)
-        if not rows:
+        filled = [index for index, row in enumerate(rows) if len(row)]
+        if not filled:
             return found
-        sampler = TokenBudgetBatchSampler([len(row) for row in rows], batch_tokens, shuffle=False)
+        sampler = TokenBudgetBatchSampler([len(rows[index]) for index in filled], batch_tokens, shuffle=False)
         with evaluating(self):
-            for batch in sampler.batches(0):
+            for picks in sampler.batches(0):
+                batch = [filled[pick] for pick in picks]
                 log_probs, lengths = self(pad_sequences([rows[i] for i in batch], SPEECH_PAD).to(self.device))
                 if lm is None:
                     texts = ctc_greedy(log_probs, lengths, TEXT_PAD)

@@ -1,36 +1,21 @@
 """The whole recipe as one function: a corpus in, trained models and character error rates out.
 
-Stages (arXiv 2302.03540): tokenizer, pretraining on audio alone, backtranslator on the few pairs, pseudo-labels, forward
-model. Columns as in the paper's table: (a) from scratch, (b) pretrained, (c) backtranslation, (d) both. An independent
-evaluator reads generated ids back. Knows nothing of the shell or of the report (`demo.py`).
+Columns as in the paper's table (arXiv 2302.03540): (a) from scratch, (b) pretrained, (c) backtranslation, (d) both. What
+the stages are is `stages.py`'s business, what is printed and written `demo.py`'s.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate.utils import set_seed
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset
-
-from spear_tts_pytorch.backtranslation import CTCBacktranslator, speak
-from spear_tts_pytorch.data.corpora import Corpus, Utterance, minutes
-from spear_tts_pytorch.data.generator import SemanticToTextDatasetGenerator
-from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset
-from spear_tts_pytorch.decoding.ctc import CharacterLM
-from spear_tts_pytorch.evaluation import SemanticASR, bootstrap_interval, character_error_rate, character_errors
+from spear_tts_pytorch.backtranslation import CTCBacktranslator
+from spear_tts_pytorch.data.corpora import Corpus, minutes
+from spear_tts_pytorch.evaluation import SemanticASR, character_error_rate
+from spear_tts_pytorch.stages import Column, RecipeConfig, Rows, Stages
 from spear_tts_pytorch.text_to_semantic import TextToSemantic
-from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
-from spear_tts_pytorch.tokenizers.text import CharacterTokenizer, normalize_text
-from spear_tts_pytorch.training.trainers import SemanticToTextTrainer, SpeechSpeechPretrainer, TextToSemanticTrainer
 
 COLUMNS = {
     "a": "from scratch",
@@ -38,95 +23,6 @@ COLUMNS = {
     "c": "backtranslation",
     "d": "pretrained + backtranslation",
 }
-
-
-@dataclass(frozen=True)
-class RecipeConfig:
-    """Sizes, steps and options of `run_recipe`; the defaults suit minutes of training on two CPU cores.
-
-    Attributes:
-        num_clusters: K of the semantic tokenizer.
-        batch_tokens: ids in a batch, padding included.
-        pseudo_labels: unlabelled utterances that are pseudo-labelled, at most.
-        lm_weight: of the character language model, fitted on the labelled texts, in pseudo-labelling; 0 is without.
-        keep_labels: share of the pseudo-labels kept, the surest first.
-        candidates, temperature: samples per text among which the backtranslator chooses.
-        real_repeats: how often the labelled pairs stand among the pseudo-labelled ones.
-    """
-
-    dim: int = 128
-    depth: int = 3
-    heads: int = 4
-    dropout: float = 0.1
-    label_smoothing: float = 0.1
-    num_clusters: int = 100
-    batch_tokens: int = 2500
-    lr: float = 1.5e-3
-    pretrain_steps: int = 600
-    backtranslator_steps: int = 300
-    backtranslator_lr: float = 1e-3
-    token_dropout: float = 0.15
-    scratch_steps: int = 300
-    forward_steps: int = 600
-    finetune_steps: int = 50
-    finetune_lr: float = 1e-4
-    evaluator_steps: int = 600
-    pseudo_labels: int = 2000
-    lm_weight: float = 0.5
-    lm_order: int = 6
-    length_bonus: float = 0.5
-    keep_labels: float = 1.0
-    real_repeats: int = 2
-    candidates: int = 4
-    temperature: float = 0.5
-
-    def quick(self) -> RecipeConfig:
-        """About a minute instead of minutes: too short for the figures to mean much."""
-        return replace(
-            self,
-            dim=64,
-            heads=2,
-            depth=2,
-            pretrain_steps=60,
-            backtranslator_steps=60,
-            scratch_steps=60,
-            forward_steps=80,
-            finetune_steps=10,
-            evaluator_steps=100,
-            pseudo_labels=300,
-        )
-
-
-@dataclass
-class Rows:
-    """Tokenised utterances: speech ids `[n]`, text ids `[m]` and texts, one of each per utterance."""
-
-    semantic: list[Tensor]
-    text: list[Tensor]
-    texts: list[str]
-
-    def pairs(self) -> list[tuple[Tensor, Tensor]]:
-        return list(zip(self.semantic, self.text, strict=True))
-
-
-@dataclass
-class Column:
-    """One cell of the table: what a model's speech of the test texts reads as.
-
-    Attributes:
-        cer: of greedy decoding, percent, with `interval`, its 95 % bootstrap interval.
-        cer_best: of the best of several samples, chosen by the backtranslator; None without one.
-        length_ratio: ids generated for each true id.
-    """
-
-    cer: float
-    interval: tuple[float, float]
-    cer_best: float | None
-    length_ratio: float
-
-    @property
-    def headline(self) -> float:
-        return self.cer if self.cer_best is None else self.cer_best
 
 
 @dataclass
@@ -153,247 +49,6 @@ class RecipeResult:
     config: RecipeConfig = field(repr=False, default_factory=RecipeConfig)
 
 
-class _SemanticDataset(Dataset):
-    """Speech ids with names, for the generator."""
-
-    def __init__(self, rows: Sequence[Tensor], ids: Sequence[str]):
-        self.rows, self.ids = rows, list(ids)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.rows[index]
-
-
-class Recipe:
-    """The stages, each a method; what one needs of another it is given.
-
-    Args:
-        corpus: see `data.corpora`.
-        config: sizes and steps.
-        seed: of everything random.
-        progress: shows bars, on terminals.
-    """
-
-    def __init__(self, corpus: Corpus, config: RecipeConfig, seed: int = 0, progress: bool = True):
-        self.corpus, self.config, self.seed, self.progress = corpus, config, seed, progress
-        self.seconds: dict[str, float] = {}
-        self.histories: dict[str, list[dict[str, Any]]] = {}
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-    def tokenize(self) -> None:
-        """Fits both tokenizers and turns the corpus into ids."""
-        corpus, config = self.corpus, self.config
-        speech = [*corpus.unlabelled, *corpus.labelled]
-        with self._timed("tokenizer"):
-            sample_hz = speech[0].sample_hz
-            fitted_on = speech[:: max(1, len(speech) // 600)]
-            self.tokenizer = MelKmeans.fit(
-                [utterance.audio() for utterance in fitted_on],
-                sample_hz,
-                config.num_clusters,
-                target_sample_hz=min(sample_hz, 16_000),
-                unique_consecutive=True,
-                seed=self.seed,
-                progress=self.progress,
-            )
-            # which characters there are is known of a language; what is written with them stays unknown
-            everything = [*speech, *corpus.test]
-            self.characters = CharacterTokenizer.fit([u.text for u in everything if u.text is not None])
-            self.unlabelled, self.labelled, self.test = (
-                self._rows(part) for part in (corpus.unlabelled, corpus.labelled, corpus.test)
-            )
-        ids = sum(map(len, self.labelled.semantic))
-        self.rate = ids / sum(map(len, self.labelled.text))
-        self.max_length = int(1.6 * max(map(len, self.labelled.semantic + self.test.semantic))) + 8
-
-    def _rows(self, utterances: Sequence[Utterance]) -> Rows:
-        semantic: list[Tensor] = []
-        for start in range(0, len(utterances), 64):
-            clips = [torch.as_tensor(u.audio()) for u in utterances[start : start + 64]]
-            lengths = torch.tensor([len(clip) for clip in clips])
-            ids = self.tokenizer(pad_sequence(clips, batch_first=True), lengths, utterances[start].sample_hz)
-            semantic += [row[row >= 0] for row in ids]
-        texts = [normalize_text(u.text or "") for u in utterances]
-        return Rows(
-            semantic, [self.characters.encode([text])[0] if text else torch.tensor([]) for text in texts], texts
-        )
-
-    def new_model(self) -> TextToSemantic:
-        config = self.config
-        return TextToSemantic(
-            config.dim,
-            source_depth=config.depth,
-            target_depth=config.depth,
-            heads=config.heads,
-            dim_head=config.dim // config.heads,
-            tokenizer_encode=self.characters,
-            wav2vec=self.tokenizer,
-            ff_dropout=config.dropout,
-            emb_dropout=config.dropout,
-            add_positions=True,
-            cross_attention_prior=True,
-            text_position_rate=self.rate,
-            ctc=True,
-        )
-
-    def _start(self, start: TextToSemantic | None) -> TextToSemantic:
-        """A new model, with the weights of `start` if there is one."""
-        set_seed(self.seed)
-        model = self.new_model()
-        if start is not None:
-            model.load_state_dict(start.state_dict())
-        return model
-
-    def _train(self, stage: str, trainer: Callable[..., Any], steps: int, lr: float, **options: Any) -> None:
-        with self._timed(stage):
-            training = trainer(
-                num_train_steps=steps,
-                num_warmup_steps=min(80, steps // 4),
-                batch_tokens=self.config.batch_tokens,
-                lr=lr,
-                min_lr=lr / 20,
-                wd=0.01,
-                max_grad_norm=1.0,
-                label_smoothing=self.config.label_smoothing,
-                save_results_every=0,
-                log_every=10,
-                results_folder=None,
-                seed=self.seed,
-                progress=self.progress,
-                **options,
-            )
-            training.train()
-        self.histories[stage] = training.history
-
-    def pretrain(self) -> TextToSemantic:
-        """Speech from corrupted speech, on audio alone."""
-        model = self._start(None)
-        dataset = self.unlabelled.semantic + self.labelled.semantic
-        options = dict(dataset=dataset, reconstruct_seq=True, valid_dataset=self.labelled.semantic)
-        self._train(
-            "pretraining",
-            lambda **training: SpeechSpeechPretrainer(model, None, **training),
-            self.config.pretrain_steps,
-            self.config.lr,
-            **options,
-        )
-        return model
-
-    def backtranslate(self, pretrained: TextToSemantic) -> CTCBacktranslator:
-        """Text from speech by CTC, on the labelled pairs; the encoder trains too."""
-        model, config = self._start(pretrained), self.config
-        pairs = self.labelled.pairs()
-        self._train(
-            "backtranslator",
-            lambda **training: SemanticToTextTrainer(model, **training),
-            config.backtranslator_steps,
-            config.backtranslator_lr,
-            dataset=pairs,
-            valid_dataset=pairs,
-            ctc_weight=1.0,
-            token_dropout=config.token_dropout,
-            freeze_encoder=False,
-        )
-        lm = None
-        if config.lm_weight > 0:
-            lm = CharacterLM.fit(self.labelled.text, self.characters.vocab_size, config.lm_order)
-        return CTCBacktranslator(model, lm, config.lm_weight, config.length_bonus)
-
-    def label(
-        self, backtranslator: CTCBacktranslator, folder: Path
-    ) -> tuple[list[tuple[Tensor, Tensor]], float | None]:
-        """Pseudo-labels of unlabelled speech, written to `folder`; the pairs kept, and the CER of all of them."""
-        count = self.config.pseudo_labels
-        names = [utterance.id for utterance in self.corpus.unlabelled[:count]]
-        dataset = _SemanticDataset(self.unlabelled.semantic[:count], names)
-        with self._timed("pseudo-labels"):
-            SemanticToTextDatasetGenerator(
-                backtranslator.model,
-                dataset=dataset,
-                folder=folder,
-                batch_size=64,
-                decode=backtranslator,
-                progress=self.progress,
-            )()
-            labels = GeneratedAudioTextDataset(folder)
-        truth = dict(zip(names, self.unlabelled.texts, strict=False))
-        compared = [(self.characters.decode(labels[i][1])[0], truth[name]) for i, name in enumerate(labels.ids)]
-        compared = [(read, text) for read, text in compared if text]
-        cer = character_error_rate(*map(list, zip(*compared, strict=True))) if compared else None
-        scores = torch.tensor([-torch.inf if score is None else score for score in labels.column("score")])
-        surest = scores.argsort(descending=True, stable=True)[: max(1, round(self.config.keep_labels * len(scores)))]
-        pairs = [labels[i] for i in sorted(surest.tolist())]
-        return [pair for pair in pairs if len(pair[1])], cer
-
-    def forward_model(
-        self, column: str, pretrained: TextToSemantic | None, labels: list[tuple[Tensor, Tensor]] | None
-    ) -> TextToSemantic:
-        """Speech from text: on the pseudo-labelled and the real pairs and then the real ones alone, or on these only."""
-        model, config, pairs = self._start(pretrained), self.config, self.labelled.pairs()
-
-        def trainer(**training: Any) -> TextToSemanticTrainer:
-            return TextToSemanticTrainer(model, freeze="none", valid_dataset=pairs, **training)
-
-        if labels is None:
-            self._train(f"({column})", trainer, config.scratch_steps, config.lr, dataset=pairs)
-            return model
-        mixed = labels + pairs * config.real_repeats
-        self._train(f"({column})", trainer, config.forward_steps, config.lr, dataset=mixed)
-        if config.finetune_steps:
-            self._train(f"({column}) finetune", trainer, config.finetune_steps, config.finetune_lr, dataset=pairs)
-        return model
-
-    def train_evaluator(self) -> SemanticASR:
-        """The independent judge, trained on all pairs there are but those of the test."""
-        pairs = [pair for part in (self.unlabelled, self.labelled) for pair in part.pairs() if len(pair[1])]
-        set_seed(self.seed + 1)
-        evaluator = SemanticASR(self.config.num_clusters, self.characters.vocab_size)
-        with self._timed("evaluator"):
-            losses = evaluator.fit(
-                pairs,
-                steps=self.config.evaluator_steps,
-                batch_tokens=self.config.batch_tokens,
-                seed=self.seed,
-                progress=self.progress,
-            )
-        self.histories["evaluator"] = [{"step": step + 1, "loss": loss} for step, loss in enumerate(losses)]
-        return evaluator
-
-    def read(self, evaluator: SemanticASR, rows: Sequence[Tensor]) -> list[str]:
-        """What the evaluator reads in rows of speech ids."""
-        readable = [row if len(row) else torch.zeros(1, dtype=torch.long) for row in rows]
-        return [self.characters.decode(ids)[0] if len(ids) else "" for ids in evaluator.transcribe(readable)]
-
-    def evaluate(
-        self, model: TextToSemantic, evaluator: SemanticASR, backtranslator: CTCBacktranslator | None
-    ) -> Column:
-        """Says the test texts and has them read."""
-        with self._timed("evaluation"):
-            greedy = speak(model, self.test.texts, max_length=self.max_length)
-            errors, lengths = character_errors(self.read(evaluator, greedy), self.test.texts)
-            best = None
-            if backtranslator is not None and self.config.candidates > 1:
-                chosen = speak(
-                    model,
-                    self.test.texts,
-                    backtranslator=backtranslator,
-                    candidates=self.config.candidates,
-                    temperature=self.config.temperature,
-                    max_length=self.max_length,
-                    generator=torch.Generator(device=model.device).manual_seed(self.seed),
-                )
-                best = character_error_rate(self.read(evaluator, chosen), self.test.texts)
-        ratio = sum(map(len, greedy)) / sum(map(len, self.test.semantic))
-        return Column(100 * sum(errors) / sum(lengths), bootstrap_interval(errors, lengths), best, ratio)
-
-
 def run_recipe(
     corpus: Corpus,
     config: RecipeConfig | None = None,
@@ -416,31 +71,31 @@ def run_recipe(
     if not columns or set(columns) - set(COLUMNS):
         raise ValueError(f"columns must be letters of {''.join(COLUMNS)}, got {columns!r}")
     config = config or RecipeConfig()
-    recipe = Recipe(corpus, config, seed, progress)
-    recipe.tokenize()
-    pretrained = recipe.pretrain() if set(columns) & set("bcd") else None
+    stages = Stages(corpus, config, seed, progress)
+    stages.tokenize()
+    pretrained = stages.pretrain() if set(columns) & set("bcd") else None
     backtranslator, labels, label_cer = None, None, None
     if set(columns) & set("cd"):
-        backtranslator = recipe.backtranslate(pretrained)
         with tempfile.TemporaryDirectory() as temporary:
-            labels, label_cer = recipe.label(backtranslator, Path(pairs_folder or temporary))
-    evaluator = recipe.train_evaluator()
+            folder = Path(pairs_folder or temporary)
+            backtranslator, labels, label_cer = stages.pseudo_label(pretrained, folder)
+    evaluator = stages.train_evaluator()
     results, model = {}, None
     for column in sorted(columns):
         with_labels = column in "cd"
-        model = recipe.forward_model(column, pretrained if column in "bd" else None, labels if with_labels else None)
-        results[column] = recipe.evaluate(model, evaluator, backtranslator if with_labels else None)
-    read = recipe.read(evaluator, recipe.test.semantic)
+        model = stages.forward_model(column, pretrained if column in "bd" else None, labels if with_labels else None)
+        results[column] = stages.evaluate(model, evaluator, backtranslator if with_labels else None)
+    read = stages.read(evaluator, stages.test.semantic)
     return RecipeResult(
         columns=results,
-        floor=character_error_rate(read, recipe.test.texts),
+        floor=character_error_rate(read, stages.test.texts),
         label_cer=label_cer,
         minutes={name: minutes(getattr(corpus, name)) for name in ("unlabelled", "labelled", "test")},
-        seconds=recipe.seconds,
-        histories=recipe.histories,
+        seconds=stages.seconds,
+        histories=stages.histories,
         model=model,
         backtranslator=backtranslator,
         evaluator=evaluator,
-        test=recipe.test,
+        test=stages.test,
         config=config,
     )

@@ -15,26 +15,12 @@ from spear_tts_pytorch import losses
 from spear_tts_pytorch.checks import typechecked
 from spear_tts_pytorch.freezing import FreezingMixin
 from spear_tts_pytorch.generation import GenerationMixin
-from spear_tts_pytorch.nn.attention import RMSNorm
-from spear_tts_pytorch.nn.transformer import FeedForward, Transformer
+from spear_tts_pytorch.nn.transformer import EarlyExit, Transformer
 from spear_tts_pytorch.positions import add_sinusoids, diagonal_prior, timeline
 from spear_tts_pytorch.pretrained import PretrainedMixin, rename_old_keys
 from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
+from spear_tts_pytorch.tokenizers.text import openai_tokenizer
 from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, append_eos, lengths_of, valid_mask
-
-
-class EarlyExit(nn.Module):
-    """Semantic logits from the hidden states of a lower decoder layer."""
-
-    def __init__(self, dim: int, num_ids: int):
-        super().__init__()
-        self.feed_forward = FeedForward(dim)
-        self.norm = RMSNorm(dim)
-        self.to_logits = nn.Linear(dim, num_ids, bias=False)
-        nn.init.normal_(self.to_logits.weight, std=0.25 * dim**-0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.to_logits(self.norm(x + self.feed_forward(x)))
 
 
 class TextToSemantic(GenerationMixin, FreezingMixin, nn.Module, PretrainedMixin):
@@ -106,7 +92,7 @@ class TextToSemantic(GenerationMixin, FreezingMixin, nn.Module, PretrainedMixin)
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__", "tokenizer_encode", "wav2vec")}
         super().__init__()
         if use_openai_tokenizer:
-            tokenizer_encode, num_text_token_ids = _openai_tokenizer(tokenizer_encode)
+            tokenizer_encode, num_text_token_ids = openai_tokenizer(tokenizer_encode)
         num_text_token_ids = _size("num_text_token_ids", num_text_token_ids, tokenizer_encode, "vocab_size")
         num_semantic_token_ids = _size("num_semantic_token_ids", num_semantic_token_ids, wav2vec, "codebook_size")
         if not 0 <= cond_drop_prob < 1:
@@ -426,13 +412,3 @@ def _size(name: str, given: int | None, tokenizer: Any, attribute: str) -> int:
     if given is not None and own is not None and given != own:
         raise ValueError(f"{name} is {given}, but the tokenizer's {attribute} is {own}: leave one of them out")
     return int(own if given is None else given)
-
-
-def _openai_tokenizer(tokenizer_encode: Any) -> tuple[Any, int]:
-    if tokenizer_encode is not None:
-        raise ValueError("give tokenizer_encode or use_openai_tokenizer, not both")
-    try:
-        from x_clip.tokenizer import tokenizer
-    except ImportError as error:
-        raise ImportError('use_openai_tokenizer needs x-clip: pip install "spear-tts-pytorch[clip]"') from error
-    return tokenizer.tokenize, tokenizer.vocab_size

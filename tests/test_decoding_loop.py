@@ -126,7 +126,19 @@ def test_every_row_runs_to_the_end_without_eos():
     assert result.ids.shape == (8, 20) and (result.ids != PAD).all() and not result.truncated.any()
 
 
-def test_the_callback_sees_every_id_once_and_padding_after_the_end():
+@pytest.mark.parametrize("steps", [2, 8, 50])
+def test_results_do_not_depend_on_how_often_ends_are_looked_for(steps, monkeypatch):
+    expected = run(fake(), generator=seeded(5))
+    monkeypatch.setattr(loop, "_check_every", lambda device: steps)
+    result = run(fake(), generator=seeded(5))
+    assert torch.equal(result.ids, expected.ids)
+    torch.testing.assert_close(result.scores, expected.scores)
+    assert torch.equal(result.truncated, expected.truncated)
+
+
+@pytest.mark.parametrize("leaving", [True, False])
+def test_the_callback_sees_every_id_once_and_padding_after_the_end(leaving, monkeypatch):
+    monkeypatch.setattr(loop, "_worth_leaving", lambda gone, live: leaving and gone > 0)
     columns: list[torch.Tensor] = []
     result = run(fake(), generator=seeded(0), on_token=columns.append)
     assert torch.equal(torch.stack(columns, dim=1), result.ids)

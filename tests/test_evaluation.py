@@ -53,6 +53,7 @@ def test_character_error_rate_is_over_the_whole_corpus():
     hypotheses, references = ["abc", "axc", "", "abcdef"], ["abc", "abc", "ab", "abc"]
     assert character_errors(hypotheses, references) == ([0, 1, 2, 3], [3, 3, 2, 3])
     assert character_error_rate(hypotheses, references) == pytest.approx(100 * 6 / 11)
+    assert character_errors([" a b "], ["a b"]) == ([0], [3]) == character_errors(["a b"], ["a b  "])
     assert character_error_rate(["x"], ["x"]) == 0
     assert character_error_rate(["aaaaa"], ["b"]) == 500
     assert character_error_rate(["x", "a"], ["", "a"]) == 100  # nothing to say, something said
@@ -188,3 +189,14 @@ def test_bad_sizes_and_rows_are_refused():
     with pytest.raises(ValueError, match="semantic ids"):
         small_evaluator().transcribe([torch.tensor([K + 5])])
     assert small_evaluator().transcribe([]) == []
+
+
+def test_empty_rows_are_read_as_nothing_and_not_trained_on(trained):
+    nothing = torch.empty(0, dtype=torch.long)
+    rows = [semantic for semantic, _ in made_up_pairs(3, seed=6)]
+    heard = trained[0].transcribe([nothing, rows[0], rows[1], nothing, rows[2]])
+    assert [row.tolist() for row in heard if len(row)] == [row.tolist() for row in trained[0].transcribe(rows)]
+    assert heard[0].tolist() == heard[3].tolist() == []
+    assert trained[0].transcribe([nothing])[0].tolist() == []
+    history = small_evaluator().fit([(nothing, torch.tensor([1])), *made_up_pairs(5)], steps=3, progress=False)
+    assert all(torch.tensor(history).isfinite())

@@ -16,9 +16,9 @@ def corpus():
     return espeak_corpus(labelled=8, unlabelled=40, test=12, seed=1, progress=False)
 
 
-def test_slots_have_sixteen_distinct_words():
+def test_slots_have_ten_distinct_words():
     words = [word for slot in GRAMMAR.values() for word in slot.split()]
-    assert [len(slot.split()) for slot in GRAMMAR.values()] == [16] * 5
+    assert [len(slot.split()) for slot in GRAMMAR.values()] == [10] * 5
     assert len(set(words)) == len(words)
 
 
@@ -102,7 +102,7 @@ def test_no_progress_bar_when_not_asked_for(capfd):
 def test_refused_input():
     with pytest.raises(ValueError, match="unlabelled must be at least 1"):
         espeak_corpus(labelled=1, unlabelled=0, test=1)
-    with pytest.raises(ValueError, match="at most 100,000"):
+    with pytest.raises(ValueError, match="at most 30,000"):
         espeak_corpus(labelled=1, unlabelled=200_000, test=1)
     with open_espeak() as espeak:
         with pytest.raises(RuntimeError, match="no voice 'xx-nowhere'"):

@@ -128,7 +128,7 @@ class CharacterLM:
         return context
 
     def next_log_probs(self, ids: Sequence[int]) -> list[float]:
-        """Natural log-probabilities of each id, and of end-of-sequence last, after the text so far: `vocab_size + 1`."""
+        """Natural log-probabilities of each id after the text so far, and last of end-of-sequence: `vocab_size + 1`."""
         context = self._context(ids)
         known = self._log_probs.get(context)
         if known is None:

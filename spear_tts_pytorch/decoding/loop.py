@@ -147,7 +147,7 @@ def sample_ids(
     check_lengths(rows, max_length)
     check_temperature(temperature)
     device = torch.device(device)
-    check_every = 1 if device.type == "cpu" else 8  # reading a flag from an accelerator stalls it; late steps are cut
+    check_every = _check_every(device)
     restrict = _restriction(forbidden(forbid_ids, device), filter_logits_fn, dict(filter_fn_kwargs or {}))
     drawing = _Drawing(rows, eos_id, pad_id, temperature, generator, device)
     for index in range(1, max_length + 1):
@@ -227,6 +227,11 @@ def _restriction(
         return logits if filter_logits_fn is None else filter_logits_fn(logits, **options)
 
     return restrict
+
+
+def _check_every(device: torch.device) -> int:
+    """Steps between looks at who has ended. Reading a flag from an accelerator stalls it; steps too many are cut."""
+    return 1 if device.type == "cpu" else 8
 
 
 def _worth_leaving(gone: int, live: int) -> bool:

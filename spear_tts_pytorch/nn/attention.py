@@ -64,12 +64,26 @@ class SelfAttention(nn.Module):
         q, k = rotate(q, rotation), rotate(k, rotation)
         if cache is not None:
             k, v = cache.append(k, v)
-        if self.kv_heads < self.heads:
-            # query head i reads key/value head i mod kv_heads
-            k, v = (t.repeat(1, self.heads // self.kv_heads, 1, 1) for t in (k, v))
-        causal = self.causal and mask is None and q.shape[2] > 1
-        out = attend(q, k, v, mask=mask, causal=causal, dropout=self.dropout * self.training, flash=self.flash)
+        dropout = self.dropout * self.training
+        if self.kv_heads == self.heads or cache is None:
+            if self.kv_heads < self.heads:  # query head i reads key/value head i mod kv_heads
+                k, v = (t.repeat(1, self.heads // self.kv_heads, 1, 1) for t in (k, v))
+            causal = self.causal and mask is None and q.shape[2] > 1
+            out = attend(q, k, v, mask=mask, causal=causal, dropout=dropout, flash=self.flash)
+        else:
+            out = self._attend_grouped(q, k, v, mask, dropout)
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
+
+    def _attend_grouped(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+        """Query heads that share a key/value head become more queries of it, so that a long cache is never copied."""
+        groups, n = self.heads // self.kv_heads, q.shape[2]
+        if mask is None and n > 1:
+            mask = torch.ones(n, k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - n)[None, None]
+        if mask is not None:
+            mask = mask.repeat(1, 1, groups, 1)
+        q = rearrange(q, "b (g h) n d -> b h (g n) d", g=groups)
+        out = attend(q, k, v, mask=mask, dropout=dropout, flash=self.flash)
+        return rearrange(out, "b h (g n) d -> b (g h) n d", g=groups)
 
 
 class CrossAttention(nn.Module):

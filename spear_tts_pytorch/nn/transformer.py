@@ -161,6 +161,20 @@ class Transformer(nn.Module):
         return (x, hiddens) if return_hiddens else x
 
 
+class EarlyExit(nn.Module):
+    """Logits `[b, n, v]` from the hidden states `[b, n, dim]` of a lower decoder layer."""
+
+    def __init__(self, dim: int, num_ids: int):
+        super().__init__()
+        self.feed_forward = FeedForward(dim)
+        self.norm = RMSNorm(dim)
+        self.to_logits = nn.Linear(dim, num_ids, bias=False)
+        nn.init.normal_(self.to_logits.weight, std=0.25 * dim**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.to_logits(self.norm(x + self.feed_forward(x)))
+
+
 def cached_positions(lengths: list[int], n: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """Positions of `n` new ids behind `lengths` cached ones, and which cached and new keys each may read.
 

@@ -249,3 +249,14 @@ def _listing(items: Sequence[str], limit: int = 10) -> str:
 
 def _short(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def openai_tokenizer(tokenizer_encode: Any = None) -> tuple[Any, int]:
+    """CLIP's byte pairs: a function from texts to ids `[b, n]`, and its vocabulary size; excludes another tokenizer."""
+    if tokenizer_encode is not None:
+        raise ValueError("give tokenizer_encode or use_openai_tokenizer, not both")
+    try:
+        from x_clip.tokenizer import tokenizer
+    except ImportError as error:
+        raise ImportError('use_openai_tokenizer needs x-clip: pip install "spear-tts-pytorch[clip]"') from error
+    return tokenizer.tokenize, tokenizer.vocab_size

@@ -194,7 +194,9 @@ def _without_empty(pairs: GeneratedAudioTextDataset) -> Dataset:
     if not kept:
         raise ValueError(f"{pairs.folder} holds no pair with both speech and text: train the backtranslator for longer")
     if len(kept) < len(pairs):
-        warnings.warn(f"{len(pairs) - len(kept)} of {len(pairs)} pairs in {pairs.folder} are empty: left out", stacklevel=3)
+        warnings.warn(
+            f"{len(pairs) - len(kept)} of {len(pairs)} pairs in {pairs.folder} are empty: left out", stacklevel=3
+        )
     return Subset(pairs, kept) if len(kept) < len(pairs) else pairs
 
 

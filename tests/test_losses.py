@@ -1,0 +1,53 @@
+"""Losses against loops that are obviously right."""
+
+import pytest
+import torch
+
+from spear_tts_pytorch import losses
+
+
+def test_cross_entropy_counts_real_ids_only():
+    torch.manual_seed(0)
+    logits, target = torch.randn(2, 4, 5), torch.tensor([[1, 2, -1, -1], [0, 3, 4, 1]])
+    wanted = [-logits[i, j].log_softmax(-1)[target[i, j]] for i in range(2) for j in range(4) if target[i, j] >= 0]
+    torch.testing.assert_close(losses.cross_entropy(logits, target, -1), torch.stack(wanted).mean())
+
+
+def test_ctc_sums_alignments_and_leaves_out_the_impossible():
+    torch.manual_seed(0)
+    log_probs = torch.randn(2, 3, 4, requires_grad=True).log_softmax(-1)
+    target, lengths = torch.tensor([[1, 2], [3, 3]]), torch.tensor([3, 2])  # "3 3" needs 3 frames
+    per_row = losses.ctc_per_row(log_probs, lengths, target, torch.tensor([2, 2]), blank=0)
+    paths = [(1, 2, 2), (1, 1, 2), (1, 2, 0), (1, 0, 2), (0, 1, 2)]
+    total = sum(sum(log_probs[0, t, path[t]] for t in range(3)).exp() for path in paths)
+    torch.testing.assert_close(per_row[0], -total.log())
+    assert per_row[1] == 0
+    loss = losses.ctc(log_probs, lengths, target, torch.tensor([2, 2]), blank=0)
+    torch.testing.assert_close(loss, per_row[0] / 2)
+
+
+@pytest.mark.parametrize("temperature", [None, 0.1])
+def test_alignment_regularizer_is_the_pairwise_difference(temperature):
+    torch.manual_seed(0)
+    source, target = torch.randn(3, 4, 6), torch.randn(3, 5, 6)
+    lengths = (torch.tensor([4, 2, 3]), torch.tensor([5, 5, 1]))
+    masks = [torch.arange(x.shape[1]) < n[:, None] for x, n in zip((source, target), lengths, strict=True)]
+    got = losses.alignment_regularizer(source, target, *masks, temperature)
+
+    def similarity(x, n, i, j):
+        pooled = []
+        for row in (i, j):
+            real = x[row, : n[row]]
+            pool = real.amax(0) if temperature is None else (real / temperature).exp().sum(0).log() * temperature
+            pooled.append(pool / pool.norm())
+        return pooled[0] @ pooled[1]
+
+    squares = [
+        (similarity(source, lengths[0], i, j) - similarity(target, lengths[1], i, j)) ** 2
+        for i in range(3)
+        for j in range(3)
+        if i != j
+    ]
+    torch.testing.assert_close(got, torch.stack(squares).mean())
+    alone = losses.alignment_regularizer(source[:1], target[:1], masks[0][:1], masks[1][:1], temperature)
+    assert alone == 0
