@@ -73,7 +73,7 @@ def speak(
     backtranslator: CTCBacktranslator | None = None,
     candidates: int = 4,
     temperature: float = 0.5,
-    max_length: int = 2048,
+    max_length: int | None = None,
     batch_size: int = 128,
     generator: torch.Generator | None = None,
 ) -> list[Tensor]:
@@ -82,8 +82,10 @@ def speak(
     Args:
         backtranslator: picks, of `candidates` samples drawn at `temperature`, the one from which it reads the text best
             (cycle consistency). Without it decoding is greedy.
-        max_length: of the speech, in ids.
+        max_length: of the speech, in ids; by default twice what the model's `text_position_rate` makes of the longest text.
     """
+    if max_length is None:
+        max_length = 20 + int(2 * model.text_position_rate * max(map(len, texts), default=0))
     said: list[Tensor] = []
     for start in range(0, len(texts), batch_size):
         part = list(texts[start : start + batch_size])

@@ -137,7 +137,6 @@ def _write_sound(result: RecipeResult, folder: Path) -> dict[str, Any]:
         candidates=result.config.candidates,
         temperature=result.config.temperature,
         generator=torch.Generator().manual_seed(0),
-        max_length=int(1.6 * max(map(len, result.test.semantic))) + 8,
     )
     examples = []
     spread = sorted({0, len(texts) // 2, len(texts) - 1})

@@ -60,12 +60,12 @@ class RecipeConfig:
     num_clusters: int = 100
     batch_tokens: int = 2500
     lr: float = 1.5e-3
-    pretrain_steps: int = 600
+    pretrain_steps: int = 450
     backtranslator_steps: int = 300
     backtranslator_lr: float = 1e-3
     token_dropout: float = 0.15
     scratch_steps: int = 300
-    forward_steps: int = 600
+    forward_steps: int = 400
     finetune_steps: int = 50
     finetune_lr: float = 1e-4
     evaluator_steps: int = 300
@@ -188,7 +188,6 @@ class Stages:
             )
         ids = sum(map(len, self.labelled.semantic))
         self.rate = ids / sum(map(len, self.labelled.text))
-        self.max_length = int(1.6 * max(map(len, self.labelled.semantic + self.test.semantic))) + 8
 
     def _rows(self, utterances: Sequence[Utterance]) -> Rows:
         semantic: list[Tensor] = []
@@ -375,7 +374,7 @@ class Stages:
     ) -> Column:
         """Says the test texts and has them read."""
         with self._timed("evaluation"):
-            greedy = speak(model, self.test.texts, max_length=self.max_length)
+            greedy = speak(model, self.test.texts)
             errors, lengths = character_errors(self.read(evaluator, greedy), self.test.texts)
             best = None
             if backtranslator is not None and self.config.candidates > 1:
@@ -385,7 +384,6 @@ class Stages:
                     backtranslator=backtranslator,
                     candidates=self.config.candidates,
                     temperature=self.config.temperature,
-                    max_length=self.max_length,
                     generator=torch.Generator(device=model.device).manual_seed(self.seed),
                 )
                 best = character_error_rate(self.read(evaluator, chosen), self.test.texts)

@@ -15,6 +15,7 @@ from spear_tts_pytorch import losses
 from spear_tts_pytorch.checks import typechecked
 from spear_tts_pytorch.freezing import FreezingMixin
 from spear_tts_pytorch.generation import GenerationMixin
+from spear_tts_pytorch.nn.linear import linear
 from spear_tts_pytorch.nn.transformer import EarlyExit, Transformer
 from spear_tts_pytorch.positions import add_sinusoids, diagonal_prior, timeline
 from spear_tts_pytorch.pretrained import PretrainedMixin, rename_old_keys
@@ -252,7 +253,7 @@ class TextToSemantic(GenerationMixin, FreezingMixin, nn.Module, PretrainedMixin)
 
     def to_logits(self, x: Tensor, modality: Modality) -> Tensor:
         """Decoder outputs `[b, n, dim]` to logits `[b, n, v]`: products with the token embeddings."""
-        return F.linear(x, self.token_emb[modality].weight)
+        return linear(x, self.token_emb[modality].weight)
 
     def _embed_target(self, ids: Tensor, modality: Modality, first: list[int]) -> tuple[Tensor, Tensor]:
         """Ids `[r, n]` that stand at `first`; the start token comes before those that stand at 0."""

@@ -7,6 +7,7 @@ from einops import repeat
 from spear_tts_pytorch.nn.attend import attend, plain_attend
 from spear_tts_pytorch.nn.attention import SelfAttention
 from spear_tts_pytorch.nn.kv_cache import KVCache, LayerCache
+from spear_tts_pytorch.nn.linear import Linear, linear_of_few_rows, number_of_blocks
 from spear_tts_pytorch.nn.rotary import RotaryEmbedding, rotate
 from spear_tts_pytorch.nn.transformer import Transformer
 
@@ -113,3 +114,18 @@ def test_select_equals_a_fresh_run_of_those_rows(rows):
     more = torch.randn(len(rows), 1, 16)
     wanted = decoder(torch.cat((x[rows], more), dim=1), context=context[rows], context_mask=mask[rows])[:, 4:]
     torch.testing.assert_close(run(more), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("shape", [(1, 1, 5), (3, 1, 5), (4, 5), (5,)])
+def test_few_rows_block_by_block_are_the_plain_product(monkeypatch, threads, shape):
+    torch.manual_seed(0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    layer, x = Linear(5, 12), torch.randn(shape)
+    wanted = layer(x)  # with gradients: the usual kernel
+    torch.testing.assert_close(linear_of_few_rows(x, layer.weight, layer.bias), wanted)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), wanted)
+    assert [number_of_blocks(size, threads) for size in (12, 7)] == {1: [1, 1], 2: [2, 1], 3: [3, 1], 8: [6, 7]}[
+        threads
+    ]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from spear_tts_pytorch.nn.attend import attend, plain_attention_weights
 from spear_tts_pytorch.nn.kv_cache import LayerCache
+from spear_tts_pytorch.nn.linear import Linear
 from spear_tts_pytorch.nn.rotary import rotate
 
 Rotation = tuple[Tensor, Tensor]
@@ -26,7 +27,7 @@ class RMSNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.gamma.shape, self.gamma, eps=1e-12)
+        return F.normalize(x, dim=-1) * (self.gamma * self.gamma.shape[0] ** 0.5)
 
 
 class SelfAttention(nn.Module):
@@ -50,9 +51,9 @@ class SelfAttention(nn.Module):
         self.heads, self.kv_heads = heads, kv_heads
         self.causal, self.dropout, self.flash = causal, dropout, flash
         self.norm = RMSNorm(dim)
-        self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
-        self.to_kv = nn.Linear(dim, kv_heads * dim_head * 2, bias=False)
-        self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
+        self.to_q = Linear(dim, heads * dim_head, bias=False)
+        self.to_kv = Linear(dim, kv_heads * dim_head * 2, bias=False)
+        self.to_out = Linear(heads * dim_head, dim, bias=False)
 
     def forward(
         self, x: Tensor, rotation: Rotation, mask: Tensor | None = None, cache: LayerCache | None = None
@@ -61,7 +62,7 @@ class SelfAttention(nn.Module):
         x = self.norm(x)
         q = rearrange(self.to_q(x), "b n (h d) -> b h n d", h=self.heads)
         k, v = rearrange(self.to_kv(x), "b n (kv h d) -> kv b h n d", kv=2, h=self.kv_heads)
-        q, k = rotate(q, rotation), rotate(k, rotation)
+        q, k = rotate(torch.cat((q, k), dim=1), rotation).split((self.heads, self.kv_heads), dim=1)
         if cache is not None:
             k, v = cache.append(k, v)
         dropout = self.dropout * self.training
@@ -96,9 +97,9 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads, self.dropout, self.flash = heads, dropout, flash
         self.norm = RMSNorm(dim)
-        self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
-        self.to_kv = nn.Linear(dim, heads * dim_head * 2, bias=False)
-        self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
+        self.to_q = Linear(dim, heads * dim_head, bias=False)
+        self.to_kv = Linear(dim, heads * dim_head * 2, bias=False)
+        self.to_out = Linear(heads * dim_head, dim, bias=False)
         self.null_kv = nn.Parameter(torch.randn(2, heads, 1, dim_head))
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:

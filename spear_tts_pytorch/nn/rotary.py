@@ -31,7 +31,7 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Rotates `x` `[b, h, n, d]` by the cosines and sines of its positions."""
     cos, sin = rotation
     half_turn = torch.stack((-x[..., 1::2], x[..., 0::2]), dim=-1).flatten(-2)
-    return (x * cos + half_turn * sin).to(x.dtype)
+    return torch.addcmul(x * cos, half_turn, sin).to(x.dtype)
 
 
 def sinusoids(positions: Tensor, dim: int, base: float = 10_000.0) -> Tensor:

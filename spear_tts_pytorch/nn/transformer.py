@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from spear_tts_pytorch.nn.attention import CrossAttention, RMSNorm, SelfAttention
 from spear_tts_pytorch.nn.kv_cache import KVCache, LayerCache
+from spear_tts_pytorch.nn.linear import Linear
 from spear_tts_pytorch.nn.rotary import RotaryEmbedding
 
 
@@ -30,10 +31,10 @@ class FeedForward(nn.Module):
         super().__init__()
         inner = int(dim * mult * 2 / 3)
         self.norm = RMSNorm(dim)
-        self.to_inner = nn.Linear(dim, inner * 2)
+        self.to_inner = Linear(dim, inner * 2)
         self.activation = GEGLU()
         self.dropout = nn.Dropout(dropout)
-        self.to_out = nn.Linear(inner, dim)
+        self.to_out = Linear(inner, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.to_out(self.dropout(self.activation(self.to_inner(self.norm(x)))))
@@ -168,7 +169,7 @@ class EarlyExit(nn.Module):
         super().__init__()
         self.feed_forward = FeedForward(dim)
         self.norm = RMSNorm(dim)
-        self.to_logits = nn.Linear(dim, num_ids, bias=False)
+        self.to_logits = Linear(dim, num_ids, bias=False)
         nn.init.normal_(self.to_logits.weight, std=0.25 * dim**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
