@@ -32,7 +32,7 @@ def main() -> None:
         evaluator_steps=round(demo.evaluator_steps * args.steps),
     )
     result = run_recipe(ljspeech_corpus(args.folder, labelled=args.labelled), config, columns="d")
-    print(f"character error rate {result.columns['d'].headline:.1f} %, of true speech {result.floor:.1f} %")
+    print(f"character error rate {result.columns['d'].cer:.1f} %, of true speech {result.floor:.1f} %")
     result.model.save_pretrained(args.output)
     print(f'saved; now: spear-tts generate {args.output} "some text" --wav said.wav')
 

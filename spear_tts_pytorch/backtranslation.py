@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spear_tts_pytorch.checks import evaluating
 from spear_tts_pytorch.decoding.ctc import CharacterLM, ctc_beam_search, ctc_greedy
-from spear_tts_pytorch.losses import ctc_per_row
+from spear_tts_pytorch.losses import ctc_alignable, ctc_per_row
 from spear_tts_pytorch.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.tokens import lengths_of, pad_sequences, remove_repeats, strip
 
@@ -61,8 +61,9 @@ class CTCBacktranslator:
             log_probs, lengths = self.model.ctc_logits(semantic_ids)
         text_ids = text_ids.to(log_probs.device)
         pad_id = self.model.text_pad_id
-        cost = ctc_per_row(log_probs, lengths, text_ids, lengths_of(text_ids, pad_id), pad_id)
-        return torch.where(cost > 0, cost, torch.inf)
+        text_lengths = lengths_of(text_ids, pad_id)
+        cost = ctc_per_row(log_probs, lengths, text_ids, text_lengths, pad_id)
+        return torch.where(ctc_alignable(lengths, text_ids, text_lengths), cost, torch.inf)
 
 
 @torch.no_grad()

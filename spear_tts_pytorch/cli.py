@@ -118,8 +118,8 @@ def _load(name: str) -> TextToSemantic:
 
 
 def _sample(model: TextToSemantic, args: argparse.Namespace, generator: object) -> list[Tensor]:
-    """args.samples rows of semantic ids [n] for one text, without pad and end of sequence."""
-    from spear_tts_pytorch.tokens import strip
+    """args.samples rows of semantic ids [n] for one text, without pad, end of sequence and, if speech has none, repeats."""
+    from spear_tts_pytorch.tokens import remove_repeats, strip
 
     ids = model.generate(
         [args.text] * args.samples,
@@ -129,7 +129,8 @@ def _sample(model: TextToSemantic, args: argparse.Namespace, generator: object) 
         max_length=args.max_length,
         generator=generator,
     )
-    return [strip(row.cpu(), model.pad_id["speech"], model.eos_id["speech"]) for row in ids]
+    rows = [strip(row.cpu(), model.pad_id["speech"], model.eos_id["speech"]) for row in ids]
+    return [remove_repeats(row)[0] for row in rows] if getattr(model.wav2vec, "unique_consecutive", False) else rows
 
 
 def _require_resynthesis(model: TextToSemantic, name: str) -> None:
@@ -182,7 +183,7 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
         epilog="example: spear-tts demo --corpus fsdd:free-spoken-digit-dataset --labelled 15 --output digits",
     )
     demo.add_argument("--quick", action="store_true", help="smaller and shorter: about a minute, figures mean little")
-    demo.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything random (default 0)")
+    demo.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of everything random (default 0)")
     demo.add_argument("--output", type=Path, default=Path("spear-tts-demo"), metavar="DIR", help="default %(default)s")
     demo.add_argument("--labelled", type=_positive, metavar="N", help="utterances whose text may be used")
     demo.add_argument(
@@ -219,7 +220,7 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
         "--temperature", type=_temperature, default=0.3, metavar="T", help="0 is greedy (default %(default)s)"
     )
     generate.add_argument("--samples", type=_positive, default=1, metavar="N", help="how many (default %(default)s)")
-    generate.add_argument("--seed", type=int, default=0, metavar="N", help="seed of sampling (default %(default)s)")
+    generate.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of sampling (default %(default)s)")
     generate.add_argument(
         "--max-length", type=_positive, default=2048, metavar="N", help="at most N ids a sample (default %(default)s)"
     )
@@ -234,6 +235,12 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
     return number
+
+
+def _seed(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 2**32):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**32 - 1}")
+    return int(text)
 
 
 def _temperature(text: str) -> float:

@@ -23,7 +23,7 @@ from spear_tts_pytorch.data.corpora import open_corpus
 from spear_tts_pytorch.evaluation import character_error_rate
 from spear_tts_pytorch.plots import plot_alignment, plot_error_rates, plot_losses
 from spear_tts_pytorch.recipe import COLUMNS, RecipeResult, run_recipe
-from spear_tts_pytorch.stages import RecipeConfig, read_texts
+from spear_tts_pytorch.stages import Column, RecipeConfig, read_texts
 from spear_tts_pytorch.version import __version__
 
 LABELLED = 60
@@ -60,7 +60,7 @@ def run_demo(
         FileNotFoundError, ValueError, ImportError: see `open_corpus` and `run_recipe`.
     """
     start = time.perf_counter()
-    output = Path(output)
+    output = Path(output).resolve()
     _check_output(output, overwrite)
     _check_packages()
     labelled = LABELLED if labelled is None else labelled
@@ -89,9 +89,8 @@ def run_demo(
         summary = _summary(result, speech.name, labelled, seed, sound, time.perf_counter() - start)
         (folder / "results.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         (folder / "report.md").write_text(_report(summary), encoding="utf-8")
-        if output.exists():
-            shutil.rmtree(output)
-        folder.rename(output)
+        _check_output(output, overwrite)  # minutes have passed
+        _swap(folder, output, Path(temporary) / "earlier")
     print(_table(summary))
     print(f"written to {output}: report.md, results.json, metrics.jsonl, plots, audio/, model/")
     print(summary["summary"])
@@ -106,10 +105,29 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise FileExistsError(
             f"output folder {output} exists: give another with --output, or replace it with --overwrite"
         )
-    if not output.is_dir() or (any(output.iterdir()) and not (output / "results.json").is_file()):
+    if not output.is_dir() or (any(output.iterdir()) and not _is_demo(output)):
         raise FileExistsError(
             f"{output} is not a folder of an earlier demo and is not replaced: give another with --output"
         )
+
+
+def _swap(new: Path, output: Path, earlier: Path) -> None:
+    """`new` takes the place of `output`, which goes to `earlier`, or comes back if that fails."""
+    if output.exists():
+        output.rename(earlier)
+    try:
+        new.rename(output)
+    except OSError:
+        if earlier.exists():
+            earlier.rename(output)
+        raise
+
+
+def _is_demo(folder: Path) -> bool:
+    try:
+        return "library_version" in json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
 
 
 def _check_packages() -> None:
@@ -138,7 +156,8 @@ def _write_sound(result: RecipeResult, folder: Path) -> dict[str, Any]:
         temperature=result.config.temperature,
         generator=torch.Generator().manual_seed(0),
     )
-    examples = []
+    read = _read(result, said)
+    examples: list[dict[str, str]] = []
     spread = sorted({0, len(texts) // 2, len(texts) - 1})
     with tempfile.TemporaryDirectory() as temporary:
         heard, original = [], []
@@ -149,11 +168,8 @@ def _write_sound(result: RecipeResult, folder: Path) -> dict[str, Any]:
                 (folder / "audio").mkdir(parents=True, exist_ok=True)
                 name = f"audio/{len(examples) + 1}.wav"
                 shutil.copy(path, folder / name)
-                examples.append({"file": name, "text": text})
+                examples.append({"file": name, "text": text, "read_back": read[index]})
             original.append(_through_a_wav(tokenizer, result.test.semantic[index], path))
-    read = _read(result, said)
-    for example, index in zip(examples, spread, strict=False):
-        example["read_back"] = read[index]
     return {
         "examples": examples,
         "cer_of_wavs_said": character_error_rate(_read(result, heard), texts),
@@ -185,7 +201,11 @@ def _write_models_and_plots(result: RecipeResult, folder: Path) -> None:
         for stage, records in result.histories.items():
             file.writelines(json.dumps({"stage": stage, **record}) + "\n" for record in records)
     plot_losses(result.histories, folder / "losses.png")
-    bars = {f"({name}) {COLUMNS[name]}": column.headline for name, column in result.columns.items()}
+    bars = {}
+    for name, column in result.columns.items():
+        bars[f"({name}) {COLUMNS[name]}"] = column.cer
+        if column.cer_best is not None:
+            bars[f"({name}), best of {result.config.candidates}"] = column.cer_best
     plot_error_rates({**bars, "floor (true ids)": result.floor}, folder / "error_rates.png")
     text = result.test.texts[0]
     weights = result.model.alignment([text], result.test.semantic[0][None], source_type="text", target_type="speech")
@@ -199,7 +219,7 @@ def _write_models_and_plots(result: RecipeResult, folder: Path) -> None:
 def _summary(
     result: RecipeResult, corpus: str, labelled: int, seed: int, sound: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
-    cells = " ".join(f"({name}) {column.headline:.1f} %" for name, column in result.columns.items())
+    cells = " ".join(_cell(name, column, result.config.candidates) for name, column in result.columns.items())
     summary = {
         "summary": f"{cells} floor {result.floor:.1f} % CER, {labelled} labelled, {seconds:.0f} s",
         "corpus": corpus,
@@ -219,6 +239,11 @@ def _summary(
         "config": asdict(result.config),
     }
     return json.loads(json.dumps(summary))  # just what a reader of results.json gets
+
+
+def _cell(name: str, column: Column, candidates: int) -> str:
+    best = "" if column.cer_best is None else f", best of {candidates} {column.cer_best:.1f} %,"
+    return f"({name}) {column.cer:.1f} %{best}"
 
 
 def _rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -266,6 +291,8 @@ def _report(summary: dict[str, Any]) -> str:
         f"unlabelled; {summary['test_utterances']} test texts that occur nowhere in training. Seed {summary['seed']}, "
         f"{summary['total_seconds']:.0f} s, spear-tts-pytorch {summary['library_version']}, torch "
         f"{summary['torch_version']}.",
+        "",
+        "Which characters there are is taken from all texts, the test's included; nothing else is.",
         "",
         "Character error rate of generated speech tokens, percent, read by an independent evaluator; in brackets 95 % "
         f"bootstrap intervals over test texts. Best of {candidates}: the backtranslator chooses among {candidates} samples.",

@@ -1,7 +1,7 @@
 """How good it is: error rates with confidence intervals, and an independent reader of semantic tokens.
 
 In: hypotheses and references, as texts or ids. Out: percentages. `SemanticASR` reads semantic ids back as text ids, so
-that generated speech tokens can be judged by a model that shares nothing with the one that made them.
+that generated speech tokens can be judged by another model than the one that made them.
 Knows nothing of the models judged.
 """
 
@@ -218,7 +218,7 @@ class SemanticASR(nn.Module):
         Pairs without semantic ids are left out.
 
         Args:
-            steps: updates; the learning rate warms up over a tenth of them and falls to zero as a cosine.
+            steps: updates; the learning rate warms up over a tenth of them and falls nearly to zero as a cosine.
             batch_tokens: semantic ids in a batch, padding included.
             token_dropout: share of semantic ids that are masked.
             seed: of batches, masks and dropout. The caller's random state is left as it was.
@@ -240,7 +240,10 @@ class SemanticASR(nn.Module):
         history: list[float] = []
         self.train()
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), tqdm(total=steps, desc="evaluator", disable=not progress) as bar:
+        with (
+            torch.random.fork_rng(devices),
+            tqdm(total=steps, desc="evaluator", disable=None if progress else True) as bar,
+        ):
             torch.manual_seed(seed)
             epoch = 0
             while len(history) < steps:

@@ -22,7 +22,16 @@ def ctc(log_probs: Tensor, lengths: Tensor, target: Tensor, target_lengths: Tens
     Args: `log_probs` `[b, n, v]`, `lengths` `[b]` of the inputs, `target` `[b, m]`, `target_lengths` `[b]`.
     """
     per_row = ctc_per_row(log_probs, lengths, target, target_lengths, blank)
-    return per_row.sum() / (target_lengths * (per_row > 0)).sum().clamp(min=1)
+    counted = target_lengths * ctc_alignable(lengths, target, target_lengths)
+    return per_row.sum() / counted.sum().clamp(min=1)
+
+
+def ctc_alignable(lengths: Tensor, target: Tensor, target_lengths: Tensor) -> Tensor:
+    """`[b]`: whether each input is long enough for its target, a repeated id needing one position more."""
+    repeats = (target[:, 1:] == target[:, :-1]) & (
+        torch.arange(1, target.shape[1], device=target.device) < target_lengths[:, None]
+    )
+    return lengths >= target_lengths + repeats.sum(dim=-1)
 
 
 def ctc_per_row(log_probs: Tensor, lengths: Tensor, target: Tensor, target_lengths: Tensor, blank: int) -> Tensor:

@@ -7,6 +7,7 @@ This file knows nothing about models or training runs.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = ("#2f6690", "#d1603d", "#4a8c5c", "#8a5a9e", "#b5891f", "#5c6b73")
+LINES = ("-", "--", ":")
 INK, GRID = "#333333", "#dddddd"
 
 
@@ -42,8 +44,10 @@ def plot_losses(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str 
     figure, axes = _figure(8.0, 4.5)
     for index, (name, (train, valid)) in enumerate(curves.items()):
         color = COLORS[index % len(COLORS)]
+        style = LINES[index // len(COLORS) % len(LINES)]
         if len(train):
-            axes.plot(*train.T, color=color, linewidth=1.2, alpha=0.55 if len(valid) else 1.0, label=name)
+            alpha = 0.55 if len(valid) else 1.0
+            axes.plot(*train.T, color=color, linestyle=style, linewidth=1.2, alpha=alpha, label=name)
         if len(valid):
             label = f"{name}, validation"
             axes.plot(*valid.T, color=color, linewidth=2.0, marker="o", markersize=3.5, label=label)
@@ -124,7 +128,7 @@ def plot_error_rates(
             ha="center",
             color=INK,
         )
-    axes.set_xticks(range(len(rates)), list(columns))
+    axes.set_xticks(range(len(rates)), [textwrap.fill(label, 16) for label in columns], fontsize=9)
     axes.set_ylim(0, max(1.0, 1.15 * np.nan_to_num(rates).max()))
     axes.set(ylabel="CER (%), lower is better", title=title)
     axes.grid(True, axis="y", color=GRID, linewidth=0.8)

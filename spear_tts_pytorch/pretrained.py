@@ -6,13 +6,16 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -73,6 +76,8 @@ class PretrainedMixin(
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, token: str | bool | None = None, **kwargs: Any):
+        for retired in ("proxies", "resume_download"):  # passed on by huggingface_hub before 1.0
+            kwargs.pop(retired, None)
         hub = {k: kwargs.pop(k) for k in ("revision", "cache_dir", "force_download", "local_files_only")}
         folder = Path(model_id)
         if not folder.is_dir():
@@ -82,9 +87,19 @@ class PretrainedMixin(
                 raise FileNotFoundError(
                     f"{folder} is not a model folder: it has no {name}; write one by save_pretrained"
                 )
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        model = cls(**{**config["arguments"], **_tokenizers(folder, config), **kwargs})
-        model.load_weights(load_file(folder / WEIGHTS), source=str(folder))
+        try:
+            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            arguments = {**config["arguments"], **_tokenizers(folder, config), **kwargs}
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{folder / CONFIG} is not the configuration of a model: save the model again") from error
+        unknown = sorted(set(arguments) - set(inspect.signature(cls.__init__).parameters))
+        if unknown:
+            raise ValueError(
+                f"{folder} was written by release {config.get('library_version')}, whose {unknown[0]} this one does not "
+                "know: upgrade spear-tts-pytorch"
+            )
+        model = cls(**arguments)
+        model.load_weights(_read_weights(folder / WEIGHTS)["model"], source=str(folder))
         return model.eval()
 
     def load(self, path: str | Path, strict: bool = True) -> dict[str, Any]:
@@ -101,10 +116,7 @@ class PretrainedMixin(
             raise FileNotFoundError(f"path {path} does not exist")
         if path.is_dir():
             path = path / WEIGHTS
-        if path.suffix == ".safetensors":
-            package: Any = {"model": load_file(path)}
-        else:
-            package = torch.load(path, map_location="cpu", weights_only=True)
+        package = _read_weights(path)
         if not isinstance(package, dict) or not isinstance(package.get("model"), dict):
             raise ValueError(f"{path} holds no model: expected a dictionary with the key 'model', got {_kind(package)}")
         self.load_weights(package["model"], source=str(path), strict=strict)
@@ -124,6 +136,19 @@ class PretrainedMixin(
             shown = "; ".join(sorted(problems)[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
             raise ValueError(f"{source} holds a model of another architecture: {shown}")
         self.load_state_dict(state, strict=strict)
+
+
+def _read_weights(path: Path) -> Any:
+    """What a file of weights holds, the state dict under "model"; unpickles nothing but tensors and numbers."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            return {"model": load_file(path)}
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{path} is damaged or no file of weights ({reason}): copy or save it again") from error
 
 
 def _kind(package: Any) -> str:

@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from spear_tts_pytorch.backtranslation import CTCBacktranslator, speak
-from spear_tts_pytorch.data.corpora import Corpus, Utterance
+from spear_tts_pytorch.data.corpora import Corpus, Utterance, without_bad_audio
 from spear_tts_pytorch.data.generator import SemanticToTextDatasetGenerator
 from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset
 from spear_tts_pytorch.decoding.ctc import CharacterLM
@@ -125,10 +125,6 @@ class Column:
     cer_best: float | None
     length_ratio: float
 
-    @property
-    def headline(self) -> float:
-        return self.cer if self.cer_best is None else self.cer_best
-
 
 class _SemanticDataset(Dataset):
     """Speech ids with names, for the generator."""
@@ -166,9 +162,10 @@ class Stages:
 
     def tokenize(self) -> None:
         """Fits both tokenizers and turns the corpus into ids."""
-        corpus, config = self.corpus, self.config
-        speech = [*corpus.unlabelled, *corpus.labelled]
+        config = self.config
         with self._timed("tokenizer"):
+            corpus = self.corpus = without_bad_audio(self.corpus)
+            speech = [*corpus.unlabelled, *corpus.labelled]
             sample_hz = speech[0].sample_hz
             fitted_on = speech[:: max(1, len(speech) // 600)]
             self.tokenizer = MelKmeans.fit(

@@ -384,7 +384,7 @@ class TextToSemantic(GenerationMixin, FreezingMixin, nn.Module, PretrainedMixin)
     # connectionist temporal classification
 
     def ctc_logits(self, semantic_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities `[b, n, V]` of text ids (blank 0) at each semantic id `[b, n]`, and their lengths `[b]`."""
+        """Log-probabilities `[b, n + 1, V]` of text ids (blank 0) at each semantic id `[b, n]` and its eos; lengths `[b]`."""
         source_emb, mask, _ = self.encode(semantic_ids, "speech")
         return self._ctc_log_probs(source_emb), mask.sum(dim=-1)
 

@@ -57,6 +57,9 @@ def check_ids(ids: Tensor, *, name: str, num_ids: int, pad_id: int, modality: st
         raise ValueError(f"{name} must have the shape [batch, length] with at least one row, got {list(ids.shape)}")
     ids = ids.long()
     if ids.numel() and not torch.compiler.is_compiling():
+        padding = ids == pad_id
+        if (padding[:, :-1] & ~padding[:, 1:]).any():
+            raise ValueError(f"{name} has padding ({pad_id}) before a {modality} id: pad rows on the right only")
         low, high = torch.where(ids == pad_id, 0, ids).aminmax()
         if low < 0 or high >= num_ids:
             worst = int(low) if low < 0 else int(high)

@@ -61,7 +61,7 @@ def test_alignment_regularizer(fixtures, index, inputs, name):
         assert model(source, target, **types).item() == pytest.approx(numbers["total"], abs=1e-4), numbers
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, "trained_mha", "trained_gqa"])
+@pytest.mark.parametrize("name", ["trained_mha", "trained_gqa"])
 def test_decoded_ids(fixtures, index, inputs, name):
     model, expected = load_model(fixtures, index, name)
     checked = 0
@@ -82,5 +82,6 @@ def test_decoded_ids(fixtures, index, inputs, name):
         )
         # 0.4.8 left ids behind end-of-sequence where max_length ended the loop
         wanted = mask_after_eos(wanted, model.eos_id[target_type], model.pad_id[target_type])
-        assert ids.tolist() == wanted[:, : ids.shape[1]].tolist(), key
-    assert checked or name not in ("trained_mha", "trained_gqa")
+        padding = torch.full((len(ids), wanted.shape[1] - ids.shape[1]), model.pad_id[target_type])
+        assert torch.cat((ids, padding), dim=1).tolist() == wanted.tolist(), key
+    assert checked == len([key for key in expected if key.startswith("greedy") and not key.endswith("reference")]) > 0

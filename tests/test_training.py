@@ -260,7 +260,7 @@ def test_files_of_a_run(tmp_path):
     trainer = make_trainer("forward", tmp_path / "run", keep_last=2)
     trainer.train()
     names = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert names == ["best", "checkpoints", "latest", "metrics.jsonl"]
+    assert names == ["best", "checkpoints", "latest", "metrics.jsonl", "run.json"]
     checkpoints = tmp_path / "run" / "checkpoints"
     assert sorted(path.name for path in checkpoints.iterdir()) == ["step-6", "step-8"]  # 3 was the oldest, 8 is the end
     assert (tmp_path / "run" / "latest").read_text() == "step-8\n"
@@ -292,6 +292,15 @@ def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
     trainer = make_trainer("backtranslate")
     trainer.train()
     assert list(tmp_path.iterdir()) == [] and trainer.results_folder is None and len(trainer.history) == 6
+
+
+@pytest.mark.parametrize("name", ["checkpoints/lightning.ckpt", "best/model.bin", "metrics.jsonl"])
+def test_folders_of_others_with_our_names_are_kept(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match="no training run"):
+        make_trainer("forward", tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_folders_of_others_are_refused_and_kept(tmp_path):

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
 
 from spear_tts_pytorch.data.audio import load_audio
+from spear_tts_pytorch.tokenizers.semantic import problem_with
 from spear_tts_pytorch.tokenizers.text import normalize_text
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
@@ -75,6 +77,31 @@ class Corpus:
 def minutes(utterances: Iterable[Utterance]) -> float:
     """How long they are together, in minutes."""
     return sum(utterance.seconds for utterance in utterances) / 60
+
+
+def without_bad_audio(corpus: Corpus) -> Corpus:
+    """The corpus without clips that are silent, not finite or shorter than a tenth of a second; a warning names them.
+
+    Raises:
+        ValueError: nothing is left of a part.
+    """
+    problems: dict[str, str] = {}
+
+    def good(utterance: Utterance) -> bool:
+        wav = torch.as_tensor(utterance.audio())
+        problem = problem_with(wav, utterance.sample_hz // 10, utterance.sample_hz)
+        if problem:
+            problems[utterance.id] = problem
+        return not problem
+
+    parts = {name: [u for u in getattr(corpus, name) if good(u)] for name in ("unlabelled", "labelled", "test")}
+    if problems:
+        name, problem = next(iter(problems.items()))
+        message = f"{corpus.name}: {len(problems)} clips cannot be used ({_few(list(problems))}); {name} {problem}"
+        if not all(parts.values()):
+            raise ValueError(f"{message}; no clip is left to train on or to test with")
+        warnings.warn(f"{message}; they are left out", stacklevel=2)
+    return Corpus(corpus.name, **parts)
 
 
 def open_corpus(
@@ -154,6 +181,10 @@ def read_ljspeech(folder: str | os.PathLike[str], *, strict: bool = True) -> lis
     found = [_file_utterance(id_, text, files[id_]) for id_, text in rows.items() if id_ in files]
     if not found:
         raise ValueError(f"{folder} holds no utterance with both text and audio")
+    rates = {utterance.sample_hz: utterance.id for utterance in found}
+    if len(rates) > 1:
+        shown = ", ".join(f"{id_} has {rate} Hz" for rate, id_ in sorted(rates.items()))
+        raise ValueError(f"{folder}: sampling rates differ ({shown}): resample all audio to one rate")
     return found
 
 

@@ -252,8 +252,6 @@ class Collate:
         if not waves:
             return {"semantic": self._ids(rows, "speech", "semantic ids")}
         lengths = torch.tensor([len(row) for row in waves])
-        if not lengths.all():
-            raise ValueError("a waveform without samples: remove it from the dataset")
         wave = torch.zeros(len(waves), int(lengths.max()))
         for padded, row in zip(wave, waves, strict=True):
             padded[: len(row)] = row

@@ -69,7 +69,7 @@ def espeak_corpus(
 
     Raises:
         ImportError: espeakng-loader is missing.
-        RuntimeError: espeak-ng does not start on this machine.
+        OSError: espeak-ng does not start on this machine.
         ValueError: a count below one, or more sentences than the grammar has.
     """
     check_counts(labelled=labelled, unlabelled=unlabelled, test=test)
@@ -122,10 +122,10 @@ class Espeak:
         try:
             self._library = ctypes.CDLL(library)
         except OSError as error:
-            raise RuntimeError(f"espeak-ng does not load ({error}): reinstall espeakng-loader") from error
+            raise OSError(f"espeak-ng does not load ({error}): reinstall espeakng-loader") from error
         self.sample_hz = self._library.espeak_Initialize(self.SYNCHRONOUS, 0, os.fsencode(data), self.NO_EXIT)
         if self.sample_hz <= 0:
-            raise RuntimeError(f"espeak-ng does not start with the data in {data}: reinstall espeakng-loader")
+            raise OSError(f"espeak-ng does not start with the data in {data}: reinstall espeakng-loader")
         self._pieces: list[bytes] = []
         # Kept as an attribute: the library calls it as long as it lives.
         kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
@@ -143,10 +143,10 @@ class Espeak:
         """`text` as int16 samples `[t]`, without the silence around it.
 
         Raises:
-            RuntimeError: espeak-ng does not know the voice or makes no sound.
+            OSError: espeak-ng does not know the voice or makes no sound.
         """
         if self._library.espeak_SetVoiceByName(voice.name.encode()) != 0:
-            raise RuntimeError(f"espeak-ng has no voice {voice.name!r}")
+            raise OSError(f"espeak-ng has no voice {voice.name!r}")
         for parameter, value in ((self.RATE, rate or voice.rate), (self.PITCH, voice.pitch)):
             self._library.espeak_SetParameter(parameter, value, 0)
         self._library.espeak_SetParameter(self.RANGE, voice.pitch_range, 0)
@@ -156,7 +156,7 @@ class Espeak:
         samples = np.frombuffer(b"".join(self._pieces), dtype=np.int16)
         loud = np.flatnonzero(np.abs(samples.astype(np.int32)) > 50)
         if status != 0 or loud.size == 0:
-            raise RuntimeError(f"espeak-ng made no sound of {text!r} (status {status})")
+            raise OSError(f"espeak-ng made no sound of {text!r} (status {status})")
         margin = self.sample_hz // 50
         return samples[max(0, loud[0] - margin) : loud[-1] + margin].copy()
 
@@ -177,7 +177,7 @@ def open_espeak() -> Iterator[Espeak]:
 
     Raises:
         ImportError: espeakng-loader is missing.
-        RuntimeError: espeak-ng does not start on this machine.
+        OSError: espeak-ng does not start on this machine.
     """
     try:
         import espeakng_loader
@@ -200,6 +200,6 @@ def _from_copy(library: str, data: str, folder: Path) -> Espeak:
     copy = shutil.copy(library, folder)
     try:
         return Espeak(copy, data)
-    except RuntimeError:
+    except OSError:
         # Temporary folders can forbid execution; the installed library then is second best.
         return Espeak(library, data)

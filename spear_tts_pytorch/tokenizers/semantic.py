@@ -69,6 +69,10 @@ def tokenize_waveform(
         ValueError: `lengths` does not fit `wav`.
     """
     wav = wav[None] if wav.ndim == 1 else wav
+    if isinstance(tokenizer, nn.Module):  # not a part of the model, so it stays where the user put it
+        device = next((tensor.device for tensor in tokenizer.parameters()), wav.device)
+        wav = wav.to(device)
+        tokenizer.eval()
     options: dict[str, Any] = {} if input_sample_hz is None else {"input_sample_hz": input_sample_hz}
     if accepts_argument(tokenizer, "flatten"):
         options["flatten"] = False

@@ -27,7 +27,8 @@ from spear_tts_pytorch.data.files import sync_folder, write_whole
 STATE_NAME = "trainer.pt"
 STATE_VERSION = 1
 CHECKPOINTS, BEST, LATEST, METRICS = "checkpoints", "best", "latest", "metrics.jsonl"
-OWN_NAMES = (CHECKPOINTS, BEST, LATEST, METRICS)
+RUN = "run.json"  # marks a folder as a run's own
+OWN_NAMES = (CHECKPOINTS, BEST, LATEST, METRICS, RUN)
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -131,7 +132,9 @@ class RunFolder:
         if not self.path.is_dir():
             raise ValueError(f"results_folder {self.path} is a file: choose another")
         names = sorted(path.name for path in self.path.iterdir())
-        foreign = [name for name in names if name not in OWN_NAMES and not name.startswith(".")]
+        names = [name for name in names if not name.startswith(".")]
+        own = RUN in names or self.latest() is not None
+        foreign = [name for name in names if name not in OWN_NAMES] if own else names
         if foreign and not allow_foreign and self.latest() is None:
             raise ValueError(
                 f"results_folder {self.path} is not empty and no training run ({foreign[0]} is in it): choose another, "
@@ -148,6 +151,12 @@ class RunFolder:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+    def claim(self, description: Mapping[str, Any]) -> None:
+        """Makes the folder and marks it as this run's."""
+        if self.path is not None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path / RUN, (json.dumps(description, indent=2) + "\n").encode())
 
     def steps(self) -> dict[int, Path]:
         """The complete checkpoints by step."""

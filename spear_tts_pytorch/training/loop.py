@@ -239,7 +239,8 @@ class Trainer(ResumeMixin):
     def _update(self, lr: float) -> tuple[float, int]:
         """One update; its loss, and its ids over all processes.
 
-        Batches weigh by their target ids, so that the gradient is the one of all of them taken as a single batch.
+        Batches weigh by their target ids, so that the gradient is that of a single batch of all of them, where the loss
+        is a mean over these ids: not quite so for CTC, nor for pretraining on the deleted ids alone.
         """
         batches = [next(self.dl_iter) for _ in range(self.grad_accum_every)]
         weights = [self._weight(batch) for batch in batches]

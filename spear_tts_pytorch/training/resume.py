@@ -45,9 +45,9 @@ class ResumeMixin:
             self.load(found, check=True)
             self.print(f"resuming from {found}, {self._step} of {self.num_train_steps} steps done")
         if self.is_main and self.run_folder.path is not None:
-            self.run_folder.path.mkdir(parents=True, exist_ok=True)
             if found is None:
-                self.run_folder.clear()  # what a run left that stopped before its first checkpoint
+                self.run_folder.clear()  # what a run of ours left that stopped before its first checkpoint
+            self.run_folder.claim(self._fingerprint())
             self.history = self.run_folder.rewind(self._step)
         self.accelerator.wait_for_everyone()
 
@@ -62,6 +62,7 @@ class ResumeMixin:
             "rng": gather_object([random_state()]),
             "running": dict(self._running),
             "best_valid_loss": self.best_valid_loss,
+            "last_valid": self._last_valid,
             "fingerprint": self._fingerprint(),
         }
 
@@ -135,3 +136,4 @@ class ResumeMixin:
         rank = self.accelerator.process_index
         self._pending_rng = state["rng"][rank] if rank < len(state["rng"]) else None
         self._begun, self._last_saved = False, self._step
+        self._last_valid = state.get("last_valid", -1)
