@@ -201,11 +201,7 @@ def _write_models_and_plots(result: RecipeResult, folder: Path) -> None:
         for stage, records in result.histories.items():
             file.writelines(json.dumps({"stage": stage, **record}) + "\n" for record in records)
     plot_losses(result.histories, folder / "losses.png")
-    bars = {}
-    for name, column in result.columns.items():
-        bars[f"({name}) {COLUMNS[name]}"] = column.cer
-        if column.cer_best is not None:
-            bars[f"({name}), best of {result.config.candidates}"] = column.cer_best
+    bars = {f"({name}) {COLUMNS[name]}": headline(column) for name, column in result.columns.items()}
     plot_error_rates({**bars, "floor (true ids)": result.floor}, folder / "error_rates.png")
     text = result.test.texts[0]
     weights = result.model.alignment([text], result.test.semantic[0][None], source_type="text", target_type="speech")
@@ -216,10 +212,15 @@ def _write_models_and_plots(result: RecipeResult, folder: Path) -> None:
 # what is written about them
 
 
+def headline(column: Column) -> float:
+    """The figure of the summary and the picture: the best of several samples where all columns have it, else greedy."""
+    return column.cer if column.cer_best is None else column.cer_best
+
+
 def _summary(
     result: RecipeResult, corpus: str, labelled: int, seed: int, sound: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
-    cells = " ".join(_cell(name, column, result.config.candidates) for name, column in result.columns.items())
+    cells = " ".join(f"({name}) {headline(column):.1f} %" for name, column in result.columns.items())
     summary = {
         "summary": f"{cells} floor {result.floor:.1f} % CER, {labelled} labelled, {seconds:.0f} s",
         "corpus": corpus,
@@ -239,11 +240,6 @@ def _summary(
         "config": asdict(result.config),
     }
     return json.loads(json.dumps(summary))  # just what a reader of results.json gets
-
-
-def _cell(name: str, column: Column, candidates: int) -> str:
-    best = "" if column.cer_best is None else f", best of {candidates} {column.cer_best:.1f} %,"
-    return f"({name}) {column.cer:.1f} %{best}"
 
 
 def _rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:

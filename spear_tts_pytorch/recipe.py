@@ -84,7 +84,7 @@ def run_recipe(
     for column in sorted(columns):
         with_labels = column in "cd"
         model = stages.forward_model(column, pretrained if column in "bd" else None, labels if with_labels else None)
-        results[column] = stages.evaluate(model, evaluator, backtranslator if with_labels else None)
+        results[column] = stages.evaluate(model, evaluator, backtranslator)
     read = stages.read(evaluator, stages.test.semantic)
     return RecipeResult(
         columns=results,

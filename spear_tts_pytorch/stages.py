@@ -116,7 +116,7 @@ class Column:
 
     Attributes:
         cer: of greedy decoding, percent, with `interval`, its 95 % bootstrap interval.
-        cer_best: of the best of several samples, chosen by the backtranslator; None without one.
+        cer_best: of the best of several samples, chosen by the backtranslator, whatever the column; None without one.
         length_ratio: ids generated for each true id.
     """
 

@@ -50,7 +50,7 @@ def test_demo_writes_everything_it_names(demo_folder):
     names = ["report.md", "metrics.jsonl", "losses.png", "error_rates.png", "alignment.png", "pairs/dataset.json"]
     assert [name for name in names if not (folder / name).is_file()] == []
     assert set(summary["columns"]) == set(COLUMNS) and summary["labelled"] == 15
-    assert summary["columns"]["a"]["cer_best"] is None and summary["columns"]["d"]["cer_best"] is not None
+    assert all(column["cer_best"] is not None for column in summary["columns"].values())  # like with like
     stages = {json.loads(line)["stage"] for line in (folder / "metrics.jsonl").read_text().splitlines()}
     assert {"pretraining", "backtranslator", "(a)", "(d)", "(d) finetune", "evaluator"} <= stages
     for example in summary["sound"]["examples"]:
