@@ -27,6 +27,7 @@ from spear_tts_pytorch.stages import Column, RecipeConfig, read_texts
 from spear_tts_pytorch.version import __version__
 
 LABELLED = 60
+FEW_TESTS = 20
 FLOOR_TOO_HIGH = 15.0  # percent: above it the evaluator's own errors hide those of the models
 
 
@@ -99,6 +100,9 @@ def run_demo(
 
 def _check_output(output: Path, overwrite: bool) -> None:
     """Only an earlier demo's folder, or an empty one, is ever replaced."""
+    blocked = next((path for path in output.parents if path.exists() and not path.is_dir()), None)
+    if blocked is not None:
+        raise NotADirectoryError(f"{blocked} is a file, so {output} cannot be made: give another with --output")
     if not output.exists():
         return
     if not overwrite:
@@ -266,6 +270,8 @@ def _table(summary: dict[str, Any]) -> str:
     lines.append(f"{'as sound, written and read again':<34}{sound['cer_of_wavs_said']:>22.1f}")
     lines.append(f"{'true ids as sound, likewise':<34}{sound['cer_of_wavs_true']:>22.1f}")
     lines.append("seconds: " + ", ".join(f"{stage} {spent:.0f}" for stage, spent in summary["seconds"].items()))
+    if summary["test_utterances"] < FEW_TESTS:
+        lines.append(f"Only {summary['test_utterances']} test texts: the figures mean little.")
     if summary["floor_too_high"]:
         lines.append(_warning(summary))
     return "\n".join(lines)

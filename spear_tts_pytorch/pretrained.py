@@ -80,17 +80,22 @@ class PretrainedMixin(
             kwargs.pop(retired, None)
         hub = {k: kwargs.pop(k) for k in ("revision", "cache_dir", "force_download", "local_files_only")}
         folder = Path(model_id)
+        if folder.is_file() or model_id.count("/") > 1 or not model_id:  # no Hub id either
+            raise FileNotFoundError(
+                f"no model folder {model_id!r}: give a folder written by save_pretrained, or a Hub id"
+            )
         if not folder.is_dir():
             folder = Path(snapshot_download(model_id, token=token, **hub))
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
+                inside = f"; did you mean {folder / 'model'}?" if (folder / "model" / name).is_file() else ""
                 raise FileNotFoundError(
-                    f"{folder} is not a model folder: it has no {name}; write one by save_pretrained"
+                    f"{folder} is not a model folder, as save_pretrained writes them: it has no {name}{inside}"
                 )
         try:
             config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
             arguments = {**config["arguments"], **_tokenizers(folder, config), **kwargs}
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{folder / CONFIG} is not the configuration of a model: save the model again") from error
         unknown = sorted(set(arguments) - set(inspect.signature(cls.__init__).parameters))
         if unknown:

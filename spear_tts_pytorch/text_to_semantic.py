@@ -96,6 +96,11 @@ class TextToSemantic(GenerationMixin, FreezingMixin, nn.Module, PretrainedMixin)
             tokenizer_encode, num_text_token_ids = openai_tokenizer(tokenizer_encode)
         num_text_token_ids = _size("num_text_token_ids", num_text_token_ids, tokenizer_encode, "vocab_size")
         num_semantic_token_ids = _size("num_semantic_token_ids", num_semantic_token_ids, wav2vec, "codebook_size")
+        if min(dim, heads, dim_head, source_depth, target_depth) < 1 or dim_head % 2:
+            raise ValueError(
+                f"dim {dim}, heads {heads}, dim_head {dim_head}, source_depth {source_depth} and target_depth {target_depth} "
+                "must be at least 1, and dim_head even for rotary positions"
+            )
         if not 0 <= cond_drop_prob < 1:
             raise ValueError(f"cond_drop_prob must be at least 0 and below 1, got {cond_drop_prob}")
         if target_early_exit_layer is not None and not 0 < target_early_exit_layer <= target_depth:
@@ -189,6 +194,8 @@ class TextToSemantic(GenerationMixin, FreezingMixin, nn.Module, PretrainedMixin)
             if self.wav2vec is None:
                 raise ValueError(f"{name} is a waveform, which needs a tokenizer: pass wav2vec to TextToSemantic")
             x = tokenize_waveform(self.wav2vec, x.to(self.device), lengths)
+        elif isinstance(x, str):
+            raise TypeError(f"{name} is a single text: give a list of texts")
         elif isinstance(x, (list, tuple)) and modality == "text" and all(isinstance(text, str) for text in x):
             if self.tokenizer_encode is None:
                 raise ValueError(f"{name} is text, which needs a tokenizer: pass tokenizer_encode to TextToSemantic")

@@ -99,7 +99,8 @@ def test_a_second_call_goes_on_where_the_first_stopped(tmp_path):
     assert 0 < done < 100
     rest = Counting(items)
     counts = SemanticToTextDatasetGenerator(model, dataset=rest, folder=tmp_path / "cut", **options)(max_length=4)
-    assert counts == {"written": 100 - done, "skipped": done, "empty": 0} and rest.reads == 100 - done
+    assert counts == {"written": 100 - done, "skipped": done, "empty": 0}
+    assert rest.reads == 100 - done + 1  # one to see that it is the same speech
     assert read(tmp_path / "cut") == read(tmp_path / "whole")
     assert json.loads((tmp_path / "cut" / "dataset.json").read_text())["counts"]["pairs"] == 100
     assert len(GeneratedAudioTextDataset(tmp_path / "cut")) == 100  # each once
@@ -122,6 +123,17 @@ def test_another_model_or_other_options_are_refused(tmp_path):
     assert list_shards(tmp_path)[0].read_bytes() == before
     assert run(seed=1, overwrite=True)["written"] == 3
     assert len(GeneratedAudioTextDataset(tmp_path)) == 3
+
+
+def test_another_dataset_with_the_same_names_is_refused(tmp_path):
+    model = make_model()
+    SemanticToTextDatasetGenerator(model, dataset=make_ids(3), folder=tmp_path, progress=False)(max_length=3)
+    other = [row.flip(0) for row in make_ids(3)]
+    other[0] = torch.cat((other[0], other[0]))
+    generator = SemanticToTextDatasetGenerator(model, dataset=other, folder=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="'0' is other speech"):
+        generator(max_length=3)
+    assert generator(max_length=3, overwrite=True)["written"] == 3
 
 
 def test_decoding_by_other_means_and_ids_of_the_dataset(tmp_path):

@@ -264,6 +264,31 @@ def test_load_tells_another_architecture_and_a_pair_file(tmp_path):
         make_model().load(tmp_path / "nowhere.pt")
 
 
+@pytest.mark.parametrize("content", [b"", b"junk!", b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ls\x85R."])
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+def test_damaged_and_malicious_weights_are_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} is damaged or no file of weights"):
+        make_model().load(tmp_path / name)
+
+
+def test_from_pretrained_names_what_is_wrong(tmp_path):
+    make_model().save_pretrained(tmp_path / "demo" / "model")
+    with pytest.raises(FileNotFoundError, match="did you mean .*model"):
+        TextToSemantic.from_pretrained(tmp_path / "demo")
+    with pytest.raises(FileNotFoundError, match="no model folder"):
+        TextToSemantic.from_pretrained(tmp_path / "no" / "where")
+    config = tmp_path / "demo" / "model" / "config.json"
+    whole = json.loads(config.read_text())
+    whole["arguments"]["new_keyword"] = 1
+    config.write_text(json.dumps(whole))
+    with pytest.raises(ValueError, match="new_keyword .* upgrade"):
+        TextToSemantic.from_pretrained(tmp_path / "demo" / "model")
+    config.write_text("[1]")
+    with pytest.raises(ValueError, match="not the configuration of a model"):
+        TextToSemantic.from_pretrained(tmp_path / "demo" / "model")
+
+
 def test_a_bigger_module_with_old_keys_loads(fixtures):
     from safetensors.torch import load_file
 
@@ -287,6 +312,8 @@ def speak(model, source=None, **kwargs):
         (lambda m: speak(m, torch.tensor([[-1]])), ValueError, "source holds the id -1"),
         (lambda m: speak(m, torch.tensor([[3], [0]])), ValueError, "row without any id"),
         (lambda m: speak(m, torch.rand(1, 4)), TypeError, "integer tensor"),
+        (lambda m: speak(m, torch.tensor([[0, 3]])), ValueError, "pad rows on the right only"),
+        (lambda m: speak(m, "one text"), TypeError, "give a list of texts"),
         (lambda m: speak(m, ["hi"]), ValueError, "needs a tokenizer: pass tokenizer_encode"),
         (lambda m: speak(m, torch.rand(1, 4), source_type="speech"), ValueError, "pass wav2vec"),
         (lambda m: speak(m, target_type="audio"), ValueError, "'speech' or 'text'"),
@@ -301,6 +328,8 @@ def speak(model, source=None, **kwargs):
         (lambda m: m(make_ids("text", [3]), make_ids("speech", [3]), ctc_weight=0.5, **LOSS), ValueError, "speech to text"),
         (lambda m: make_model(heads=4, target_kv_heads=3), ValueError, "multiple"),
         (lambda m: make_model(cond_drop_prob=1.0), ValueError, "cond_drop_prob"),
+        (lambda m: make_model(dim_head=15), ValueError, "dim_head even"),
+        (lambda m: make_model(source_depth=0), ValueError, "at least 1"),
         (lambda m: make_model(num_text_token_ids=None), ValueError, "num_text_token_ids is missing"),
         (lambda m: make_model(target_early_exit_layer=9), ValueError, "1 to target_depth"),
         (lambda m: make_model(heads="four"), TypeError, "heads"),

@@ -46,6 +46,7 @@ def save_audio(path: str | os.PathLike[str], wav: np.ndarray | Tensor, sample_hz
 
     Raises:
         FileNotFoundError: the folder does not exist.
+        OSError: the file cannot be written.
         ValueError: `wav` is not one-dimensional, is empty, or holds values that are not finite.
     """
     path = Path(path)
@@ -57,7 +58,10 @@ def save_audio(path: str | os.PathLike[str], wav: np.ndarray | Tensor, sample_hz
     if not np.isfinite(wav).all():
         raise ValueError("wav holds samples that are NaN or infinite")
     _check_rate("sample_hz", sample_hz)
-    soundfile.write(path, wav / max(1.0, float(np.abs(wav).max())), sample_hz, subtype="PCM_16")
+    try:
+        soundfile.write(path, wav / max(1.0, float(np.abs(wav).max())), sample_hz, subtype="PCM_16")
+    except soundfile.LibsndfileError as error:
+        raise OSError(f"{path} cannot be written ({error}): choose another name or place") from error
 
 
 def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:

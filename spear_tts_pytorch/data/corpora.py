@@ -126,6 +126,8 @@ def open_corpus(
         FileNotFoundError: the folder or a part of it is missing.
         ValueError: the folder is not as it should be, or has fewer utterances than asked for.
     """
+    if spec is not None and os.fspath(spec).removeprefix("fsdd:") == "":
+        raise ValueError(f"the corpus {os.fspath(spec)!r} names no folder: give FOLDER or fsdd:FOLDER")
     is_fsdd = spec is not None and os.fspath(spec).startswith("fsdd:")
     if speaker is not None and not is_fsdd:
         raise ValueError(f"speaker {speaker!r} can be chosen for fsdd:FOLDER only: leave it out")
@@ -225,7 +227,7 @@ def ljspeech_corpus(
     if labelled >= len(rest):
         raise ValueError(
             f"labelled={labelled} utterances asked for, but {folder} has {len(utterances)} clips, of which "
-            f"{len(held_out)} are held out: ask for {len(rest) - 1} or fewer"
+            f"{len(held_out)} are held out: " + (f"ask for {len(rest) - 1} or fewer" if len(rest) > 1 else "add clips")
         )
     rest = [rest[index] for index in np.random.default_rng([seed, 1]).permutation(len(rest))]
     others = rest[labelled:] if unlabelled is None else rest[labelled : labelled + unlabelled]

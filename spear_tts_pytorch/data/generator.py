@@ -140,6 +140,7 @@ class SemanticToTextDatasetGenerator(nn.Module):
             self._prepare_folder(overwrite)
         _barrier()
         done = {name for path in list_shards(self.folder) for name in read_column(path, "id").to_pylist()}
+        self._check_same_speech(ids)
         _barrier()  # nobody writes before everybody has read what is there
         todo = [index for index in range(rank, len(ids), world) if ids[index] not in done]
         counts = {"written": 0, "skipped": len(range(rank, len(ids), world)) - len(todo), "empty": 0}
@@ -171,6 +172,22 @@ class SemanticToTextDatasetGenerator(nn.Module):
         if overwrite:
             for path in [*list_shards(self.folder), self.folder / DATASET_NAME]:
                 path.unlink(missing_ok=True)
+
+    def _check_same_speech(self, ids: list[str]) -> None:
+        """Raises ValueError if the first pair in the folder is of other speech than the dataset's item of that name."""
+        shards = [path for path in list_shards(self.folder) if len(read_column(path, "id"))]
+        if not shards:
+            return
+        name, there = (read_column(shards[0], column)[0].as_py() for column in ("id", "semantic_ids"))
+        if name not in ids:
+            return
+        item = _Item(name, self._speech(ids.index(name), name))
+        self._tokenize([item])
+        if item.speech.tolist() != there:
+            raise ValueError(
+                f"{self.folder} holds pairs of another dataset: its item {name!r} is other speech. Choose another folder, "
+                "give the dataset ids of its own, or remove these pairs by overwrite=True"
+            )
 
     def _writer(self, rank: int, options: dict[str, Any]) -> PairWriter:
         described = {key: _describe(value) for key, value in options.items()}

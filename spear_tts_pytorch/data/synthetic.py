@@ -75,7 +75,9 @@ def espeak_corpus(
     check_counts(labelled=labelled, unlabelled=unlabelled, test=test)
     counts = {"test": test, "labelled": labelled, "unlabelled": unlabelled}
     if sum(counts.values()) > 30_000:
-        raise ValueError(f"the grammar is meant for at most 30,000 sentences, {sum(counts.values())} asked for")
+        raise ValueError(
+            f"the grammar is meant for at most 30,000 sentences, {sum(counts.values())} asked for: lower labelled={labelled}"
+        )
     taken: set[str] = set()
     parts: dict[str, list[Utterance]] = {}
     bar = tqdm(total=sum(counts.values()), desc="synthesis", unit="clip", disable=None if progress else True)

@@ -104,7 +104,7 @@ class MelKmeans:
         sample_hz: int,
         num_clusters: int = 100,
         *,
-        target_sample_hz: int = 16000,
+        target_sample_hz: int | None = None,
         features: Literal["mfcc", "logmel"] = "mfcc",
         normalize: Literal["clip", "speaker"] = "clip",
         speakers: Sequence[str | None] | None = None,
@@ -120,7 +120,7 @@ class MelKmeans:
         Args:
             clips: one-dimensional float waveforms `[t]` at `sample_hz`; ones that are too short, silent or not finite
                 are left out.
-            target_sample_hz: the rate in Hz at which the tokenizer works; clips are resampled to it.
+            target_sample_hz: the rate in Hz at which the tokenizer works, the clips' own by default; clips are resampled.
             speakers: who speaks in each clip, required for `normalize="speaker"`.
             hop_seconds: time between frames.
             max_frames: of more frames than about this, a random part of the clips is used.
@@ -133,6 +133,7 @@ class MelKmeans:
             raise ValueError(f"num_clusters must be at least 1, got {num_clusters}")
         if normalize == "speaker" and speakers is None:
             raise ValueError('normalize="speaker" needs speakers, the name of the speaker of each clip')
+        target_sample_hz = sample_hz if target_sample_hz is None else target_sample_hz
         settings = MelSettings(
             sample_hz=target_sample_hz,
             hop=round(hop_seconds * target_sample_hz),
