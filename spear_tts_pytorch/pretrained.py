@@ -75,28 +75,35 @@ class PretrainedMixin(
         (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any):
+        """The model saved in a folder or on the Hub, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: a folder written by `save_pretrained`, or a Hub id such as "someone/model".
+            kwargs: huggingface_hub's (`revision`, `token`, `cache_dir`, ...), or constructor arguments to replace.
+
+        Raises:
+            FileNotFoundError: there is no such folder, or it is not a model's.
+            ValueError: damaged files, or a model of a newer release.
+        """
+        name = str(pretrained_model_name_or_path)
+        folder = Path(name)
+        if not folder.is_dir() and (folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~"))):
+            raise FileNotFoundError(f"no model folder {name!r}: give a folder written by save_pretrained, or a Hub id")
+        if folder.is_dir():
+            _read_config(folder)
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
     def _from_pretrained(cls, *, model_id: str, token: str | bool | None = None, **kwargs: Any):
         for retired in ("proxies", "resume_download"):  # passed on by huggingface_hub before 1.0
             kwargs.pop(retired, None)
         hub = {k: kwargs.pop(k) for k in ("revision", "cache_dir", "force_download", "local_files_only")}
         folder = Path(model_id)
-        if folder.is_file() or model_id.count("/") > 1 or not model_id:  # no Hub id either
-            raise FileNotFoundError(
-                f"no model folder {model_id!r}: give a folder written by save_pretrained, or a Hub id"
-            )
         if not folder.is_dir():
             folder = Path(snapshot_download(model_id, token=token, **hub))
-        for name in (CONFIG, WEIGHTS):
-            if not (folder / name).is_file():
-                inside = f"; did you mean {folder / 'model'}?" if (folder / "model" / name).is_file() else ""
-                raise FileNotFoundError(
-                    f"{folder} is not a model folder, as save_pretrained writes them: it has no {name}{inside}"
-                )
-        try:
-            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-            arguments = {**config["arguments"], **_tokenizers(folder, config), **kwargs}
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{folder / CONFIG} is not the configuration of a model: save the model again") from error
+        config = _read_config(folder)
+        arguments = {**config["arguments"], **_tokenizers(folder, config), **kwargs}
         unknown = sorted(set(arguments) - set(inspect.signature(cls.__init__).parameters))
         if unknown:
             raise ValueError(
@@ -141,6 +148,22 @@ class PretrainedMixin(
             shown = "; ".join(sorted(problems)[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
             raise ValueError(f"{source} holds a model of another architecture: {shown}")
         self.load_state_dict(state, strict=strict)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """The configuration in a model folder, which must have weights too."""
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            inside = f"; did you mean {folder / 'model'}?" if (folder / "model" / name).is_file() else ""
+            raise FileNotFoundError(
+                f"{folder} is not a model folder, as save_pretrained writes them: it has no {name}{inside}"
+            )
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        dict(config["arguments"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / CONFIG} is not the configuration of a model: save the model again") from error
+    return config
 
 
 def _read_weights(path: Path) -> Any:
