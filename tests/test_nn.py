@@ -129,3 +129,17 @@ def test_few_rows_block_by_block_are_the_plain_product(monkeypatch, threads, sha
     assert [number_of_blocks(size, threads) for size in (12, 7)] == {1: [1, 1], 2: [2, 1], 3: [3, 1], 8: [6, 7]}[
         threads
     ]
+
+
+def test_select_takes_each_rows_length_along():
+    torch.manual_seed(0)
+    decoder = Transformer(dim=16, depth=1, dim_head=4, heads=4, causal=True, cross_attend=True).eval()
+    x, context = torch.randn(2, 4, 16), torch.randn(2, 3, 16)
+    cache = KVCache(1, context, None)
+    decoder(x[:, :3], context=context, cache=cache)
+    cache.truncate([1, 3])
+    cache.select(torch.tensor([1, 0]))
+    assert cache.lengths == [3, 1]
+    got = decoder(torch.stack((x[1, 3:], x[0, 1:2])), context=cache.context, cache=cache)
+    wanted = decoder(x, context=context)
+    torch.testing.assert_close(got[:, 0], torch.stack((wanted[1, 3], wanted[0, 1])), atol=1e-5, rtol=1e-5)
