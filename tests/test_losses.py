@@ -15,15 +15,16 @@ def test_cross_entropy_counts_real_ids_only():
 
 def test_ctc_sums_alignments_and_leaves_out_the_impossible():
     torch.manual_seed(0)
-    log_probs = torch.randn(2, 3, 4, requires_grad=True).log_softmax(-1)
-    target, lengths = torch.tensor([[1, 2], [3, 3]]), torch.tensor([3, 2])  # "3 3" needs 3 frames
-    per_row = losses.ctc_per_row(log_probs, lengths, target, torch.tensor([2, 2]), blank=0)
+    log_probs = torch.randn(3, 3, 4, requires_grad=True).log_softmax(-1)
+    target, lengths = torch.tensor([[1, 2], [3, 3], [2, 1]]), torch.tensor([3, 2, 3])  # "3 3" needs 3 frames
+    per_row = losses.ctc_per_row(log_probs, lengths, target, torch.tensor([2, 2, 2]), blank=0)
     paths = [(1, 2, 2), (1, 1, 2), (1, 2, 0), (1, 0, 2), (0, 1, 2)]
     total = sum(sum(log_probs[0, t, path[t]] for t in range(3)).exp() for path in paths)
     torch.testing.assert_close(per_row[0], -total.log())
     assert per_row[1] == 0
-    loss = losses.ctc(log_probs, lengths, target, torch.tensor([2, 2]), blank=0)
-    torch.testing.assert_close(loss, per_row[0] / 2)
+    assert losses.ctc_alignable(lengths, target, torch.tensor([2, 2, 2])).tolist() == [True, False, True]
+    loss = losses.ctc(log_probs, lengths, target, torch.tensor([2, 2, 2]), blank=0)
+    torch.testing.assert_close(loss, (per_row[0] + per_row[2]) / 4)  # per target id
 
 
 @pytest.mark.parametrize("temperature", [None, 0.1])

@@ -159,18 +159,16 @@ def test_same_seed_same_ids_and_nothing_after_eos():
     assert first.shape != other.shape or not torch.equal(first, other)
 
 
-def test_text_padding_is_never_generated():
+@pytest.mark.parametrize("sign", [1, -1])
+def test_text_padding_is_never_generated(sign):
     model = make_model()
-    model.token_emb["text"].weight.data[0] *= 100  # by far the largest logit, or the smallest
-    ids, mask = model.generate(
-        make_ids("speech", [4, 6, 2, 3]),
-        source_type="speech",
-        target_type="text",
-        max_length=20,
-        return_target_mask=True,
-    )
+    model.token_emb["text"].weight.data[0] *= 100 * sign  # by far the largest logit for one of the signs
+    source = make_ids("speech", [4, 6, 2, 3])
+    types = dict(source_type="speech", target_type="text")
+    ids, mask = model.generate(source, temperature=0.0, max_length=20, return_target_mask=True, **types)
+    assert (ids[:, 0] != 0).all() and torch.equal(mask, ids != 0)
     lengths = mask.sum(dim=-1)
-    assert all(mask[i, : lengths[i]].all() for i in range(4)) and torch.equal(mask, ids != 0)
+    assert all(mask[i, : lengths[i]].all() for i in range(4))
 
 
 def test_generate_restores_training_mode_even_after_an_error():
