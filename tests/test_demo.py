@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from spear_tts_pytorch import demo
 from spear_tts_pytorch.cli import main
 from spear_tts_pytorch.data.audio import load_audio
 from spear_tts_pytorch.data.corpora import without_bad_audio
@@ -72,8 +73,9 @@ def test_demo_model_speaks_from_the_shell(demo_folder, capsys, tmp_path):
     assert error.startswith("error: ") and error.count("\n") == 1 and "§" in error
 
 
-def test_existing_folders_are_kept(demo_folder, tmp_path):
+def test_existing_folders_are_kept(demo_folder, tmp_path, monkeypatch):
     folder, _ = demo_folder
+    monkeypatch.setattr(demo, "open_corpus", lambda *_, **__: pytest.fail("refused only after work"))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     with pytest.raises(FileExistsError, match="--overwrite"):
         run_demo(output=folder, config=TINY, progress=False)
@@ -82,6 +84,7 @@ def test_existing_folders_are_kept(demo_folder, tmp_path):
     (mine / "chapter.txt").write_text("years of work")
     with pytest.raises(FileExistsError, match="not a folder of an earlier demo"):
         run_demo(output=mine, overwrite=True, config=TINY, progress=False)
+    monkeypatch.undo()
     with pytest.raises(FileNotFoundError):
         run_demo(corpus=str(tmp_path / "nowhere"), output=folder, overwrite=True, config=TINY, progress=False)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
