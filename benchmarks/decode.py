@@ -21,7 +21,7 @@ from types import ModuleType
 WIDTH, DEPTH, SOURCE = 512, 6, 64
 
 
-def build(model_class: type):
+def build(model_class: type, **options):
     import torch
 
     torch.manual_seed(0)
@@ -34,7 +34,7 @@ def build(model_class: type):
         heads=8,
         dim_head=64,
         target_kv_heads=2,
-        autoset_semantic_eos_id=False,
+        **{"autoset_semantic_eos_id": False, **options},
     ).eval()
 
 

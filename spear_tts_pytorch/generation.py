@@ -18,6 +18,7 @@ from spear_tts_pytorch.decoder_step import DecoderStep
 from spear_tts_pytorch.decoding.beam import beam_search
 from spear_tts_pytorch.decoding.loop import sample_ids
 from spear_tts_pytorch.decoding.sampling import top_k
+from spear_tts_pytorch.inputs import Batch
 from spear_tts_pytorch.nn.kv_cache import KVCache
 from spear_tts_pytorch.tokens import MODALITIES, Modality, valid_mask
 
@@ -28,7 +29,7 @@ class GenerationMixin:
     @torch.no_grad()
     def generate(
         self,
-        source: list[str] | Tensor,
+        source: Batch,
         *,
         source_type: Modality,
         target_type: Modality,
@@ -54,7 +55,7 @@ class GenerationMixin:
         """Generates target ids.
 
         Args:
-            source: texts, ids `[b, n]` of any integer dtype, or (speech) waveforms `[b, t]`.
+            source: texts, ids `[b, n]` of any integer dtype, or (speech) waveforms `[b, t]`; arrays and lists of rows too.
             temperature: 0 is greedy. Beam search divides its logits by it, and takes no filter.
             filter_logits_fn, filter_fn_kwargs: see `decoding.sampling`; the default keeps the best tenth of the ids.
             source_mask: `[b, n]`, True at real ids; by default, what is not padding.
@@ -76,8 +77,8 @@ class GenerationMixin:
         """
         self._check_generate(source_type, target_type, cond_scale, beam_search_decode, spec_decode)
         with evaluating(self):
-            source = self.to_ids(source, source_type, "source", source_lengths)
-            step, cache = self._start(source, source_type, target_type, source_mask, cond_scale)
+            source = self.source_ids(source, source_type, source_mask, source_lengths)
+            step, cache = self._start(source, source_type, target_type, cond_scale)
             vocabulary = self.vocabulary[target_type]
             options = dict(
                 eos_id=vocabulary.eos_id if vocabulary.autoset_eos else None,
@@ -130,10 +131,10 @@ class GenerationMixin:
             raise ValueError(f"spec_decode is for text to speech, not {source_type} to {target_type}")
 
     def _start(
-        self, source: Tensor, source_type: Modality, target_type: Modality, mask: Tensor | None, cond_scale: float
+        self, source: Tensor, source_type: Modality, target_type: Modality, cond_scale: float
     ) -> tuple[DecoderStep, KVCache]:
-        """Encodes the sources; the step and its empty cache."""
-        context, mask, positions = self.encode(source, source_type, source_mask=mask)
+        """Encodes checked source ids; the step and its empty cache."""
+        context, mask, positions = self.encode_ids(source, source_type)
         step = self.decoder_step(target_type, cond_scale)
         positions = positions.expand(context.shape[0], -1)
         return step, step.new_cache(len(self.target_transformer.layers), context, mask, positions)
@@ -158,9 +159,7 @@ class GenerationMixin:
         )
 
     @torch.no_grad()
-    def alignment(
-        self, source: list[str] | Tensor, target: list[str] | Tensor, *, source_type: Modality, target_type: Modality
-    ) -> Tensor:
+    def alignment(self, source: Batch, target: Batch, *, source_type: Modality, target_type: Modality) -> Tensor:
         """Cross-attention weights of every layer, `[layers, b, h, n + 1, 1 + m]` (start token and null first)."""
         weights: list[Tensor] = []
         hooks = [

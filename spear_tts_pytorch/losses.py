@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spear_tts_pytorch.distributed import gather_rows
+
 
 def cross_entropy(logits: Tensor, target: Tensor, pad_id: int, label_smoothing: float = 0.0) -> Tensor:
     """Mean over the real ids of `target` `[b, n]`, given `logits` `[b, n, v]`."""
@@ -56,17 +58,23 @@ def pool(x: Tensor, mask: Tensor, temperature: float | None) -> Tensor:
 
 
 def alignment_regularizer(
-    source: Tensor, target: Tensor, source_mask: Tensor, target_mask: Tensor, temperature: float | None = 0.1
+    source: Tensor,
+    target: Tensor,
+    source_mask: Tensor,
+    target_mask: Tensor,
+    dropped: Tensor,
+    temperature: float | None = 0.1,
 ) -> Tensor:
-    """Keeps the similarities between the sources of a batch and those between its targets alike (arXiv 2309.08773).
+    """Keeps the similarities between sources and those between their targets alike (arXiv 2309.08773).
 
-    Args: embeddings `[b, n, d]` and `[b, m, d]` with masks of real positions. A batch of one has no pair: 0.
+    It is about the rows that did not see their source: the mean over their pairs, times the share of such rows. Rows
+    of all processes make pairs, and each process returns the same value. Fewer than two rows have no pair: 0.
+
+    Args: embeddings `[b, n, d]` and `[b, m, d]` with masks of real positions; `dropped` `[b]`, True at those rows.
     """
-    similarities = []
-    for x, mask in ((source, source_mask), (target, target_mask)):
-        pooled = F.normalize(pool(x, mask, temperature), dim=-1)
-        similarities.append(pooled @ pooled.T)
-    pairs = ~torch.eye(source.shape[0], dtype=torch.bool, device=source.device)
-    if not pairs.any():
-        return (source.sum() + target.sum()) * 0.0
-    return F.mse_loss(similarities[0][pairs], similarities[1][pairs])
+    pooled = torch.stack((pool(source, source_mask, temperature), pool(target, target_mask, temperature)), dim=1)
+    pooled, dropped = gather_rows(F.normalize(pooled, dim=-1)), gather_rows(dropped)
+    of_sources, of_targets = torch.einsum("aid,bid->iab", pooled, pooled)
+    pairs = dropped[:, None] & dropped[None, :] & ~torch.eye(len(dropped), dtype=torch.bool, device=dropped.device)
+    squares = (of_sources - of_targets).square().masked_fill(~pairs, 0.0)
+    return squares.sum() / pairs.sum().clamp(min=1) * dropped.float().mean()

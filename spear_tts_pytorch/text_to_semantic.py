@@ -15,16 +15,17 @@ from spear_tts_pytorch import losses
 from spear_tts_pytorch.checks import typechecked
 from spear_tts_pytorch.freezing import FreezingMixin
 from spear_tts_pytorch.generation import GenerationMixin
+from spear_tts_pytorch.inputs import Batch, to_ids
 from spear_tts_pytorch.nn.linear import linear
 from spear_tts_pytorch.nn.transformer import EarlyExit, Transformer
+from spear_tts_pytorch.objectives import ObjectiveMixin
 from spear_tts_pytorch.positions import add_sinusoids, diagonal_prior, timeline
 from spear_tts_pytorch.pretrained import PretrainedMixin, rename_old_keys
-from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
 from spear_tts_pytorch.tokenizers.text import openai_tokenizer
-from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, append_eos, lengths_of, valid_mask
+from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, append_eos, valid_mask
 
 
-class TextToSemantic(GenerationMixin, FreezingMixin, nn.Module, PretrainedMixin):
+class TextToSemantic(GenerationMixin, ObjectiveMixin, FreezingMixin, nn.Module, PretrainedMixin):
     """Text to semantic ids, and back: the first stage of SPEAR-TTS (arXiv 2302.03540).
 
     Args:
@@ -35,7 +36,8 @@ class TextToSemantic(GenerationMixin, FreezingMixin, nn.Module, PretrainedMixin)
             with the model.
         use_openai_tokenizer: CLIP's byte pairs instead (`pip install "spear-tts-pytorch[clip]"`).
         wav2vec: tokenizer of waveforms, see `SemanticTokenizer`; never a part of the state dict.
-        num_semantic_token_ids: K; speech ids are `0..K-1`. Taken from `wav2vec.codebook_size` if it is given.
+        num_semantic_token_ids: K; speech ids are `0..K-1`. Taken from `wav2vec.codebook_size` if None; may be larger, for
+            ids of one's own such as a `mask_id`.
         target_kv_heads: fewer key/value heads in the decoder's self-attention (grouped-query attention).
         autoset_semantic_eos_id, autoset_text_eos_id: whether sequences end in an end-of-sequence id (K, V).
         attn_flash: allows flash kernels on GPUs; never changes results beyond rounding.
@@ -95,7 +97,7 @@ class TextToSemantic(GenerationMixin, FreezingMixin, nn.Module, PretrainedMixin)
         if use_openai_tokenizer:
             tokenizer_encode, num_text_token_ids = openai_tokenizer(tokenizer_encode)
         num_text_token_ids = _size("num_text_token_ids", num_text_token_ids, tokenizer_encode, "vocab_size")
-        num_semantic_token_ids = _size("num_semantic_token_ids", num_semantic_token_ids, wav2vec, "codebook_size")
+        num_semantic_token_ids = _size("num_semantic_token_ids", num_semantic_token_ids, wav2vec, "codebook_size", True)
         if min(dim, heads, dim_head, source_depth, target_depth) < 1 or dim_head % 2:
             raise ValueError(
                 f"dim {dim}, heads {heads}, dim_head {dim_head}, source_depth {source_depth} and target_depth {target_depth} "
@@ -183,55 +185,38 @@ class TextToSemantic(GenerationMixin, FreezingMixin, nn.Module, PretrainedMixin)
 
     # inputs
 
-    def to_ids(self, x: list[str] | Tensor, modality: Modality, name: str, lengths: Tensor | None = None) -> Tensor:
-        """Texts, waveforms `[b, t]` (with `lengths` `[b]` in samples) or ids of any integer dtype to checked ids `[b, n]`.
+    def to_ids(
+        self,
+        x: Batch,
+        modality: Modality,
+        name: str,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+        empty_rows: bool = True,
+        right_padded: bool = True,
+    ) -> Tensor:
+        """Texts, waveforms or ids, as tensors, arrays or lists of rows, to checked ids `[b, n]`: see `inputs.to_ids`."""
+        if modality not in MODALITIES:
+            raise ValueError(f"{name}_type must be 'speech' or 'text', got {modality!r}")
+        return to_ids(
+            x,
+            self.vocabulary[modality],
+            name,
+            tokenizer=self.wav2vec if modality == "speech" else self.tokenizer_encode,
+            device=self.device,
+            lengths=lengths,
+            mask=mask,
+            empty_rows=empty_rows,
+            right_padded=right_padded,
+        )
 
-        Raises:
-            TypeError: neither texts, waveforms nor ids of that modality.
-            ValueError: no tokenizer for what was given, ids out of range, or a row without any.
-        """
-        if isinstance(x, Tensor) and x.is_floating_point() and modality == "speech":
-            if self.wav2vec is None:
-                raise ValueError(f"{name} is a waveform, which needs a tokenizer: pass wav2vec to TextToSemantic")
-            x = tokenize_waveform(self.wav2vec, x.to(self.device), lengths)
-        elif isinstance(x, str):
-            raise TypeError(f"{name} is a single text: give a list of texts")
-        elif isinstance(x, (list, tuple)) and modality == "text" and all(isinstance(text, str) for text in x):
-            if self.tokenizer_encode is None:
-                raise ValueError(f"{name} is text, which needs a tokenizer: pass tokenizer_encode to TextToSemantic")
-            if not x:
-                raise ValueError(f"{name} is an empty list: give at least one text")
-            x = self.tokenizer_encode(list(x))
-        return self.vocabulary[modality].check(x, name).to(self.device)
-
-    def _embed_source(
-        self, ids: Tensor, modality: Modality, mask: Tensor | None, rate: float | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids `[b, n]` to embeddings `[b, n (+ 1), dim]`, their mask and their positions, after appending eos."""
-        vocabulary = self.vocabulary[modality]
-        if mask is not None:
-            ids = ids.masked_fill(~mask, vocabulary.pad_id)
-        if not torch.compiler.is_compiling() and not valid_mask(ids, vocabulary.pad_id).any(dim=-1).all():
-            raise ValueError("source has a row without any id: remove it from the batch")
-        if vocabulary.autoset_eos:
-            ids = append_eos(ids, vocabulary.eos_id, vocabulary.pad_id)
-        mask = valid_mask(ids, vocabulary.pad_id)
-        rate = self._rate(modality) if rate is None else rate
-        positions = timeline([0], ids.shape[1], rate, ids.device)
-        return self._embed(ids, mask, modality, positions), mask, positions
-
-    def _embed(self, ids: Tensor, mask: Tensor | None, modality: Modality, positions: Tensor) -> Tensor:
-        ids = ids if mask is None else ids.masked_fill(~mask, 0)  # padding has no row in the table
-        x = self.token_emb[modality](ids)
-        x = add_sinusoids(x, positions) if self.add_positions else x
-        return self.emb_dropout(x)
-
-    def _rate(self, modality: Modality) -> float:
-        return self.text_position_rate if modality == "text" else 1.0
+    def source_ids(self, source: Batch, source_type: Modality, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
+        """Checked ids of sources: every row has some; a mask may leave out ids inside a row."""
+        return self.to_ids(source, source_type, "source", lengths, mask, empty_rows=False, right_padded=mask is None)
 
     def encode(
         self,
-        source: list[str] | Tensor,
+        source: Batch,
         source_type: Modality,
         *,
         source_mask: Tensor | None = None,
@@ -243,9 +228,37 @@ class TextToSemantic(GenerationMixin, FreezingMixin, nn.Module, PretrainedMixin)
         Returns:
             Embeddings `[b, n, dim]`, their mask `[b, n]` and their positions on the speech timeline `[1, n]`.
         """
-        ids = self.to_ids(source, source_type, "source", source_lengths)
-        x, mask, positions = self._embed_source(ids, source_type, source_mask, source_position_rate)
+        ids = self.source_ids(source, source_type, source_mask, source_lengths)
+        return self.encode_ids(ids, source_type, source_position_rate)
+
+    def encoder(self, source_type: Modality) -> nn.Module:
+        """The encoder as a module from ids `[b, n]` to embeddings and mask, for `torch.export` and its runtimes.
+
+        It shares its weights with the model, expects int64 ids padded on the right, and does not check them.
+        """
+        return _Encoder(self, source_type)
+
+    def encode_ids(
+        self, ids: Tensor, modality: Modality, position_rate: float | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`encode` for ids `[b, n]` that `to_ids` returned: appends end-of-sequence, embeds, runs the encoder."""
+        vocabulary = self.vocabulary[modality]
+        if vocabulary.autoset_eos:
+            ids = append_eos(ids, vocabulary.eos_id, vocabulary.pad_id)
+        mask = valid_mask(ids, vocabulary.pad_id)
+        rate = self._rate(modality) if position_rate is None else position_rate
+        positions = timeline([0], ids.shape[1], rate, ids.device)
+        x = self._embed(ids, mask, modality, positions)
         return self.source_transformer(x, mask=mask), mask, positions
+
+    def _embed(self, ids: Tensor, mask: Tensor | None, modality: Modality, positions: Tensor) -> Tensor:
+        ids = ids if mask is None else ids.masked_fill(~mask, 0)  # padding has no row in the table
+        x = self.token_emb[modality](ids)
+        x = add_sinusoids(x, positions) if self.add_positions else x
+        return self.emb_dropout(x)
+
+    def _rate(self, modality: Modality) -> float:
+        return self.text_position_rate if modality == "text" else 1.0
 
     # outputs
 
@@ -274,11 +287,10 @@ class TextToSemantic(GenerationMixin, FreezingMixin, nn.Module, PretrainedMixin)
             x = torch.cat((start.to(x.dtype), x), dim=1)
         return x, positions
 
-    @typechecked
     def forward(
         self,
-        source: list[str] | Tensor,
-        target: list[str] | Tensor,
+        source: Batch,
+        target: Batch,
         *,
         source_type: Modality,
         target_type: Modality,
@@ -290,47 +302,44 @@ class TextToSemantic(GenerationMixin, FreezingMixin, nn.Module, PretrainedMixin)
         should_sim_regularize: bool = True,
         return_early_exit_loss: bool = False,
         source_lengths: Tensor | None = None,
+        target_lengths: Tensor | None = None,
         source_position_rate: float | None = None,
         ctc_weight: float = 0.0,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits, or the loss, of targets given sources.
 
         Args:
-            source, target: texts, ids `[b, n]`, or (speech) waveforms `[b, t]`; padded on the right.
+            source, target: texts, ids `[b, n]`, or (speech) waveforms `[b, t]`, padded on the right; arrays and lists
+                of rows are taken too.
             source_mask, target_mask: `[b, n]`, True at real ids; by default, what is not padding.
             cond_drop_prob: share of rows that do not see their source; by default the model's, in training only.
             should_sim_regularize: whether rows dropped also bring the alignment regulariser.
             return_early_exit_loss: adds the early exit head's loss.
-            source_lengths: of waveforms, in samples, `[b]`.
+            source_lengths, target_lengths: of waveforms, in samples, `[b]`.
             source_position_rate: steps of the speech timeline between source ids, if not the modality's own.
             ctc_weight: this share of the loss is the CTC head's, the rest attention's; speech to text only. At 1 the
                 decoder is not run, and the logits are the CTC head's, `[b, source length, V]`.
 
         Returns:
-            Logits `[b, n + 1, v]`: entry i predicts target id i. With `return_loss`, the loss and, with
-            `return_logits`, logits of the same layout.
+            Logits `[b, n + 1, v]`: entry i predicts target id i, the last what follows. With `return_loss`, the loss and,
+            with `return_logits`, the logits that it is of: one for each target id and for end-of-sequence, if there is one.
 
         Raises:
             ValueError, TypeError: see `to_ids`; batches that differ; an early exit or CTC loss without that head.
         """
-        source_emb, source_mask, source_positions = self.encode(
-            source,
-            source_type,
-            source_mask=source_mask,
-            source_lengths=source_lengths,
-            source_position_rate=source_position_rate,
-        )
-        vocabulary = self.vocabulary[target_type]
-        target = self.to_ids(target, target_type, "target")
-        if source_emb.shape[0] != target.shape[0]:
-            raise ValueError(f"source has {source_emb.shape[0]} rows and target {target.shape[0]}: they must agree")
-        if target_mask is not None:
-            target = target.masked_fill(~target_mask, vocabulary.pad_id)
+        source = self.source_ids(source, source_type, source_mask, source_lengths)
+        vocabulary = self.vocabulary.get(target_type)
+        learnable = not return_loss or (vocabulary is not None and vocabulary.autoset_eos)
+        target = self.to_ids(target, target_type, "target", target_lengths, target_mask, empty_rows=learnable)
+        if source.shape[0] != target.shape[0]:
+            raise ValueError(f"source has {source.shape[0]} rows and target {target.shape[0]}: they must agree")
+        self._check_heads(source_type, target_type, return_early_exit_loss, ctc_weight)
         if vocabulary.autoset_eos and return_loss:
             target = append_eos(target, vocabulary.eos_id, vocabulary.pad_id)
+        source_emb, source_mask, source_positions = self.encode_ids(source, source_type, source_position_rate)
 
         if ctc_weight == 1 and return_loss:
-            loss, logits = self._ctc_loss(source_emb, source_mask, target, source_type, target_type)
+            loss, logits = self._ctc_loss(source_emb, source_mask, target)
             return (loss, logits) if return_logits else loss
         dropped = self._drop_condition(source_mask, cond_drop_prob)
         x, positions = self._embed_target(target, target_type, [0])
@@ -347,76 +356,30 @@ class TextToSemantic(GenerationMixin, FreezingMixin, nn.Module, PretrainedMixin)
 
         loss = losses.cross_entropy(logits[:, :-1], target, vocabulary.pad_id, self._smoothing)
         if ctc_weight > 0:
-            ctc_loss, _ = self._ctc_loss(source_emb, source_mask, target, source_type, target_type)
-            loss = (1 - ctc_weight) * loss + ctc_weight * ctc_loss
+            loss = (1 - ctc_weight) * loss + ctc_weight * self._ctc_loss(source_emb, source_mask, target)[0]
         if return_early_exit_loss:
-            loss = loss + self._early_exit_loss(hiddens, target, source_type, target_type)
+            loss = loss + self._early_exit_loss(hiddens, target)
         if should_sim_regularize and dropped is not None and source_type != target_type:
-            loss = loss + self._alignment_loss(source_emb, x, source_mask, target, vocabulary)
-        return (loss, logits) if return_logits else loss
-
-    @property
-    def _smoothing(self) -> float:
-        return self.label_smoothing if self.training else 0.0
-
-    def _drop_condition(self, mask: Tensor, probability: float | None) -> Tensor | None:
-        """Which rows lose their source, `[b]`; None where none does."""
-        if probability is None:
-            probability = self.cond_drop_prob if self.training else 0.0
-        if probability == 0:
-            return None
-        return torch.rand(mask.shape[0], device=mask.device) < probability
-
-    def _early_exit_loss(
-        self, hiddens: list[Tensor], target: Tensor, source_type: Modality, target_type: Modality
-    ) -> Tensor:
-        if self.early_exit is None:
-            raise ValueError("return_early_exit_loss needs a model with target_early_exit_layer")
-        if (source_type, target_type) != ("text", "speech"):
-            raise ValueError(f"the early exit head is for text to speech, not {source_type} to {target_type}")
-        hidden = hiddens[self.early_exit_layer - 1]
-        logits = self.early_exit(hidden.detach() if self.detach_early_exit_embed else hidden)
-        return losses.cross_entropy(logits[:, :-1], target, self.semantic_pad_id, self._smoothing)
-
-    def _alignment_loss(
-        self, source: Tensor, target: Tensor, source_mask: Tensor, target_ids: Tensor, vocabulary: Vocabulary
-    ) -> Tensor:
-        if self.align_reg_loss_weight <= 0:
-            return source.new_zeros(())
-        target_mask = F.pad(valid_mask(target_ids, vocabulary.pad_id), (1, 0), value=True)
-        temperature = self.align_reg_logsumexp_pool_temp if self.align_reg_use_logsumexp_pool else None
-        regularizer = losses.alignment_regularizer(source, target, source_mask, target_mask, temperature)
-        return regularizer * self.align_reg_loss_weight
-
-    # connectionist temporal classification
-
-    def ctc_logits(self, semantic_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities `[b, n + 1, V]` of text ids (blank 0) at each semantic id `[b, n]` and its eos; lengths `[b]`."""
-        source_emb, mask, _ = self.encode(semantic_ids, "speech")
-        return self._ctc_log_probs(source_emb), mask.sum(dim=-1)
-
-    def _ctc_log_probs(self, source_emb: Tensor) -> Tensor:
-        if self.to_ctc_logits is None:
-            raise ValueError("a CTC loss or decoding needs a model built with ctc=True")
-        return self.to_ctc_logits(source_emb).float().log_softmax(dim=-1)
-
-    def _ctc_loss(
-        self, source_emb: Tensor, mask: Tensor, target: Tensor, source_type: Modality, target_type: Modality
-    ) -> tuple[Tensor, Tensor]:
-        if (source_type, target_type) != ("speech", "text"):
-            raise ValueError(f"the CTC head is for speech to text, not {source_type} to {target_type}")
-        vocabulary = self.vocabulary["text"]
-        target = target.masked_fill(target == vocabulary.eos_id, vocabulary.pad_id)
-        log_probs = self._ctc_log_probs(source_emb)
-        lengths = lengths_of(target, vocabulary.pad_id)
-        return losses.ctc(log_probs, mask.sum(dim=-1), target, lengths, vocabulary.pad_id), log_probs
+            target_mask = F.pad(valid_mask(target, vocabulary.pad_id), (1, 0), value=True)
+            loss = loss + self._alignment_loss(source_emb, x, source_mask, target_mask, dropped)
+        return (loss, logits[:, :-1]) if return_logits else loss
 
 
-def _size(name: str, given: int | None, tokenizer: Any, attribute: str) -> int:
-    """A vocabulary's size: given, or read off its tokenizer."""
+class _Encoder(nn.Module):
+    def __init__(self, model: TextToSemantic, source_type: Modality):
+        super().__init__()
+        self.model, self.source_type = model, source_type
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        x, mask, _ = self.model.encode_ids(ids, self.source_type)
+        return x, mask
+
+
+def _size(name: str, given: int | None, tokenizer: Any, attribute: str, may_add: bool = False) -> int:
+    """A vocabulary's size: given, or read off its tokenizer, to which it may add ids."""
     own = getattr(tokenizer, attribute, None)
     if given is None and own is None:
         raise ValueError(f"{name} is missing: give it, or a tokenizer that has {attribute}")
-    if given is not None and own is not None and given != own:
+    if given is not None and own is not None and (given < own or (given > own and not may_add)):
         raise ValueError(f"{name} is {given}, but the tokenizer's {attribute} is {own}: leave one of them out")
     return int(own if given is None else given)

@@ -39,16 +39,32 @@ class Vocabulary:
         """Rows of the embedding table and of the logits."""
         return self.num_ids + int(self.autoset_eos)
 
-    def check(self, ids: Tensor, name: str) -> Tensor:
-        return check_ids(ids, name=name, num_ids=self.size, pad_id=self.pad_id, modality=self.modality)
+    def check(self, ids: Tensor, name: str, *, empty_rows: bool = True, right_padded: bool = True) -> Tensor:
+        """`check_ids` for this vocabulary."""
+        options = dict(modality=self.modality, empty_rows=empty_rows, right_padded=right_padded)
+        return check_ids(ids, name=name, num_ids=self.size, pad_id=self.pad_id, **options)
 
 
-def check_ids(ids: Tensor, *, name: str, num_ids: int, pad_id: int, modality: str = "token") -> Tensor:
-    """Returns `ids` `[b, n]` as int64.
+def check_ids(
+    ids: Tensor,
+    *,
+    name: str,
+    num_ids: int,
+    pad_id: int,
+    modality: str = "token",
+    empty_rows: bool = True,
+    right_padded: bool = True,
+) -> Tensor:
+    """Returns `ids` `[b, n]` as int64. Waits once for the device they are on; compiled code leaves out what needs that.
+
+    Args:
+        empty_rows: whether a row may be all padding.
+        right_padded: whether padding must stand behind a row's ids.
 
     Raises:
         TypeError: not an integer tensor.
-        ValueError: not two-dimensional, without rows, or with an id outside `0..num_ids-1` that is not `pad_id`.
+        ValueError: not two-dimensional, without rows, with an id outside `0..num_ids-1` that is not `pad_id`, or with
+            padding or a row that is not allowed.
     """
     if not isinstance(ids, Tensor) or ids.dtype not in INTEGER_DTYPES:
         kind = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
@@ -56,17 +72,22 @@ def check_ids(ids: Tensor, *, name: str, num_ids: int, pad_id: int, modality: st
     if ids.ndim != 2 or ids.shape[0] == 0:
         raise ValueError(f"{name} must have the shape [batch, length] with at least one row, got {list(ids.shape)}")
     ids = ids.long()
-    if ids.numel() and not torch.compiler.is_compiling():
-        padding = ids == pad_id
-        if (padding[:, :-1] & ~padding[:, 1:]).any():
-            raise ValueError(f"{name} has padding ({pad_id}) before a {modality} id: pad rows on the right only")
-        low, high = torch.where(ids == pad_id, 0, ids).aminmax()
-        if low < 0 or high >= num_ids:
-            worst = int(low) if low < 0 else int(high)
-            raise ValueError(
-                f"{name} holds the id {worst}, but {modality} ids are 0 to {num_ids - 1} (padding {pad_id}): "
-                "check that ids and vocabulary belong together and that speech and text are not swapped"
-            )
+    if torch.compiler.is_compiling():
+        return ids
+    padding = ids == pad_id
+    outside = ((ids < 0) | (ids >= num_ids)) & ~padding
+    hole = padding[:, :-1] & ~padding[:, 1:]
+    has_outside, has_hole, has_empty = torch.stack((outside.any(), hole.any(), padding.all(dim=-1).any())).tolist()
+    if has_outside:
+        raise ValueError(
+            f"{name} holds the id {int(ids[outside][0])}, but {modality} ids are 0 to {num_ids - 1} (padding {pad_id}): "
+            "check that ids and vocabulary belong together, that speech and text are not swapped, and that audio is "
+            "floating point (divide 16-bit samples by 32768)"
+        )
+    if has_hole and right_padded:
+        raise ValueError(f"{name} has padding ({pad_id}) before a {modality} id: pad rows on the right only")
+    if has_empty and not empty_rows:
+        raise ValueError(f"{name} has a row without any id: remove it from the batch")
     return ids
 
 

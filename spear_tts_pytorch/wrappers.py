@@ -1,15 +1,16 @@
 """The recipe's three objectives as modules: batches of ids in, `(loss, logits)` out.
 
-Ids are padded on the right with their modality's padding and hold no end-of-sequence. Logits are `[b, n + 1, v]`, entry
-i predicting target id i. Knows nothing of datasets, optimizers or files.
+Ids are padded on the right with their modality's padding and hold no end-of-sequence. Logits are `[b, n + 1, v]` for n
+target ids and end-of-sequence, entry i predicting id i. Knows nothing of datasets, optimizers or files.
 """
 
 import torch
 from torch import Tensor, nn
 
 from spear_tts_pytorch.checks import typechecked
+from spear_tts_pytorch.inputs import Batch, to_ids
 from spear_tts_pytorch.text_to_semantic import TextToSemantic
-from spear_tts_pytorch.tokens import lengths_of, pad_sequences, valid_mask
+from spear_tts_pytorch.tokens import pad_sequences, valid_mask
 
 
 def deletion_mask(valid: Tensor, probability: float) -> Tensor:
@@ -36,7 +37,8 @@ class SpeechSpeechPretrainWrapper(nn.Module):
         wav2vec: tokenizer of waveforms, the model's own by default.
         deletion_prob: share of ids deleted, 0.6 in the paper.
         reconstruct_seq: targets are the whole sequence, as in the paper; else the deleted ids in order.
-        mask_id: replaces ids by this speech id instead of deleting them; needs `reconstruct_seq`.
+        mask_id: replaces ids by this speech id instead of deleting them; needs `reconstruct_seq`. A model with
+            `num_semantic_token_ids` one above the codebook's size has an id to spare for it.
     """
 
     @typechecked
@@ -53,12 +55,17 @@ class SpeechSpeechPretrainWrapper(nn.Module):
             raise ValueError(f"deletion_prob must be between 0 and 1, got {deletion_prob}")
         if mask_id is not None and not reconstruct_seq:
             raise ValueError("mask_id needs reconstruct_seq=True: masked sources keep their length")
+        if mask_id is not None and not 0 <= mask_id < model.num_semantic_token_ids:
+            raise ValueError(
+                f"mask_id must be a speech id, 0 to {model.num_semantic_token_ids - 1}, got {mask_id}: build the model "
+                "with a larger num_semantic_token_ids to have one that is no unit of speech"
+            )
         self.model = model
         self.__dict__["wav2vec"] = wav2vec  # past nn.Module, which would make its weights this module's own
         self.deletion_prob, self.reconstruct_seq, self.mask_id = deletion_prob, reconstruct_seq, mask_id
 
     def forward(
-        self, x: Tensor, return_early_exit_loss: bool = False, lengths: Tensor | None = None
+        self, x: Batch, return_early_exit_loss: bool = False, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Args: `x`, speech ids `[b, n]` or waveforms `[b, t]` with their `lengths` `[b]` in samples.
 
@@ -87,15 +94,11 @@ class SpeechSpeechPretrainWrapper(nn.Module):
             source_position_rate=rate,
         )
 
-    def _ids(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        if x.is_floating_point() and self.wav2vec is not None:
-            from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
-
-            x = tokenize_waveform(self.wav2vec, x.to(self.model.device), lengths)
-        ids = self.model.to_ids(x, "speech", "x", lengths)
-        if not (lengths_of(ids, self.model.semantic_pad_id) > 0).all():
-            raise ValueError("x has a row without any id: remove it from the batch")
-        return ids
+    def _ids(self, x: Batch, lengths: Tensor | None) -> Tensor:
+        model = self.model
+        tokenizer = model.wav2vec if self.wav2vec is None else self.wav2vec
+        options = dict(tokenizer=tokenizer, device=model.device, lengths=lengths, empty_rows=False)
+        return to_ids(x, model.vocabulary["speech"], "x", **options)
 
 
 class SemanticToTextWrapper(nn.Module):
@@ -117,9 +120,10 @@ class SemanticToTextWrapper(nn.Module):
             raise ValueError(f"ctc_weight {ctc_weight} needs a model built with ctc=True")
         self.model, self.ctc_weight, self.token_dropout = model, ctc_weight, token_dropout
 
-    def forward(self, semantic_token_ids: Tensor, grapheme_token_ids: Tensor | list[str]) -> tuple[Tensor, Tensor]:
+    def forward(self, semantic_token_ids: Batch, grapheme_token_ids: Batch) -> tuple[Tensor, Tensor]:
         if self.training and self.token_dropout > 0:
             pad_id = self.model.semantic_pad_id
+            semantic_token_ids = self.model.source_ids(semantic_token_ids, "speech", None, None)
             valid = valid_mask(semantic_token_ids, pad_id)
             kept = valid & (torch.rand(valid.shape, device=valid.device) >= self.token_dropout)
             kept[:, 0] |= ~kept.any(dim=-1)  # a row never loses everything
@@ -145,8 +149,8 @@ class TextToSemanticWrapper(nn.Module):
 
     def forward(
         self,
-        grapheme_token_ids: Tensor | list[str],
-        semantic_token_ids: Tensor,
+        grapheme_token_ids: Batch,
+        semantic_token_ids: Batch,
         return_early_exit_loss: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """`return_early_exit_loss` adds the early exit head's loss where the model has one."""

@@ -28,12 +28,14 @@ def test_ctc_sums_alignments_and_leaves_out_the_impossible():
 
 
 @pytest.mark.parametrize("temperature", [None, 0.1])
-def test_alignment_regularizer_is_the_pairwise_difference(temperature):
+@pytest.mark.parametrize("dropped", [[0, 1, 2, 3], [0, 2, 3], [1, 3], [2], []])
+def test_alignment_regularizer_is_the_pairwise_difference(temperature, dropped):
     torch.manual_seed(0)
-    source, target = torch.randn(3, 4, 6), torch.randn(3, 5, 6)
-    lengths = (torch.tensor([4, 2, 3]), torch.tensor([5, 5, 1]))
+    source, target = torch.randn(4, 4, 6, requires_grad=True), torch.randn(4, 5, 6)
+    lengths = (torch.tensor([4, 2, 3, 1]), torch.tensor([5, 5, 1, 3]))
     masks = [torch.arange(x.shape[1]) < n[:, None] for x, n in zip((source, target), lengths, strict=True)]
-    got = losses.alignment_regularizer(source, target, *masks, temperature)
+    flags = torch.tensor([row in dropped for row in range(4)])
+    got = losses.alignment_regularizer(source, target, *masks, flags, temperature)
 
     def similarity(x, n, i, j):
         pooled = []
@@ -45,10 +47,11 @@ def test_alignment_regularizer_is_the_pairwise_difference(temperature):
 
     squares = [
         (similarity(source, lengths[0], i, j) - similarity(target, lengths[1], i, j)) ** 2
-        for i in range(3)
-        for j in range(3)
+        for i in dropped
+        for j in dropped
         if i != j
     ]
-    torch.testing.assert_close(got, torch.stack(squares).mean())
-    alone = losses.alignment_regularizer(source[:1], target[:1], masks[0][:1], masks[1][:1], temperature)
-    assert alone == 0
+    wanted = torch.stack(squares).mean() * len(dropped) / 4 if squares else torch.zeros(())
+    torch.testing.assert_close(got, wanted)
+    got.backward()
+    assert source.grad.isfinite().all()

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_a_padded_row_is_the_row_alone(variant, source_type, target_type):
 def test_cached_logits_are_the_uncached(variant, source_type, target_type):
     model = make_model(**VARIANTS[variant])
     source, target = make_ids(source_type, [3, 7]), make_ids(target_type, [9, 9], seed=1)
-    step, cache = model._start(source, source_type, target_type, None, 1.0)
+    step, cache = model._start(source, source_type, target_type, 1.0)
     empty = target[:, :0]
     pieces = [step(empty, cache), step(target[:, :4], cache)] + [step(target[:, i : i + 1], cache) for i in range(4, 9)]
     uncached = model(source, target, source_type=source_type, target_type=target_type)
@@ -84,7 +85,7 @@ def test_cached_logits_are_the_uncached(variant, source_type, target_type):
 def test_cache_rows_of_unequal_length_give_the_uncached_logits(variant):
     model = make_model(**VARIANTS[variant])
     source, target = make_ids("text", [3, 7]), make_ids("speech", [9, 9], seed=1)
-    step, cache = model._start(source, "text", "speech", None, 1.0)
+    step, cache = model._start(source, "text", "speech", 1.0)
     step(target[:, :5], cache)  # start token and 5 ids
     cache.truncate([3, 6])  # the first row forgets 3 of them
     new = torch.stack((target[0, 2:4], target[1, 5:7]))
@@ -247,6 +248,24 @@ def test_save_and_load(tmp_path):
     torch.testing.assert_close(model(["hello"], target, **types), loaded(["hello"], target, **types))
     assert json.loads((tmp_path / "model" / "config.json").read_text())["arguments"]["dim"] == 32
     assert loaded.text_tokenizer.decode(loaded.tokenizer_encode(["hello"])) == ["hello"]
+
+
+def test_push_to_hub_uploads_the_folder_that_save_pretrained_writes(monkeypatch):
+    uploaded = {}
+
+    class Hub:  # in place of the network
+        def __init__(self, *args, **kwargs): ...
+
+        def create_repo(self, repo_id, **kwargs):
+            return type("Url", (), {"repo_id": repo_id})()
+
+        def upload_folder(self, *, repo_id, folder_path, **kwargs):
+            uploaded[repo_id] = {path.name for path in Path(folder_path).rglob("*") if path.is_file()}
+            return "commit"
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Hub)
+    make_model(tokenizer_encode=CharacterTokenizer.fit(["hello"]), num_text_token_ids=None).push_to_hub("someone/model")
+    assert {"model.safetensors", "config.json"} <= uploaded["someone/model"]
 
 
 def test_load_tells_another_architecture_and_a_pair_file(tmp_path):

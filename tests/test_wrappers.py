@@ -75,7 +75,7 @@ def test_pretraining_sources_and_targets(model, monkeypatch, options, source_len
     monkeypatch.setattr(model, "forward", record)
     ids = speech(10, 5)
     loss, logits = SpeechSpeechPretrainWrapper(model, **options)(ids)
-    assert loss.isfinite() and logits.shape[:2] == (2, seen["target"].shape[1] + 2)
+    assert loss.isfinite() and logits.shape[:2] == (2, seen["target"].shape[1] + 1)
     assert seen["source"].shape[1] == source_length and seen["target"].shape[1] == target_length
     assert seen["rate"] == pytest.approx(2.5 if options == {"reconstruct_seq": True} else 1.0)
     if options.get("reconstruct_seq"):

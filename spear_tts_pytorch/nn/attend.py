@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # flash=False leaves out the kernels whose results vary from run to run; on CPU the choice makes no difference.
 WITHOUT_FLASH = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+SHORT = 512 * 512  # queries x keys up to which plain products train faster in bfloat16 on a CPU
 
 
 def attend(
@@ -28,9 +29,26 @@ def attend(
     flash: bool = False,
 ) -> Tensor:
     """Attention by the fastest kernel at hand. `causal` needs i = j and no mask."""
+    if q.is_cpu and q.dtype == torch.bfloat16 and torch.is_grad_enabled() and q.shape[2] * k.shape[2] <= SHORT:
+        return attend_by_products(q, k, v, mask=mask, causal=causal, dropout=dropout)
     policy = sdpa_kernel(WITHOUT_FLASH) if q.is_cuda and not flash else nullcontext()
     with policy:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
+
+
+def attend_by_products(
+    q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False, dropout: float = 0.0
+) -> Tensor:
+    """`attend` as two matrix products and a softmax in the dtype of `q`: to train in bfloat16 on a CPU, whose fused kernel
+    is slower for short sequences."""
+    if causal:
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+    bias = mask
+    if mask is not None and mask.dtype == torch.bool:
+        bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, float("-inf"))
+    scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
+    weights = (scores if bias is None else scores + bias).softmax(dim=-1, dtype=q.dtype)
+    return torch.matmul(F.dropout(weights, dropout, training=dropout > 0), v)
 
 
 def plain_attention_weights(q: Tensor, k: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:

@@ -7,7 +7,6 @@ Does not know what the sequence is made of.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
@@ -27,7 +26,8 @@ class RMSNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(x, dim=-1) * (self.gamma * self.gamma.shape[0] ** 0.5)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12)
+        return x * (self.gamma.shape[0] ** 0.5 / norm) * self.gamma
 
 
 class SelfAttention(nn.Module):
@@ -62,14 +62,14 @@ class SelfAttention(nn.Module):
         x = self.norm(x)
         q = rearrange(self.to_q(x), "b n (h d) -> b h n d", h=self.heads)
         k, v = rearrange(self.to_kv(x), "b n (kv h d) -> kv b h n d", kv=2, h=self.kv_heads)
-        q, k = rotate(torch.cat((q, k), dim=1), rotation).split((self.heads, self.kv_heads), dim=1)
+        q, k = rotate(q, rotation), rotate(k, rotation)
         if cache is not None:
             k, v = cache.append(k, v)
         dropout = self.dropout * self.training
         if self.kv_heads == self.heads or cache is None:
             if self.kv_heads < self.heads:  # query head i reads key/value head i mod kv_heads
                 k, v = (t.repeat(1, self.heads // self.kv_heads, 1, 1) for t in (k, v))
-            causal = self.causal and mask is None and q.shape[2] > 1
+            causal = self.causal and mask is None and (cache is None or q.shape[2] > 1)
             out = attend(q, k, v, mask=mask, causal=causal, dropout=dropout, flash=self.flash)
         else:
             out = self._attend_grouped(q, k, v, mask, dropout)

@@ -19,19 +19,23 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions `[n]` or `[b, n]` to cosines and sines `[n, d]` or `[b, 1, n, d]`, float32."""
+        """Positions `[n]` or `[b, n]` to cosines and sines `[n, d/2]` or `[b, 1, n, d/2]`, float32."""
         angles = positions[..., None].float() * self.frequencies.float()
-        angles = angles.repeat_interleave(2, dim=-1)
         if positions.ndim == 2:
             angles = angles[:, None]
         return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotates `x` `[b, h, n, d]` by the cosines and sines of its positions."""
+    """Rotates each pair of `x` `[b, h, n, d]` by the cosines and sines of its position: a product of complex numbers."""
     cos, sin = rotation
-    half_turn = torch.stack((-x[..., 1::2], x[..., 0::2]), dim=-1).flatten(-2)
-    return torch.addcmul(x * cos, half_turn, sin).to(x.dtype)
+    x_float = x.float() if x.stride(-1) == 1 else x.float().contiguous()
+    pairs = x_float.unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # compiled kernels have no complex numbers
+        a, b = pairs.unbind(-1)
+        return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2).to(x.dtype)
+    rotated = torch.view_as_complex(pairs) * torch.complex(cos, sin)
+    return torch.view_as_real(rotated).flatten(-2).to(x.dtype)
 
 
 def sinusoids(positions: Tensor, dim: int, base: float = 10_000.0) -> Tensor:

@@ -76,11 +76,12 @@ def tokenize_waveform(
     options: dict[str, Any] = {} if input_sample_hz is None else {"input_sample_hz": input_sample_hz}
     if accepts_argument(tokenizer, "flatten"):
         options["flatten"] = False
+    # cloned: a tokenizer may run in inference mode, whose tensors no loss can take
     if lengths is None:
-        return tokenizer(wav, **options).reshape(wav.shape[0], -1).long()
+        return tokenizer(wav, **options).reshape(wav.shape[0], -1).long().clone()
     lengths = check_lengths(lengths, wav)
     if accepts_argument(tokenizer, "lengths"):
-        return tokenizer(wav, lengths=lengths, **options).reshape(wav.shape[0], -1).long()
+        return tokenizer(wav, lengths=lengths, **options).reshape(wav.shape[0], -1).long().clone()
     rows = []
     for row, length in zip(wav, lengths.tolist(), strict=True):
         rows.append(tokenizer(row[None, :length], **options).reshape(-1))

@@ -1,0 +1,168 @@
+"""Training speed: useful tokens per second at width 512, 6 + 6 layers, batch 8 x (64 + 250), forward to optimizer step.
+
+    pip install transformers                                # adds HuggingFace T5 of the same size
+    pip install --target old --no-deps spear-tts-pytorch==0.4.8 rotary-embedding-torch==0.6.5
+    python benchmarks/train_step.py --predecessor old       # adds release 0.4.8
+
+All contestants stay loaded, each in a process of its own, and take turns; figures are medians over the rounds, ratios
+are medians of the rounds' ratios. All use fused AdamW. Nothing is padded, so every token is useful.
+"""
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+from decode import build, stand_in_modules
+
+BATCH, SOURCE, TARGET = 8, 64, 250
+OURS = ("fp32", "bf16 autocast", "bf16 autocast, compiled", "bf16 weights", "bf16 weights, compiled")
+OTHERS = ("release 0.4.8", "release 0.4.8, attn_flash", "HuggingFace T5")
+
+
+def ours(name: str) -> Callable[[], None]:
+    import torch
+
+    from spear_tts_pytorch import TextToSemantic, TextToSemanticWrapper
+
+    model = build(TextToSemantic).train()
+    if "bf16 weights" in name:
+        model.bfloat16()
+    step = TextToSemanticWrapper(model)
+    if "compiled" in name:
+        step = torch.compile(step, fullgraph=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    text, speech = torch.randint(1, 256, (BATCH, SOURCE)), torch.randint(0, 500, (BATCH, TARGET))
+
+    def run() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled="autocast" in name):
+            loss, _ = step(text, speech)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
+def predecessor(name: str, folder: str) -> Callable[[], None]:
+    import torch
+
+    sys.path.insert(0, folder)
+    stand_in_modules()
+    from spear_tts_pytorch import TextToSemantic
+
+    model = build(TextToSemantic, attn_flash="flash" in name).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    text, speech = torch.randint(1, 256, (BATCH, SOURCE)), torch.randint(0, 500, (BATCH, TARGET))
+
+    def run() -> None:
+        model(text, speech, source_type="text", target_type="speech", return_loss=True).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
+def huggingface() -> Callable[[], None]:
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(
+        vocab_size=768,
+        d_model=512,
+        d_kv=64,
+        d_ff=1365,
+        num_layers=6,
+        num_decoder_layers=6,
+        num_heads=8,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        decoder_start_token_id=0,
+    )
+    model = T5ForConditionalGeneration(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    text, speech = torch.randint(3, 256, (BATCH, SOURCE)), torch.randint(256, 756, (BATCH, TARGET))
+
+    def run() -> None:
+        model(input_ids=text, labels=speech).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
+def worker(name: str, folder: str | None) -> None:
+    """Answers each line `n` on standard input with the seconds that n training steps took."""
+    import torch
+
+    torch.manual_seed(0)
+    if name in OURS:
+        run = ours(name)
+    else:
+        run = huggingface() if "HuggingFace" in name else predecessor(name, folder)
+    run()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        for _ in range(int(line)):
+            run()
+        print(time.perf_counter() - start, flush=True)
+
+
+class Contestant:
+    def __init__(self, name: str, folder: str | None):
+        self.name = name
+        command = [sys.executable, __file__, "--worker", name, *(["--predecessor", folder] if folder else [])]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if self.process.stdout.readline().strip() != "ready":
+            raise SystemExit(f"{name} did not start")
+
+    def tokens_per_second(self, steps: int) -> float:
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        return BATCH * (SOURCE + TARGET) * steps / float(self.process.stdout.readline())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--predecessor", metavar="FOLDER", help="folder that holds release 0.4.8")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2, help="training steps of a turn")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="contestants of ours, such as fp32"
+    )
+    parser.add_argument("--json", action="store_true", help="prints the figures as JSON")
+    parser.add_argument("--worker", metavar="NAME", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        return worker(args.worker, args.predecessor)
+    names = [name for name in OURS if not args.only or name in args.only]
+    names += [name for name in OTHERS if args.predecessor and "0.4.8" in name]
+    names += [name for name in OTHERS if "T5" in name and importlib.util.find_spec("transformers")]
+    contestants = []
+    for name in names:
+        print(f"loading {name}", file=sys.stderr)
+        contestants.append(Contestant(name, args.predecessor))
+    figures: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(args.rounds):
+        for contestant in contestants:
+            figures[contestant.name].append(contestant.tokens_per_second(args.steps))
+    best = max((name for name in names if name in OTHERS), key=lambda name: median(figures[name]), default=None)
+    table = {name: {"tokens_per_second": round(median(values))} for name, values in figures.items()}
+    for name, values in figures.items():
+        if best:
+            table[name]["ratio"] = round(median(v / b for v, b in zip(values, figures[best], strict=True)), 2)
+    if args.json:
+        print(json.dumps(table, indent=2))
+        return
+    print(f"{'':26} tokens/s" + (f"   x {best}" if best else ""))
+    for name, row in table.items():
+        print(f"{name:26} {row['tokens_per_second']:8,d}" + (f"   {row['ratio']:.2f}" if best else ""))
+
+
+if __name__ == "__main__":
+    main()

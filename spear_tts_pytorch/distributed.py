@@ -1,0 +1,38 @@
+"""Rows of all processes in one tensor, with gradients that find their way back.
+
+In: this process's rows `[b, ...]`, b of any size and different in each process. Out: the rows of all, in the order of
+the processes. Does not know what rows are; one process is the identity.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather
+
+
+def num_processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """`[b, ...]` of each process to `[sum of b, ...]` in all of them; gradients add up over processes.
+
+    Averaging gradients over processes, as DistributedDataParallel does, then gives those of one process with all rows.
+    """
+    if num_processes() == 1:
+        return x
+    counts = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(num_processes())]
+    dist.all_gather(counts, torch.tensor([x.shape[0]], device=x.device))
+    sizes = [int(count) for count in counts]
+    kind = x.dtype
+    x = x.to(torch.uint8) if kind == torch.bool else x
+    x = F.pad(x, (0, 0) * (x.ndim - 1) + (0, max(sizes) - x.shape[0]))  # collectives want equal shapes
+    if x.requires_grad:
+        gathered = all_gather(x)
+    else:
+        gathered = [torch.empty_like(x) for _ in sizes]
+        dist.all_gather(gathered, x.contiguous())
+    return torch.cat([rows[:size] for rows, size in zip(gathered, sizes, strict=True)]).to(kind)
