@@ -130,11 +130,9 @@ class Contestant:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--predecessor", metavar="FOLDER", help="folder that holds release 0.4.8")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=2, help="training steps of a turn")
-    parser.add_argument(
-        "--only", nargs="+", metavar="NAME", help="contestants of ours, such as fp32"
-    )
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="contestants of ours, such as fp32")
     parser.add_argument("--json", action="store_true", help="prints the figures as JSON")
     parser.add_argument("--worker", metavar="NAME", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -148,6 +146,8 @@ def main() -> None:
         print(f"loading {name}", file=sys.stderr)
         contestants.append(Contestant(name, args.predecessor))
     figures: dict[str, list[float]] = {name: [] for name in names}
+    for contestant in contestants:
+        contestant.tokens_per_second(args.steps)  # the first steps are slow
     for _ in range(args.rounds):
         for contestant in contestants:
             figures[contestant.name].append(contestant.tokens_per_second(args.steps))

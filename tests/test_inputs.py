@@ -1,6 +1,5 @@
 """What the model takes: every form of the same batch gives the same numbers, and what is wrong is named."""
 
-import numpy as np
 import pytest
 import torch
 

@@ -7,7 +7,7 @@ from einops import repeat
 from spear_tts_pytorch.nn.attend import attend, plain_attend
 from spear_tts_pytorch.nn.attention import SelfAttention
 from spear_tts_pytorch.nn.kv_cache import KVCache, LayerCache
-from spear_tts_pytorch.nn.linear import Linear, linear_of_few_rows, number_of_blocks
+from spear_tts_pytorch.nn.linear import Linear, linear_by_convolution, linear_of_few_rows, number_of_blocks
 from spear_tts_pytorch.nn.rotary import RotaryEmbedding, rotate
 from spear_tts_pytorch.nn.transformer import Transformer
 
@@ -143,3 +143,21 @@ def test_select_takes_each_rows_length_along():
     got = decoder(torch.stack((x[1, 3:], x[0, 1:2])), context=cache.context, cache=cache)
     wanted = decoder(x, context=context)
     torch.testing.assert_close(got[:, 0], torch.stack((wanted[1, 3], wanted[0, 1])), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [(3, 70, 16), (70, 16), (1, 1, 16)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_convolution_of_width_one_is_the_product_and_has_its_gradients(threads, shape, bias):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        layer = torch.nn.Linear(16, 24, bias=bias)
+        x = torch.randn(*shape[:-1], 2 * shape[-1])[..., ::2].requires_grad_()  # not contiguous
+        results = []
+        for function in (linear_by_convolution, torch.nn.functional.linear):
+            out = function(x, layer.weight, layer.bias)
+            results.append((out, torch.autograd.grad(out.square().sum(), [x, *layer.parameters()])))
+        torch.testing.assert_close(*results)
+    finally:
+        torch.set_num_threads(before)

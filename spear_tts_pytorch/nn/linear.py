@@ -48,7 +48,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, weight, bias)
     if x.numel() <= FEW_ROWS * weight.shape[1] and weight.is_contiguous() and not torch.is_grad_enabled():
         return linear_of_few_rows(x, weight, bias)
-    if x.numel() * weight.shape[0] >= MANY_PRODUCTS and x.dtype == weight.dtype == torch.float32 and _onednn_is_quicker():
+    if (
+        x.numel() * weight.shape[0] >= MANY_PRODUCTS
+        and x.dtype == weight.dtype == torch.float32
+        and _onednn_is_quicker()
+    ):
         return linear_by_convolution(x, weight, bias)
     return F.linear(x, weight, bias)
 
