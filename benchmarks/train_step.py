@@ -11,15 +11,14 @@ are medians of the rounds' ratios. All use fused AdamW. Nothing is padded, so ev
 import argparse
 import importlib.util
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from statistics import median
 
-from decode import build, stand_in_modules
+from workers import SOURCE, Contestant, build, serve, stand_in_modules, t5_model, take_turns
 
-BATCH, SOURCE, TARGET = 8, 64, 250
+BATCH, TARGET = 8, 250
 OURS = ("fp32", "bf16 autocast", "bf16 autocast, compiled", "bf16 weights", "bf16 weights, compiled")
 OTHERS = ("release 0.4.8", "release 0.4.8, attn_flash", "HuggingFace T5")
 
@@ -69,21 +68,8 @@ def predecessor(name: str, folder: str) -> Callable[[], None]:
 
 def huggingface() -> Callable[[], None]:
     import torch
-    from transformers import T5Config, T5ForConditionalGeneration
 
-    config = T5Config(
-        vocab_size=768,
-        d_model=512,
-        d_kv=64,
-        d_ff=1365,
-        num_layers=6,
-        num_decoder_layers=6,
-        num_heads=8,
-        feed_forward_proj="gated-gelu",
-        dropout_rate=0.0,
-        decoder_start_token_id=0,
-    )
-    model = T5ForConditionalGeneration(config).train()
+    model = t5_model(dropout_rate=0.0).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     text, speech = torch.randint(3, 256, (BATCH, SOURCE)), torch.randint(256, 756, (BATCH, TARGET))
 
@@ -95,8 +81,8 @@ def huggingface() -> Callable[[], None]:
     return run
 
 
-def worker(name: str, folder: str | None) -> None:
-    """Answers each line `n` on standard input with the seconds that n training steps took."""
+def load(name: str, folder: str | None) -> Callable[[int], float]:
+    """In a contestant's process: n training steps to the seconds that they took."""
     import torch
 
     torch.manual_seed(0)
@@ -105,26 +91,14 @@ def worker(name: str, folder: str | None) -> None:
     else:
         run = huggingface() if "HuggingFace" in name else predecessor(name, folder)
     run()
-    print("ready", flush=True)
-    for line in sys.stdin:
+
+    def turn(steps: int) -> float:
         start = time.perf_counter()
-        for _ in range(int(line)):
+        for _ in range(steps):
             run()
-        print(time.perf_counter() - start, flush=True)
+        return time.perf_counter() - start
 
-
-class Contestant:
-    def __init__(self, name: str, folder: str | None):
-        self.name = name
-        command = [sys.executable, __file__, "--worker", name, *(["--predecessor", folder] if folder else [])]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        if self.process.stdout.readline().strip() != "ready":
-            raise SystemExit(f"{name} did not start")
-
-    def tokens_per_second(self, steps: int) -> float:
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
-        return BATCH * (SOURCE + TARGET) * steps / float(self.process.stdout.readline())
+    return turn
 
 
 def main() -> None:
@@ -137,20 +111,21 @@ def main() -> None:
     parser.add_argument("--worker", metavar="NAME", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        return worker(args.worker, args.predecessor)
+        return serve(lambda: load(args.worker, args.predecessor))
     names = [name for name in OURS if not args.only or name in args.only]
     names += [name for name in OTHERS if args.predecessor and "0.4.8" in name]
     names += [name for name in OTHERS if "T5" in name and importlib.util.find_spec("transformers")]
     contestants = []
     for name in names:
         print(f"loading {name}", file=sys.stderr)
-        contestants.append(Contestant(name, args.predecessor))
-    figures: dict[str, list[float]] = {name: [] for name in names}
+        contestants.append(Contestant(__file__, name, ["--predecessor", args.predecessor] if args.predecessor else []))
     for contestant in contestants:
-        contestant.tokens_per_second(args.steps)  # the first steps are slow
-    for _ in range(args.rounds):
-        for contestant in contestants:
-            figures[contestant.name].append(contestant.tokens_per_second(args.steps))
+        contestant.turn(args.steps)  # the first steps are slow
+    seconds, failures = take_turns({contestant: (args.steps, args.rounds) for contestant in contestants})
+    if failures:
+        raise SystemExit(f"failed: {failures}")
+    tokens = BATCH * (SOURCE + TARGET) * args.steps
+    figures = {name: [tokens / taken for taken in turns] for name, turns in seconds.items()}
     best = max((name for name in names if name in OTHERS), key=lambda name: median(figures[name]), default=None)
     table = {name: {"tokens_per_second": round(median(values))} for name, values in figures.items()}
     for name, values in figures.items():

@@ -14,10 +14,11 @@ typechecked = beartype(conf=BeartypeConf(violation_type=TypeError, is_pep484_tow
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, the former mode after, also after an exception."""
-    training = module.training
+    """Evaluation mode inside; after, also after an exception, the former mode of every part."""
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         yield
     finally:
-        module.train(training)
+        for part, training in modes:
+            part.training = training

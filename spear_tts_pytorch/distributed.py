@@ -6,21 +6,39 @@ the processes. Does not know what rows are; one process is the identity.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
 
 def num_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+class _Gather(torch.autograd.Function):
+    """`[...]` of each process to `[processes, ...]`; the gradient is the sum of what all processes have for it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(num_processes())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]
+
+
 def gather_rows(x: Tensor) -> Tensor:
     """`[b, ...]` of each process to `[sum of b, ...]` in all of them; gradients add up over processes.
 
     Averaging gradients over processes, as DistributedDataParallel does, then gives those of one process with all rows.
+    Waits for the device: the sizes have to be known.
     """
     if num_processes() == 1:
         return x
@@ -30,9 +48,5 @@ def gather_rows(x: Tensor) -> Tensor:
     kind = x.dtype
     x = x.to(torch.uint8) if kind == torch.bool else x
     x = F.pad(x, (0, 0) * (x.ndim - 1) + (0, max(sizes) - x.shape[0]))  # collectives want equal shapes
-    if x.requires_grad:
-        gathered = all_gather(x)
-    else:
-        gathered = [torch.empty_like(x) for _ in sizes]
-        dist.all_gather(gathered, x.contiguous())
+    gathered = _Gather.apply(x)
     return torch.cat([rows[:size] for rows, size in zip(gathered, sizes, strict=True)]).to(kind)

@@ -28,13 +28,15 @@ class FreezingMixin:
 
     def freeze_encoder_below_layer(self, layer: int) -> None:
         """Freezes the first `layer` encoder layers and trains the others."""
+        layers = self._encoder_layers(layer)
         self.source_transformer.requires_grad_(True)
-        self._encoder_layers(layer)[:layer].requires_grad_(False)
+        layers[:layer].requires_grad_(False)
 
     def freeze_encoder_above_layer(self, layer: int) -> None:
         """Freezes the encoder but for its first `layer` layers: the paper's choice for finetuning (arXiv 2302.03540)."""
+        layers = self._encoder_layers(layer)
         self.source_transformer.requires_grad_(False)
-        self._encoder_layers(layer)[:layer].requires_grad_(True)
+        layers[:layer].requires_grad_(True)
 
     def freeze_decoder(self, except_cross_attention: bool = False) -> None:
         """Freezes the decoder; the paper goes on training its cross-attention (`except_cross_attention`)."""
@@ -55,6 +57,6 @@ class FreezingMixin:
 
     def _encoder_layers(self, layer: int) -> nn.ModuleList:
         layers = self.source_transformer.layers
-        if not 0 <= layer <= len(layers):
+        if not isinstance(layer, int) or not 0 <= layer <= len(layers):
             raise ValueError(f"layer must be 0 to {len(layers)}, the encoder's depth; got {layer}")
         return layers

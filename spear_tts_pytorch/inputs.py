@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
-from spear_tts_pytorch.tokens import Vocabulary, pad_sequences
+from spear_tts_pytorch.tokens import INTEGER_DTYPES, Vocabulary, pad_sequences
 
-Batch: TypeAlias = Tensor | np.ndarray | Sequence[str] | Sequence[Tensor] | Sequence[np.ndarray]
+Row: TypeAlias = Tensor | np.ndarray | Sequence[int] | Sequence[float]
+Batch: TypeAlias = Tensor | np.ndarray | Sequence[str] | Sequence[Row]
 
 
 def to_ids(
@@ -53,52 +54,90 @@ def to_ids(
     if isinstance(x, (list, tuple)) and len(x) == 0:
         raise ValueError(f"{name} is empty: give at least one row")
     if vocabulary.modality == "text" and isinstance(x, (list, tuple)) and all(isinstance(text, str) for text in x):
-        ids = _encode_texts(list(x), tokenizer, name)
+        ids = _encode_texts(list(x), tokenizer, vocabulary, name)
     else:
-        ids, lengths = _as_batch(x, vocabulary, name, lengths)
+        ids, own_lengths = _as_batch(x, vocabulary, name)
         if ids.is_floating_point() and vocabulary.modality == "speech":
             if tokenizer is None:
                 raise ValueError(f"{name} is a waveform, which needs a tokenizer: pass wav2vec to TextToSemantic")
-            ids = tokenize_waveform(tokenizer, ids.to(device), lengths)
+            lengths = _lengths(lengths, own_lengths, name)
+            ids, lengths = tokenize_waveform(tokenizer, ids.to(device), lengths), None
+    if lengths is not None:
+        raise ValueError(f"{name}_lengths are for waveforms in samples, but {name} holds no waveforms: leave them out")
     if mask is not None:
         ids = _masked(ids, mask, vocabulary, name)
     return vocabulary.check(ids, name, empty_rows=empty_rows, right_padded=right_padded).to(device)
 
 
-def _encode_texts(texts: list[str], tokenizer: Callable[..., Any] | None, name: str) -> Tensor:
+def number_of_rows(x: Batch) -> int | None:
+    """How many rows a batch has, before anything is done with it; None if it does not say."""
+    return len(x) if isinstance(x, (list, tuple)) or getattr(x, "ndim", 0) == 2 else None
+
+
+def _encode_texts(texts: list[str], tokenizer: Callable[..., Any] | None, vocabulary: Vocabulary, name: str) -> Tensor:
+    """The tokenizer's ids, padded with the vocabulary's padding instead of 0, without columns of nothing else."""
     if tokenizer is None:
         raise ValueError(f"{name} is text, which needs a tokenizer: pass tokenizer_encode to TextToSemantic")
     ids = tokenizer(texts)
     if isinstance(ids, (list, tuple)):
-        ids = pad_sequences([torch.as_tensor(row) for row in ids], 0)
+        ids = pad_sequences([torch.as_tensor(row, dtype=torch.long) for row in ids], 0)
+    ids = torch.as_tensor(ids) if isinstance(ids, np.ndarray) else ids
+    if not isinstance(ids, Tensor) or ids.dtype not in INTEGER_DTYPES or ids.ndim != 2 or len(ids) != len(texts):
+        got = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+        raise TypeError(f"tokenizer_encode must turn {len(texts)} texts into ids [{len(texts)}, n], got {got}")
     used = (ids != 0).any(dim=0).nonzero()  # some tokenizers pad every batch to their longest text
-    return ids[:, : int(used[-1]) + 1] if len(used) else ids[:, :1]
+    ids = ids[:, : int(used[-1]) + 1] if len(used) else ids[:, :1]
+    return ids.long().masked_fill(ids == 0, vocabulary.pad_id)
 
 
-def _as_batch(x: Batch, vocabulary: Vocabulary, name: str, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _as_batch(x: Batch, vocabulary: Vocabulary, name: str) -> tuple[Tensor, Tensor | None]:
     """Arrays and lists of rows as one padded tensor, and the lengths of rows that are waveforms."""
+    kinds = "texts, waveforms or ids" if vocabulary.modality == "text" else "waveforms or ids"
+    if isinstance(x, Tensor):
+        return x, None
     if isinstance(x, np.ndarray):
-        return torch.as_tensor(x), lengths
+        return _tensor(x, name, kinds, name), None
     if not isinstance(x, (list, tuple)):
-        return x, lengths
-    try:
-        rows = [torch.as_tensor(row) for row in x]
-    except (TypeError, ValueError, RuntimeError) as error:
-        kinds = "texts, waveforms or" if vocabulary.modality == "text" else "waveforms or"
-        raise TypeError(f"{name} must be {kinds} ids, got a list that holds {type(x[0]).__name__}") from error
-    if any(row.ndim != 1 for row in rows):
-        raise ValueError(f"{name} is a list, so each of its rows must have one dimension, got {list(rows[0].shape)}")
-    if all(row.is_floating_point() for row in rows) and vocabulary.modality == "speech":
+        raise TypeError(f"{name} must be {kinds}, got {type(x).__name__}")
+    rows = [_tensor(row, name, kinds, f"{name}[{index}]") for index, row in enumerate(x)]
+    for index, row in enumerate(rows):
+        if row.ndim != 1:
+            raise ValueError(
+                f"{name} is a list, so its rows must have one dimension, but {name}[{index}] has {row.ndim}"
+            )
+    if vocabulary.modality == "speech" and all(row.is_floating_point() and len(row) for row in rows):
         return pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
-    if any(row.is_floating_point() for row in rows):
-        raise TypeError(f"{name} must be rows of {vocabulary.modality} ids, got {rows[0].dtype}")
-    return pad_sequences(rows, vocabulary.pad_id), lengths
+    for index, row in enumerate(rows):
+        if len(row) and row.dtype not in INTEGER_DTYPES:
+            raise TypeError(f"{name} must be rows of {vocabulary.modality} ids, but {name}[{index}] is {row.dtype}")
+    return pad_sequences([row.long() for row in rows], vocabulary.pad_id), None
+
+
+def _tensor(x: Any, name: str, kinds: str, part: str) -> Tensor:
+    try:
+        if isinstance(
+            x, np.ndarray
+        ):  # strides and byte orders that torch does not know, and no warning of read-only memory
+            x = np.array(x, dtype=x.dtype.newbyteorder("="))
+        return torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be {kinds}, but {part} is {type(x).__name__} ({error})") from error
+
+
+def _lengths(given: Tensor | None, own: Tensor | None, name: str) -> Tensor | None:
+    """The lengths to go by: those given, which cannot be longer than rows of their own length."""
+    if given is None or own is None:
+        return own if given is None else given
+    given = torch.as_tensor(given)
+    if given.shape != own.shape or bool((given.cpu() > own).any()):
+        raise ValueError(f"{name}_lengths {given.tolist()} do not fit rows of {own.tolist()} samples")
+    return given
 
 
 def _masked(ids: Tensor, mask: Tensor, vocabulary: Vocabulary, name: str) -> Tensor:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != ids.shape:
         got = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-        raise ValueError(f"{name}_mask must be boolean of the shape {list(ids.shape)}, that of {name}, got {got}")
-    if ids.dtype == torch.uint8:
-        ids = ids.long()  # has no room for negative padding
-    return ids.masked_fill(~mask.to(ids.device), vocabulary.pad_id)
+        raise ValueError(f"{name}_mask must be boolean of the shape {list(ids.shape)}, that of its ids, got {got}")
+    if ids.dtype not in INTEGER_DTYPES:
+        return ids  # refused by the check of ids
+    return ids.long().masked_fill(~mask.to(ids.device), vocabulary.pad_id)

@@ -14,8 +14,9 @@ from spear_tts_pytorch.distributed import gather_rows
 
 
 def cross_entropy(logits: Tensor, target: Tensor, pad_id: int, label_smoothing: float = 0.0) -> Tensor:
-    """Mean over the real ids of `target` `[b, n]`, given `logits` `[b, n, v]`."""
-    return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=pad_id, label_smoothing=label_smoothing)
+    """Mean over the real ids of `target` `[b, n]`, given `logits` `[b, n, v]`; float32 whatever the logits are."""
+    logits = logits.flatten(0, 1).float()
+    return F.cross_entropy(logits, target.flatten(), ignore_index=pad_id, label_smoothing=label_smoothing)
 
 
 def ctc(log_probs: Tensor, lengths: Tensor, target: Tensor, target_lengths: Tensor, blank: int) -> Tensor:
@@ -63,18 +64,24 @@ def alignment_regularizer(
     source_mask: Tensor,
     target_mask: Tensor,
     dropped: Tensor,
+    drop_prob: float,
     temperature: float | None = 0.1,
 ) -> Tensor:
     """Keeps the similarities between sources and those between their targets alike (arXiv 2309.08773).
 
-    It is about the rows that did not see their source: the mean over their pairs, times the share of such rows. Rows
-    of all processes make pairs, and each process returns the same value. Fewer than two rows have no pair: 0.
+    It is about the pairs of rows that did not see their source. Its expectation is `drop_prob` times the mean over all
+    pairs, whatever the batch size: that of dropping the sources of whole batches. Rows of all processes make pairs, and
+    each process returns the same value. One row has no pair: 0.
 
-    Args: embeddings `[b, n, d]` and `[b, m, d]` with masks of real positions; `dropped` `[b]`, True at those rows.
+    Args:
+        source, target: embeddings `[b, n, d]` and `[b, m, d]`, with masks of real positions.
+        dropped: `[b]`, True at rows that did not see their source; each with probability `drop_prob`.
     """
     pooled = torch.stack((pool(source, source_mask, temperature), pool(target, target_mask, temperature)), dim=1)
     pooled, dropped = gather_rows(F.normalize(pooled, dim=-1)), gather_rows(dropped)
-    of_sources, of_targets = torch.einsum("aid,bid->iab", pooled, pooled)
-    pairs = dropped[:, None] & dropped[None, :] & ~torch.eye(len(dropped), dtype=torch.bool, device=dropped.device)
+    with torch.autocast(pooled.device.type, enabled=False):
+        of_sources, of_targets = torch.einsum("aid,bid->iab", pooled, pooled)
+    rows = len(dropped)
+    pairs = dropped[:, None] & dropped[None, :] & ~torch.eye(rows, dtype=torch.bool, device=dropped.device)
     squares = (of_sources - of_targets).square().masked_fill(~pairs, 0.0)
-    return squares.sum() / pairs.sum().clamp(min=1) * dropped.float().mean()
+    return squares.sum() / (max(1, rows * (rows - 1)) * drop_prob)

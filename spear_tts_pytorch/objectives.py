@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spear_tts_pytorch import losses
 from spear_tts_pytorch.nn.transformer import EarlyExit
-from spear_tts_pytorch.tokens import Modality, Vocabulary, lengths_of
+from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, lengths_of
 
 
 class ObjectiveMixin:
@@ -33,17 +33,24 @@ class ObjectiveMixin:
     def _smoothing(self) -> float:
         return self.label_smoothing if self.training else 0.0
 
-    def _drop_condition(self, mask: Tensor, probability: float | None) -> Tensor | None:
-        """Which rows lose their source, `[b]`; None where none does."""
+    def _drop_probability(self, probability: float | None) -> float:
         if probability is None:
-            probability = self.cond_drop_prob if self.training else 0.0
-        if probability == 0:
-            return None
-        return torch.rand(mask.shape[0], device=mask.device) < probability
+            return self.cond_drop_prob if self.training else 0.0
+        if not 0 <= probability <= 1:
+            raise ValueError(f"cond_drop_prob must be between 0 and 1, got {probability}")
+        return probability
 
-    def _check_heads(
+    @staticmethod
+    def _drop_condition(mask: Tensor, probability: float) -> Tensor | None:
+        """Which rows lose their source, `[b]`; None where none does."""
+        return torch.rand(mask.shape[0], device=mask.device) < probability if probability > 0 else None
+
+    def _check_call(
         self, source_type: Modality, target_type: Modality, early_exit_loss: bool, ctc_weight: float
     ) -> None:
+        for name, value in (("source_type", source_type), ("target_type", target_type)):
+            if value not in MODALITIES:
+                raise ValueError(f"{name} must be 'speech' or 'text', got {value!r}")
         if early_exit_loss and self.early_exit is None:
             raise ValueError("return_early_exit_loss needs a model with target_early_exit_layer")
         if early_exit_loss and (source_type, target_type) != ("text", "speech"):
@@ -61,19 +68,27 @@ class ObjectiveMixin:
         return losses.cross_entropy(logits[:, :-1], target, self.vocabulary["speech"].pad_id, self._smoothing)
 
     def _alignment_loss(
-        self, source: Tensor, target: Tensor, source_mask: Tensor, target_mask: Tensor, dropped: Tensor
+        self,
+        source: Tensor,
+        target: Tensor,
+        source_mask: Tensor,
+        target_mask: Tensor,
+        dropped: Tensor,
+        drop_prob: float,
     ) -> Tensor:
         if self.align_reg_loss_weight <= 0:
             return source.new_zeros(())
         temperature = self.align_reg_logsumexp_pool_temp if self.align_reg_use_logsumexp_pool else None
-        regularizer = losses.alignment_regularizer(source, target, source_mask, target_mask, dropped, temperature)
+        rows = source, target, source_mask, target_mask, dropped
+        regularizer = losses.alignment_regularizer(*rows, drop_prob, temperature)
         return regularizer * self.align_reg_loss_weight
 
     # connectionist temporal classification
 
     def ctc_logits(self, semantic_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities `[b, n + 1, V]` of text ids (blank 0) at each semantic id `[b, n]` and its eos; lengths `[b]`."""
-        self._check_heads("speech", "text", False, 1.0)
+        if self.to_ctc_logits is None:
+            raise ValueError("ctc_logits needs a model built with ctc=True")
         source_emb, mask, _ = self.encode(semantic_ids, "speech")
         return self._ctc_log_probs(source_emb), mask.sum(dim=-1)
 

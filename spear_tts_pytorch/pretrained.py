@@ -104,7 +104,10 @@ class PretrainedMixin(
             folder = Path(snapshot_download(model_id, token=token, **hub))
         config = _read_config(folder)
         arguments = {**config["arguments"], **_tokenizers(folder, config), **kwargs}
-        unknown = sorted(set(arguments) - set(inspect.signature(cls.__init__).parameters))
+        known = set(inspect.signature(cls.__init__).parameters)
+        if set(kwargs) - known:
+            raise TypeError(f"from_pretrained has no argument {sorted(set(kwargs) - known)[0]!r}")
+        unknown = sorted(set(arguments) - known)
         if unknown:
             raise ValueError(
                 f"{folder} was written by release {config.get('library_version')}, whose {unknown[0]} this one does not "
@@ -129,6 +132,8 @@ class PretrainedMixin(
         if path.is_dir():
             path = path / WEIGHTS
         package = _read_weights(path)
+        if isinstance(package, dict) and package and all(isinstance(value, Tensor) for value in package.values()):
+            package = {"model": package}  # a bare state dict
         if not isinstance(package, dict) or not isinstance(package.get("model"), dict):
             raise ValueError(f"{path} holds no model: expected a dictionary with the key 'model', got {_kind(package)}")
         self.load_weights(package["model"], source=str(path), strict=strict)

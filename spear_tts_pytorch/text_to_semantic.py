@@ -15,17 +15,21 @@ from spear_tts_pytorch import losses
 from spear_tts_pytorch.checks import typechecked
 from spear_tts_pytorch.freezing import FreezingMixin
 from spear_tts_pytorch.generation import GenerationMixin
-from spear_tts_pytorch.inputs import Batch, to_ids
+from spear_tts_pytorch.inputs import Batch, number_of_rows, to_ids
 from spear_tts_pytorch.nn.linear import linear
 from spear_tts_pytorch.nn.transformer import EarlyExit, Transformer
 from spear_tts_pytorch.objectives import ObjectiveMixin
 from spear_tts_pytorch.positions import add_sinusoids, diagonal_prior, timeline
 from spear_tts_pytorch.pretrained import PretrainedMixin, rename_old_keys
+from spear_tts_pytorch.scoring import ScoringMixin
+from spear_tts_pytorch.throughput import ThroughputMixin
 from spear_tts_pytorch.tokenizers.text import openai_tokenizer
 from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, append_eos, valid_mask
 
 
-class TextToSemantic(GenerationMixin, ObjectiveMixin, FreezingMixin, nn.Module, PretrainedMixin):
+class TextToSemantic(
+    GenerationMixin, ThroughputMixin, ScoringMixin, ObjectiveMixin, FreezingMixin, nn.Module, PretrainedMixin
+):
     """Text to semantic ids, and back: the first stage of SPEAR-TTS (arXiv 2302.03540).
 
     Args:
@@ -103,12 +107,25 @@ class TextToSemantic(GenerationMixin, ObjectiveMixin, FreezingMixin, nn.Module, 
                 f"dim {dim}, heads {heads}, dim_head {dim_head}, source_depth {source_depth} and target_depth {target_depth} "
                 "must be at least 1, and dim_head even for rotary positions"
             )
-        if not 0 <= cond_drop_prob < 1:
-            raise ValueError(f"cond_drop_prob must be at least 0 and below 1, got {cond_drop_prob}")
+        shares = dict(cond_drop_prob=cond_drop_prob, attn_dropout=attn_dropout, ff_dropout=ff_dropout)
+        for name, value in {**shares, "emb_dropout": emb_dropout, "label_smoothing": label_smoothing}.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
+        positive = dict(ff_mult=ff_mult, text_position_rate=text_position_rate)
+        for name, value in {**positive, "align_reg_logsumexp_pool_temp": align_reg_logsumexp_pool_temp}.items():
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be above 0, got {value}")
         if target_early_exit_layer is not None and not 0 < target_early_exit_layer <= target_depth:
             raise ValueError(
                 f"target_early_exit_layer must be 1 to target_depth ({target_depth}), got {target_early_exit_layer}"
             )
+        if 0 <= semantic_pad_id <= num_semantic_token_ids or text_pad_id == num_text_token_ids:
+            raise ValueError(
+                f"semantic_pad_id {semantic_pad_id} must be no speech id or end-of-sequence (0 to {num_semantic_token_ids}), "
+                f"and text_pad_id {text_pad_id} not the text's end-of-sequence ({num_text_token_ids}): leave them at -1 and 0"
+            )
+        if ctc and not 0 <= text_pad_id < num_text_token_ids:
+            raise ValueError(f"ctc takes text_pad_id for its blank, which must be a text id then, got {text_pad_id}")
         self.arguments = {
             **arguments,
             "num_text_token_ids": None if use_openai_tokenizer else num_text_token_ids,
@@ -236,6 +253,8 @@ class TextToSemantic(GenerationMixin, ObjectiveMixin, FreezingMixin, nn.Module, 
 
         It shares its weights with the model, expects int64 ids padded on the right, and does not check them.
         """
+        if source_type not in MODALITIES:
+            raise ValueError(f"source_type must be 'speech' or 'text', got {source_type!r}")
         return _Encoder(self, source_type)
 
     def encode_ids(
@@ -327,13 +346,17 @@ class TextToSemantic(GenerationMixin, ObjectiveMixin, FreezingMixin, nn.Module, 
         Raises:
             ValueError, TypeError: see `to_ids`; batches that differ; an early exit or CTC loss without that head.
         """
+        self._check_call(source_type, target_type, return_early_exit_loss, ctc_weight)
+        rows, target_rows = number_of_rows(source), number_of_rows(target)
+        if rows and target_rows and rows != target_rows:
+            raise ValueError(f"source has {rows} rows and target {target_rows}: they must agree")
+        drop_prob = self._drop_probability(cond_drop_prob)
+        vocabulary = self.vocabulary[target_type]
+        may_be_empty = not return_loss or vocabulary.autoset_eos  # else nothing is learned from such a row
+        target = self.to_ids(target, target_type, "target", target_lengths, target_mask, empty_rows=may_be_empty)
         source = self.source_ids(source, source_type, source_mask, source_lengths)
-        vocabulary = self.vocabulary.get(target_type)
-        learnable = not return_loss or (vocabulary is not None and vocabulary.autoset_eos)
-        target = self.to_ids(target, target_type, "target", target_lengths, target_mask, empty_rows=learnable)
         if source.shape[0] != target.shape[0]:
             raise ValueError(f"source has {source.shape[0]} rows and target {target.shape[0]}: they must agree")
-        self._check_heads(source_type, target_type, return_early_exit_loss, ctc_weight)
         if vocabulary.autoset_eos and return_loss:
             target = append_eos(target, vocabulary.eos_id, vocabulary.pad_id)
         source_emb, source_mask, source_positions = self.encode_ids(source, source_type, source_position_rate)
@@ -341,7 +364,7 @@ class TextToSemantic(GenerationMixin, ObjectiveMixin, FreezingMixin, nn.Module, 
         if ctc_weight == 1 and return_loss:
             loss, logits = self._ctc_loss(source_emb, source_mask, target)
             return (loss, logits) if return_logits else loss
-        dropped = self._drop_condition(source_mask, cond_drop_prob)
+        dropped = self._drop_condition(source_mask, drop_prob)
         x, positions = self._embed_target(target, target_type, [0])
         seen = source_mask if dropped is None else source_mask & ~dropped[:, None]
         x, hiddens = self.target_transformer(
@@ -361,7 +384,7 @@ class TextToSemantic(GenerationMixin, ObjectiveMixin, FreezingMixin, nn.Module, 
             loss = loss + self._early_exit_loss(hiddens, target)
         if should_sim_regularize and dropped is not None and source_type != target_type:
             target_mask = F.pad(valid_mask(target, vocabulary.pad_id), (1, 0), value=True)
-            loss = loss + self._alignment_loss(source_emb, x, source_mask, target_mask, dropped)
+            loss = loss + self._alignment_loss(source_emb, x, source_mask, target_mask, dropped, drop_prob)
         return (loss, logits[:, :-1]) if return_logits else loss
 
 
@@ -382,4 +405,6 @@ def _size(name: str, given: int | None, tokenizer: Any, attribute: str, may_add:
         raise ValueError(f"{name} is missing: give it, or a tokenizer that has {attribute}")
     if given is not None and own is not None and (given < own or (given > own and not may_add)):
         raise ValueError(f"{name} is {given}, but the tokenizer's {attribute} is {own}: leave one of them out")
+    if (own if given is None else given) < 1:
+        raise ValueError(f"{name} must be at least 1, got {own if given is None else given}")
     return int(own if given is None else given)

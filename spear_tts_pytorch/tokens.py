@@ -18,7 +18,16 @@ from torch import Tensor
 Modality = Literal["speech", "text"]
 MODALITIES: tuple[Modality, Modality] = ("speech", "text")
 
-INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+INTEGER_DTYPES = (
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,7 @@ def check_ids(
     ids = ids.long()
     if torch.compiler.is_compiling():
         return ids
+    ids = ids.clone() if ids.is_inference() else ids  # of a tokenizer in inference mode: no loss could take them
     padding = ids == pad_id
     outside = ((ids < 0) | (ids >= num_ids)) & ~padding
     hole = padding[:, :-1] & ~padding[:, 1:]

@@ -1,5 +1,6 @@
 """What the model takes: every form of the same batch gives the same numbers, and what is wrong is named."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,7 +9,7 @@ from spear_tts_pytorch.wrappers import SpeechSpeechPretrainWrapper
 
 TYPES = dict(source_type="text", target_type="speech")
 SPEECH = dict(source_type="speech", target_type="text")
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+INTEGERS = (torch.uint16, torch.uint32, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class FramesOf100:
@@ -101,7 +102,93 @@ def call(model, source=TEXT, target=SPOKEN, **options):
     return model(source, target, **{**TYPES, **options})
 
 
+class NeverCalled:
+    codebook_size, target_sample_hz, downsample_factor = 20, 8_000, 100
+
+    def __call__(self, wav, **options):
+        raise AssertionError("tokenized before everything was checked")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(target_type="song"),
+        dict(target=TEXT[:1]),
+        dict(target=TEXT + 30),
+        dict(return_early_exit_loss=True),
+        dict(ctc_weight=0.5),
+        dict(cond_drop_prob=1.5),
+    ],
+)
+def test_everything_else_is_checked_before_audio_is_tokenized(wrong):
+    options = dict(source=torch.rand(2, 500), target=TEXT, return_loss=True, **SPEECH) | wrong
+    with pytest.raises(ValueError):
+        make_model(wav2vec=NeverCalled())(**options)
+    with pytest.raises(ValueError, match="temperature"):
+        make_model(wav2vec=NeverCalled()).generate(torch.rand(2, 500), temperature=-1.0, **SPEECH)
+
+
+def test_lengths_of_listed_waveforms_count_and_lengths_of_ids_are_refused(model):
+    wav, lengths = torch.rand(2, 900), torch.tensor([900, 400])
+    listed = model([wav[0], wav[1]], TEXT, source_lengths=lengths, **SPEECH)
+    torch.testing.assert_close(listed, model(wav, TEXT, source_lengths=lengths, **SPEECH))
+    with pytest.raises(ValueError, match=r"source_lengths \[900, 901\] do not fit"):
+        model([wav[0], wav[1]], TEXT, source_lengths=torch.tensor([900, 901]), **SPEECH)
+    with pytest.raises(ValueError, match="source_lengths are for waveforms"):
+        model(SPOKEN, TEXT, source_lengths=torch.tensor([3, 2]), **SPEECH)
+
+
+class Convolution(torch.nn.Module):
+    """A tokenizer with weights, run in inference mode as some are."""
+
+    codebook_size, target_sample_hz, downsample_factor = 20, 8_000, 100
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv1d(1, 20, 100, stride=100)
+
+    @torch.inference_mode()
+    def forward(self, wav, flatten=True):
+        return self.layer(wav[:, None]).argmax(dim=1)
+
+
+def test_a_tokenizer_with_weights_gives_the_same_ids_in_any_precision():
+    tokenizer = Convolution()
+    model = make_model(wav2vec=tokenizer, autoset_semantic_eos_id=False)
+    wav = torch.rand(4, 6_000)
+    wanted = tokenizer(wav)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.to_ids(wav, "speech", "x"), wanted)
+    assert torch.equal(model.to_ids(wav.double(), "speech", "x"), wanted)
+    model(TEXT, wav[:2], return_loss=True, **TYPES).backward()  # ids of inference mode in a loss
+    with pytest.raises(ValueError, match="NaN"):
+        model.to_ids(wav / 0 * 0, "speech", "x")
+
+
+def test_texts_are_padded_as_the_vocabulary_says():
+    model = make_model(tokenizer_encode=lists_of_codes, text_pad_id=-1)
+    together = model(["ab", "abcdefgh"], [[1, 2], [3, 4]], **TYPES)
+    torch.testing.assert_close(together[:1], model(["ab"], [[1, 2]], **TYPES))
+
+
+@pytest.mark.parametrize("output", [{"ids": 1}, None, torch.rand(2, 3), torch.ones(2).long(), torch.ones(3, 2).long()])
+def test_what_a_text_tokenizer_may_not_return_is_named(output):
+    with pytest.raises(TypeError, match=r"tokenizer_encode must turn 2 texts into ids \[2, n\]"):
+        call(make_model(tokenizer_encode=lambda texts: output), ["cat", "hi"])
+
+
+def test_unusual_arrays_and_empty_target_rows(model):
+    wanted = model(TEXT, SPOKEN, **TYPES)
+    backwards = np.ascontiguousarray(TEXT.numpy()[:, ::-1])[:, ::-1]
+    torch.testing.assert_close(model(backwards.astype(">i4"), SPOKEN, **TYPES), wanted)
+    empty = model(TEXT, [[], [1]], return_loss=True, **TYPES)
+    torch.testing.assert_close(empty, model(TEXT, torch.tensor([[-1], [1]]), return_loss=True, **TYPES))
+
+
 BAD = {
+    "None": (lambda m: call(m, None), TypeError, "source must be texts, waveforms or ids, got NoneType"),
+    "a row of floats": (lambda m: call(m, target=[[1, 2], [0.5]]), TypeError, r"target\[1\] is torch.float32"),
+    "a row of rows": (lambda m: call(m, target=[[1, 2], [[1]]]), ValueError, r"one dimension, but target\[1\] has 2"),
     "text id too large": (lambda m: call(m, torch.tensor([[3], [31]])), ValueError, "source holds the id 31.* 0 to 30"),
     "negative text id": (lambda m: call(m, torch.tensor([[3], [-1]])), ValueError, "source holds the id -1"),
     "negative speech id": (lambda m: call(m, target=torch.tensor([[-2], [3]])), ValueError, "target holds the id -2"),
@@ -125,7 +212,7 @@ BAD = {
     "bool": (lambda m: call(m, TEXT > 2), TypeError, "integer tensor"),
     "one text": (lambda m: call(m, "cat"), TypeError, "give a list of texts"),
     "text for speech": (lambda m: call(m, ["cat", "hi"], TEXT, **SPEECH), TypeError, "waveforms or ids"),
-    "neither": (lambda m: call(m, [{}, {}]), TypeError, "texts, waveforms or ids, got a list that holds dict"),
+    "neither": (lambda m: call(m, [{}, {}]), TypeError, r"texts, waveforms or ids, but source\[0\] is dict"),
     "mask shape": (lambda m: call(m, source_mask=torch.ones(2, 3).bool()), ValueError, r"source_mask .*\[2, 4\]"),
     "mask dtype": (lambda m: call(m, target_mask=torch.ones(2, 3)), ValueError, "target_mask must be boolean"),
     "hole in a target": (
@@ -160,3 +247,24 @@ def test_a_target_row_without_ids_needs_an_end_of_sequence_to_learn():
     assert call(make_model(), target=target, return_loss=True).isfinite()
     with pytest.raises(ValueError, match="target has a row without any id"):
         call(make_model(autoset_semantic_eos_id=False), target=target, return_loss=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(semantic_pad_id=20), "semantic_pad_id 20"),
+        (dict(semantic_pad_id=5), "semantic_pad_id 5"),
+        (dict(text_pad_id=30), "text_pad_id 30"),
+        (dict(text_pad_id=-1, ctc=True), "ctc takes text_pad_id for its blank"),
+        (dict(attn_dropout=-0.1), "attn_dropout must be at least 0"),
+        (dict(ff_dropout=1.0), "ff_dropout must be at least 0 and below 1"),
+        (dict(label_smoothing=1.1), "label_smoothing must be"),
+        (dict(target_kv_heads=0), "multiple of target_kv_heads"),
+        (dict(ff_mult=0.0), "ff_mult must be above 0"),
+        (dict(text_position_rate=float("inf")), "text_position_rate must be above 0"),
+        (dict(num_semantic_token_ids=0), "num_semantic_token_ids must be at least 1"),
+    ],
+)
+def test_constructor_values_that_cannot_work_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        make_model(**options)

@@ -35,7 +35,7 @@ def test_alignment_regularizer_is_the_pairwise_difference(temperature, dropped):
     lengths = (torch.tensor([4, 2, 3, 1]), torch.tensor([5, 5, 1, 3]))
     masks = [torch.arange(x.shape[1]) < n[:, None] for x, n in zip((source, target), lengths, strict=True)]
     flags = torch.tensor([row in dropped for row in range(4)])
-    got = losses.alignment_regularizer(source, target, *masks, flags, temperature)
+    got = losses.alignment_regularizer(source, target, *masks, flags, 0.4, temperature)
 
     def similarity(x, n, i, j):
         pooled = []
@@ -51,7 +51,7 @@ def test_alignment_regularizer_is_the_pairwise_difference(temperature, dropped):
         for j in dropped
         if i != j
     ]
-    wanted = torch.stack(squares).mean() * len(dropped) / 4 if squares else torch.zeros(())
+    wanted = torch.stack(squares).sum() / (4 * 3 * 0.4) if squares else torch.zeros(())
     torch.testing.assert_close(got, wanted)
     got.backward()
     assert source.grad.isfinite().all()

@@ -4,10 +4,13 @@ import pytest
 import torch
 from einops import repeat
 
+from spear_tts_pytorch.nn import linear as linear_module
 from spear_tts_pytorch.nn.attend import attend, plain_attend
 from spear_tts_pytorch.nn.attention import SelfAttention
+from spear_tts_pytorch.nn.fused_decoder import FusedDecoder
 from spear_tts_pytorch.nn.kv_cache import KVCache, LayerCache
 from spear_tts_pytorch.nn.linear import Linear, linear_by_convolution, linear_of_few_rows, number_of_blocks
+from spear_tts_pytorch.nn.packed import Packed
 from spear_tts_pytorch.nn.rotary import RotaryEmbedding, rotate
 from spear_tts_pytorch.nn.transformer import Transformer
 
@@ -100,8 +103,10 @@ def test_select_equals_a_fresh_run_of_those_rows(rows):
     mask = torch.tensor([[[[True, True, True, False]]], [[[True] * 4]]])
     cache = KVCache(2, context, mask[:, 0, 0])
 
+    fused = FusedDecoder(decoder)
+
     def run(new):
-        return decoder(new, context=cache.context, context_mask=cache.context_mask[:, None, None], cache=cache)
+        return fused.normed(fused(new, cache, cache.context_mask[:, None, None]))
 
     run(x[:, :3])
     cache.select(torch.tensor(rows))
@@ -114,6 +119,48 @@ def test_select_equals_a_fresh_run_of_those_rows(rows):
     more = torch.randn(len(rows), 1, 16)
     wanted = decoder(torch.cat((x[rows], more), dim=1), context=context[rows], context_mask=mask[rows])[:, 4:]
     torch.testing.assert_close(run(more), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_the_fused_decoder_is_the_stack(kv_heads, first):
+    """Whatever is split off: layers below `first` first, then those above; a few positions at a time; unequal rows."""
+    torch.manual_seed(0)
+    options = dict(dim_head=4, heads=4, kv_heads=kv_heads, causal=True, cross_attend=True)
+    decoder = Transformer(dim=16, depth=2, **options).eval()
+    for parameter in decoder.parameters():  # biases and gains that are not 0 and 1
+        parameter.data.add_(0.3 * torch.randn_like(parameter))
+    x, context = torch.randn(3, 9, 16), torch.randn(3, 5, 16)
+    mask = torch.arange(6) < torch.tensor([6, 3, 4])[:, None]
+    wanted = decoder(x, context=context, context_mask=mask[:, None, None])
+    cache, fused = KVCache(2, context, None), FusedDecoder(decoder, rows=8, steps=100)
+
+    def run(new):
+        lower = fused(new, cache, mask[:, None, None], last=first)
+        return fused.normed(fused(lower, cache, mask[:, None, None], first=first) if first < 2 else lower)
+
+    got = torch.cat([run(x[:, a:b]) for a, b in ((0, 4), (4, 5), (5, 9))], dim=1)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
+    cache.truncate([3, 7, 5])
+    again = run(torch.stack((x[0, 3:5], x[1, 7:9], x[2, 5:7])))
+    torch.testing.assert_close(
+        again, torch.stack((wanted[0, 3:5], wanted[1, 7:9], wanted[2, 5:7])), atol=1e-5, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 5, 9])
+@pytest.mark.parametrize(("bias", "residual"), [(False, False), (True, False), (False, True), (True, True)])
+def test_packed_weights_give_the_plain_product(rows, bias, residual):
+    torch.manual_seed(0)
+    for size in (12, 7):  # with and without blocks
+        layer = torch.nn.Linear(6, size, bias=bias)
+        x, added = torch.randn(rows, 6), torch.randn(rows, size) if residual else None
+        wanted = layer(x) + added if residual else layer(x)
+        for steps in (1, 100):
+            packed = Packed(layer.weight.detach(), layer.bias.detach() if bias else None, rows=rows, steps=steps)
+            got = packed(x, added)
+            torch.testing.assert_close(got, wanted.detach())
+            assert got.is_contiguous()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
@@ -136,11 +183,12 @@ def test_select_takes_each_rows_length_along():
     decoder = Transformer(dim=16, depth=1, dim_head=4, heads=4, causal=True, cross_attend=True).eval()
     x, context = torch.randn(2, 4, 16), torch.randn(2, 3, 16)
     cache = KVCache(1, context, None)
-    decoder(x[:, :3], context=context, cache=cache)
+    fused = FusedDecoder(decoder)
+    fused(x[:, :3], cache, None)
     cache.truncate([1, 3])
     cache.select(torch.tensor([1, 0]))
     assert cache.lengths == [3, 1]
-    got = decoder(torch.stack((x[1, 3:], x[0, 1:2])), context=cache.context, cache=cache)
+    got = fused.normed(fused(torch.stack((x[1, 3:], x[0, 1:2])), cache, None))
     wanted = decoder(x, context=context)
     torch.testing.assert_close(got[:, 0], torch.stack((wanted[1, 3], wanted[0, 1])), atol=1e-5, rtol=1e-5)
 
@@ -159,5 +207,30 @@ def test_a_convolution_of_width_one_is_the_product_and_has_its_gradients(threads
             out = function(x, layer.weight, layer.bias)
             results.append((out, torch.autograd.grad(out.square().sum(), [x, *layer.parameters()])))
         torch.testing.assert_close(*results)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("threads", "autocast", "taken"), [(2, False, True), (1, False, False), (2, True, False)])
+def test_large_products_go_to_the_convolution_where_it_is_quicker(monkeypatch, threads, autocast, taken):
+    calls = []
+    monkeypatch.setattr(linear_module, "X86", True)
+    monkeypatch.setattr(
+        linear_module, "linear_by_convolution", lambda *args: calls.append(1) or linear_by_convolution(*args)
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        layer, x = Linear(256, 640), torch.randn(2, 150, 256, requires_grad=True)
+        assert x.numel() * 640 >= linear_module.MANY_PRODUCTS
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out = layer(x)
+            wanted = torch.nn.functional.linear(x, layer.weight, layer.bias)
+        gradients = [
+            torch.autograd.grad(y.float().square().mean(), [x, layer.weight, layer.bias]) for y in (out, wanted)
+        ]
+        torch.testing.assert_close(out, wanted, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-3)
+        assert bool(calls) == (taken and torch.backends.mkldnn.is_available())
     finally:
         torch.set_num_threads(before)

@@ -111,6 +111,35 @@ def test_the_training_forward_and_backward_are_one_graph():
     torch.testing.assert_close(*results)
 
 
+@pytest.mark.parametrize("precision", ["autocast", "weights"])
+def test_reduced_precision_compiles_for_batches_of_many_lengths(precision):
+    model = make_model(attn_dropout=0.1).train()
+    model = model.bfloat16() if precision == "weights" else model
+    compiled = torch.compile(TextToSemanticWrapper(model), fullgraph=True, dynamic=True, backend="eager")
+    for shape in ({}, {"rows": 4, "text": 9, "speech": 21}):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+            assert compiled(*make_batch(**shape))[0].isfinite()
+
+
+def test_a_cast_does_not_round_positions():
+    rotary, positions = make_model().source_transformer.rotary, torch.tensor([2000])
+    wanted = torch.stack(rotary(positions))
+    cast = make_model().bfloat16().float().source_transformer.rotary
+    assert torch.equal(torch.stack(cast(positions)), wanted)
+    angle = 2000 * 10_000.0 ** (-2 / 8)
+    torch.testing.assert_close(
+        wanted[0, 0, 1].item(), torch.tensor(angle, dtype=torch.float64).cos().item(), atol=1e-3, rtol=0
+    )
+
+
+def test_the_loss_is_float32_whatever_the_weights_are():
+    model = make_model().bfloat16().eval()
+    text, speech = make_batch()
+    logits = model(text, speech, source_type="text", target_type="speech")
+    loss, logits = model(text, speech, source_type="text", target_type="speech", return_loss=True, return_logits=True)
+    assert loss.dtype == torch.float32 and logits.dtype == torch.bfloat16
+
+
 def test_dropped_conditions_and_dropout_are_part_of_the_graph():
     model = make_model(**EVERYTHING, attn_dropout=0.1).train()
     compiled = torch.compile(model, fullgraph=True, backend="eager")

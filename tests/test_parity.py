@@ -299,7 +299,7 @@ def test_n_best(fixtures, load, name, pair):
     source_type, target = pair.split("__")
     options = numbers["decode"][f"beam4__{pair}"]
     source = load_file(fixtures / f"{name}.expected.safetensors")[f"source_{source_type}"]
-    step, cache = model._start(source, source_type, target, 1.0)
+    step, cache = model._begin(source, source_type, target, 1.0)
     result = beam_search(
         step,
         cache,

@@ -74,7 +74,7 @@ def test_a_padded_row_is_the_row_alone(variant, source_type, target_type):
 def test_cached_logits_are_the_uncached(variant, source_type, target_type):
     model = make_model(**VARIANTS[variant])
     source, target = make_ids(source_type, [3, 7]), make_ids(target_type, [9, 9], seed=1)
-    step, cache = model._start(source, source_type, target_type, 1.0)
+    step, cache = model._begin(source, source_type, target_type, 1.0)
     empty = target[:, :0]
     pieces = [step(empty, cache), step(target[:, :4], cache)] + [step(target[:, i : i + 1], cache) for i in range(4, 9)]
     uncached = model(source, target, source_type=source_type, target_type=target_type)
@@ -85,7 +85,7 @@ def test_cached_logits_are_the_uncached(variant, source_type, target_type):
 def test_cache_rows_of_unequal_length_give_the_uncached_logits(variant):
     model = make_model(**VARIANTS[variant])
     source, target = make_ids("text", [3, 7]), make_ids("speech", [9, 9], seed=1)
-    step, cache = model._start(source, "text", "speech", 1.0)
+    step, cache = model._begin(source, "text", "speech", 1.0)
     step(target[:, :5], cache)  # start token and 5 ids
     cache.truncate([3, 6])  # the first row forgets 3 of them
     new = torch.stack((target[0, 2:4], target[1, 5:7]))
@@ -178,6 +178,32 @@ def test_generate_restores_training_mode_even_after_an_error():
     with pytest.raises(ValueError, match="temperature"):
         model.generate(make_ids("text", [3]), temperature=-1.0, **types)
     assert model.training
+
+
+def test_generate_restores_the_mode_of_every_part():
+    model = make_model().train()
+    model.source_transformer.eval()
+    model.generate(make_ids("text", [3]), max_length=2, source_type="text", target_type="speech")
+    assert model.training and model.target_transformer.training and not model.source_transformer.training
+
+
+def test_a_wrong_layer_freezes_nothing():
+    model = make_model()
+    model.freeze_encoder()
+    for freeze in (model.freeze_encoder_below_layer, model.freeze_encoder_above_layer):
+        for layer in (9, -1, 1.5):
+            with pytest.raises(ValueError, match="layer must be 0 to 2"):
+                freeze(layer)
+    assert not any(p.requires_grad for p in model.source_transformer.parameters())
+
+
+def test_a_bare_state_dict_loads(tmp_path):
+    model, other = make_model(), make_model()
+    for parameter in other.parameters():
+        parameter.data.zero_()
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    other.load(tmp_path / "model.pt")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
 
 
 def test_conditioning_is_dropped_by_row_in_training_only():

@@ -86,7 +86,7 @@ def beam_search(
             or nothing left to choose from.
     """
     check_lengths(rows, max_length)
-    _check_options(beam_size, n_best, temperature)
+    check_beam(beam_size, n_best, temperature)
     device = torch.device(device)
     search = _Search(rows, beam_size, n_best, eos_id, pad_id, max_length, length_penalty, device)
     banned = forbidden(forbid_ids, device)
@@ -105,7 +105,8 @@ def beam_search(
     return search.result()
 
 
-def _check_options(beam_size: int, n_best: int, temperature: float) -> None:
+def check_beam(beam_size: int, n_best: int, temperature: float) -> None:
+    """Raises ValueError unless the options of a beam search make sense."""
     if beam_size < 1:
         raise ValueError(f"beam_size must be at least 1, got {beam_size}")
     if not 1 <= n_best <= beam_size:

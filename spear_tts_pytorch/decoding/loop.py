@@ -7,7 +7,7 @@ Rows that ended leave the batch. Knows nothing of models, modalities, sources or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -114,6 +114,30 @@ def sample_ids(
     cache: Cache,
     rows: int,
     *,
+    on_token: Callable[[Tensor], object] | None = None,
+    **options: Any,
+) -> DecodeResult:
+    """Draws ids row by row and step by step, by `sampling_steps`, whose `options` it takes.
+
+    Args:
+        on_token: called after each step with the ids `[rows]` just drawn, padding where a row had ended.
+    """
+    steps = sampling_steps(step, cache, rows, **options)
+    while True:
+        try:
+            drawing = next(steps)
+        except StopIteration as stop:
+            return stop.value
+        if on_token is not None:
+            on_token(drawing.newest())
+
+
+@torch.no_grad()
+def sampling_steps(
+    step: Step,
+    cache: Cache,
+    rows: int,
+    *,
     eos_id: int | None,
     pad_id: int,
     max_length: int,
@@ -123,9 +147,8 @@ def sample_ids(
     forbid_ids: Sequence[int] = (),
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
-    on_token: Callable[[Tensor], object] | None = None,
-) -> DecodeResult:
-    """Draws ids row by row and step by step.
+) -> Generator[Drawing, None, DecodeResult]:
+    """Draws one id per row and step; yields the state after each step, and returns the result.
 
     The noise of a step is drawn for all `rows`, ended or not: what a row gets depends on the generator, its place in
     the batch and the step, and not on when other rows end.
@@ -139,7 +162,6 @@ def sample_ids(
         filter_logits_fn: `filter(logits [r, v], **filter_fn_kwargs) -> logits [r, v]` (decoding/sampling.py).
         forbid_ids: never drawn.
         device: of the logits and the result.
-        on_token: called after each step with the ids `[rows]` just drawn, padding where a row had ended.
 
     Raises:
         ValueError: `rows` or `max_length` below 1, negative temperature, a filter that leaves nothing, NaN logits.
@@ -149,18 +171,17 @@ def sample_ids(
     device = torch.device(device)
     check_every = _check_every(device)
     restrict = _restriction(forbidden(forbid_ids, device), filter_logits_fn, dict(filter_fn_kwargs or {}))
-    drawing = _Drawing(rows, eos_id, pad_id, temperature, generator, device)
+    drawing = Drawing(rows, eos_id, pad_id, temperature, generator, device)
     for index in range(1, max_length + 1):
         logits = step(drawing.ids, cache)[:, -1].float()
         drawing.advance(logits.log_softmax(dim=-1), restrict(logits))
-        if on_token is not None:
-            on_token(drawing.newest())
+        yield drawing
         if eos_id is not None and index % check_every == 0 and index < max_length and drawing.dismiss(cache):
             break
     return drawing.result()
 
 
-class _Drawing:
+class Drawing:
     """The rows that have not ended, what they drew last, and the record of all."""
 
     def __init__(
@@ -200,6 +221,18 @@ class _Drawing:
         """The ids just drawn, `[rows]`, padding where a row had ended before."""
         drawn = self.ids[:, 0].masked_fill(self.ended_before, self.pad_id)
         return drawn.new_full((self.rows,), self.pad_id).index_put((self.live,), drawn)
+
+    def newest_rows(self) -> list[Tensor]:
+        """What each of `rows` has gained, int64 `[1]`, or `[0]` where a row had ended before."""
+        gained = [self.ids.new_empty(0)] * self.rows
+        for row, drawn, ended in zip(self.live.tolist(), self.ids, self.ended_before.tolist(), strict=True):
+            gained[row] = drawn[:0] if ended else drawn
+        return gained
+
+    def have_ended(self) -> list[bool]:
+        """Which of `rows` have drawn end-of-sequence."""
+        ended = torch.ones(self.rows, dtype=torch.bool, device=self.live.device)
+        return ended.index_put((self.live,), self.ended).tolist()
 
     def dismiss(self, cache: Cache) -> bool:
         """Lets rows that ended leave the batch and the cache, if enough did; whether all have ended."""

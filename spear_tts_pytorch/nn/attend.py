@@ -48,7 +48,7 @@ def attend_by_products(
         bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, float("-inf"))
     scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
     weights = (scores if bias is None else scores + bias).softmax(dim=-1, dtype=q.dtype)
-    return torch.matmul(F.dropout(weights, dropout, training=dropout > 0), v)
+    return torch.matmul(F.dropout(weights, dropout) if dropout > 0 else weights, v)
 
 
 def plain_attention_weights(q: Tensor, k: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:

@@ -1,4 +1,4 @@
-"""Self- and cross-attention layers: norm, projections, grouped heads, rotary positions, cache.
+"""Self- and cross-attention layers over whole sequences: norm, projections, grouped heads, rotary positions.
 
 In: `[b, n, dim]`. Out: `[b, n, dim]`. Key/value head of query head i is `i mod kv_heads`.
 Does not know what the sequence is made of.
@@ -11,7 +11,6 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from spear_tts_pytorch.nn.attend import attend, plain_attention_weights
-from spear_tts_pytorch.nn.kv_cache import LayerCache
 from spear_tts_pytorch.nn.linear import Linear
 from spear_tts_pytorch.nn.rotary import rotate
 
@@ -46,7 +45,7 @@ class SelfAttention(nn.Module):
     ):
         super().__init__()
         kv_heads = heads if kv_heads is None else kv_heads
-        if heads % kv_heads != 0:
+        if kv_heads < 1 or heads % kv_heads != 0:
             raise ValueError(f"heads ({heads}) must be a multiple of target_kv_heads ({kv_heads})")
         self.heads, self.kv_heads = heads, kv_heads
         self.causal, self.dropout, self.flash = causal, dropout, flash
@@ -55,36 +54,17 @@ class SelfAttention(nn.Module):
         self.to_kv = Linear(dim, kv_heads * dim_head * 2, bias=False)
         self.to_out = Linear(heads * dim_head, dim, bias=False)
 
-    def forward(
-        self, x: Tensor, rotation: Rotation, mask: Tensor | None = None, cache: LayerCache | None = None
-    ) -> Tensor:
-        """`mask` broadcasts to `[b, h, n, j]`; it has to include causality unless it is None."""
+    def forward(self, x: Tensor, rotation: Rotation, mask: Tensor | None = None) -> Tensor:
+        """`mask` broadcasts to `[b, h, n, n]`; it has to include causality unless it is None."""
         x = self.norm(x)
         q = rearrange(self.to_q(x), "b n (h d) -> b h n d", h=self.heads)
         k, v = rearrange(self.to_kv(x), "b n (kv h d) -> kv b h n d", kv=2, h=self.kv_heads)
         q, k = rotate(q, rotation), rotate(k, rotation)
-        if cache is not None:
-            k, v = cache.append(k, v)
-        dropout = self.dropout * self.training
-        if self.kv_heads == self.heads or cache is None:
-            if self.kv_heads < self.heads:  # query head i reads key/value head i mod kv_heads
-                k, v = (t.repeat(1, self.heads // self.kv_heads, 1, 1) for t in (k, v))
-            causal = self.causal and mask is None and (cache is None or q.shape[2] > 1)
-            out = attend(q, k, v, mask=mask, causal=causal, dropout=dropout, flash=self.flash)
-        else:
-            out = self._attend_grouped(q, k, v, mask, dropout)
+        if self.kv_heads < self.heads:  # query head i reads key/value head i mod kv_heads
+            k, v = (t.repeat(1, self.heads // self.kv_heads, 1, 1) for t in (k, v))
+        causal = self.causal and mask is None
+        out = attend(q, k, v, mask=mask, causal=causal, dropout=self.dropout * self.training, flash=self.flash)
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
-
-    def _attend_grouped(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-        """Query heads that share a key/value head become more queries of it, so that a long cache is never copied."""
-        groups, n = self.heads // self.kv_heads, q.shape[2]
-        if mask is None and n > 1:
-            mask = torch.ones(n, k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - n)[None, None]
-        if mask is not None:
-            mask = mask.repeat(1, 1, groups, 1)
-        q = rearrange(q, "b (g h) n d -> b h (g n) d", g=groups)
-        out = attend(q, k, v, mask=mask, dropout=dropout, flash=self.flash)
-        return rearrange(out, "b h (g n) d -> b (g h) n d", g=groups)
 
 
 class CrossAttention(nn.Module):
@@ -108,28 +88,16 @@ class CrossAttention(nn.Module):
         null_k, null_v = (repeat(t, "h 1 d -> b h 1 d", b=context.shape[0]).to(k.dtype) for t in self.null_kv)
         return torch.cat((null_k, k), dim=2), torch.cat((null_v, v), dim=2)
 
-    def forward(
-        self, x: Tensor, context: Tensor, mask: Tensor | None = None, cache: LayerCache | None = None
-    ) -> Tensor:
-        """`mask` `[s, 1, n or 1, 1 + m]` boolean or additive, with a place for the null key. Rows are grouped by source."""
-        k, v = self._cached(context, cache)
-        out = attend(self._queries(x, k), k, v, mask=mask, dropout=self.dropout * self.training, flash=self.flash)
-        out = rearrange(out, "s h (g n) d -> (s g) n (h d)", n=x.shape[1])
-        return self.to_out(out)
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`mask` `[b, 1, n or 1, 1 + m]` boolean or additive, with a place for the null key."""
+        k, v = self.keys_values(context)
+        out = attend(self._queries(x), k, v, mask=mask, dropout=self.dropout * self.training, flash=self.flash)
+        return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
 
     def weights(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attention weights `[b, h, n, 1 + m]`, null first: for plots."""
         k, _ = self.keys_values(context)
-        return plain_attention_weights(self._queries(x, k), k, mask=mask)
+        return plain_attention_weights(self._queries(x), k, mask=mask)
 
-    def _cached(self, context: Tensor, cache: LayerCache | None) -> tuple[Tensor, Tensor]:
-        if cache is None:
-            return self.keys_values(context)
-        if cache.cross is None:
-            cache.cross = self.keys_values(context)
-        return cache.cross
-
-    def _queries(self, x: Tensor, k: Tensor) -> Tensor:
-        # rows that share a source become more queries of it, so its keys are never copied
-        q = self.to_q(self.norm(x))
-        return rearrange(q, "(s g) n (h d) -> s h (g n) d", s=k.shape[0], h=self.heads)
+    def _queries(self, x: Tensor) -> Tensor:
+        return rearrange(self.to_q(self.norm(x)), "b n (h d) -> b h n d", h=self.heads)

@@ -69,6 +69,8 @@ class KVCache:
         self.context_mask = context_mask
         self.context_positions = context_positions
         self.rows = context.shape[0]
+        self.pending: list[tuple[Tensor, Tensor | None]] = []  # drafted positions that the upper layers have yet to see
+        self.prompted: Tensor | None = None  # [r, 1], the last id of a prompt, yet to be read
 
     @property
     def lengths(self) -> list[int]:
@@ -94,7 +96,7 @@ class KVCache:
         for layer in self.layers:
             if layer.keys is not None and layer.values is not None:
                 filled = max(layer.lengths)
-                layer.keys, layer.values = (_take(cached, rows, filled) for cached in (layer.keys, layer.values))
+                layer.keys, layer.values = (_take(cached, host, filled) for cached in (layer.keys, layer.values))
                 layer.lengths = [layer.lengths[row] for row in host]
         self.rows = len(host)
 
@@ -112,11 +114,17 @@ class KVCache:
     def truncate(self, lengths: list[int]) -> None:
         """Forgets every row's positions from `lengths[row]` on."""
         for layer in self.layers:
-            layer.lengths = [min(old, new) for old, new in zip(layer.lengths, lengths, strict=True)]
+            if layer.lengths:
+                layer.lengths = [min(old, new) for old, new in zip(layer.lengths, lengths, strict=True)]
 
 
-def _take(cached: Tensor, rows: Tensor, filled: int) -> Tensor:
-    """`cached[rows]` with the same capacity, copying only the filled positions."""
+def _take(cached: Tensor, rows: list[int], filled: int) -> Tensor:
+    """`cached[rows]`, copying only the filled positions; in place where the number of rows stays."""
+    if len(rows) == len(cached):
+        moved = [row for row, former in enumerate(rows) if row != former]
+        if moved:
+            cached[moved, :, :filled] = cached[[rows[row] for row in moved], :, :filled]
+        return cached
     taken = cached.new_zeros((len(rows), *cached.shape[1:]))
-    taken[:, :, :filled] = cached[:, :, :filled].index_select(0, rows.to(cached.device))
+    taken[:, :, :filled] = cached[rows, :, :filled]
     return taken

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 
 class RotaryEmbedding(nn.Module):
-    """Rotates interleaved pairs of the whole head, base 10,000. The frequencies are a buffer, never trained or saved."""
+    """Rotates interleaved pairs of the whole head, base 10,000. It holds no tensor that a cast of the model could round."""
 
     def __init__(self, dim_head: int, base: float = 10_000.0):
         super().__init__()
-        frequencies = base ** (-torch.arange(0, dim_head, 2).float() / dim_head)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.dim_head, self.base = dim_head, base
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Positions `[n]` or `[b, n]` to cosines and sines `[n, d/2]` or `[b, 1, n, d/2]`, float32."""
-        angles = positions[..., None].float() * self.frequencies.float()
+        exponents = torch.arange(0, self.dim_head, 2, device=positions.device, dtype=torch.float32) / self.dim_head
+        angles = positions[..., None].float() * self.base**-exponents
         if positions.ndim == 2:
             angles = angles[:, None]
         return angles.cos(), angles.sin()

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spear_tts_pytorch.nn.attention import CrossAttention, RMSNorm, SelfAttention
-from spear_tts_pytorch.nn.kv_cache import KVCache, LayerCache
 from spear_tts_pytorch.nn.linear import Linear
 from spear_tts_pytorch.nn.rotary import RotaryEmbedding
 
@@ -70,11 +69,10 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
-        cache: LayerCache | None = None,
     ) -> Tensor:
-        x = x + self.attention(x, rotation, mask, cache)
+        x = x + self.attention(x, rotation, mask)
         if self.cross_attention is not None:
-            x = x + self.cross_attention(x, context, context_mask, cache)
+            x = x + self.cross_attention(x, context, context_mask)
         return x + self.feed_forward(x)
 
 
@@ -135,28 +133,22 @@ class Transformer(nn.Module):
         mask: Tensor | None = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
-        cache: KVCache | None = None,
         return_hiddens: bool = False,
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Runs the stack.
 
         Args:
-            x: `[b, n, dim]`; with a cache, only the new positions.
+            x: `[b, n, dim]`.
             mask: `[b, n]`, True at real positions. A causal stack needs none when padding is on the right: what
                 follows a real position never reaches it.
-            context, context_mask: for cross-attention, `[s, m, dim]`, and `[s, 1, n or 1, 1 + m]` boolean or additive.
+            context, context_mask: for cross-attention, `[b, m, dim]`, and `[b, 1, n or 1, 1 + m]` boolean or additive.
             return_hiddens: also returns each layer's output, before the final norm.
         """
-        if cache is None:
-            positions = torch.arange(x.shape[1], device=x.device)
-            allowed = None if mask is None or self.causal else mask[:, None, None, :]
-        else:
-            positions, allowed = cached_positions(cache.lengths, x.shape[1], x.device)
-        rotation = self.rotary(positions)
+        allowed = None if mask is None or self.causal else mask[:, None, None, :]
+        rotation = self.rotary(torch.arange(x.shape[1], device=x.device))
         hiddens = []
-        for index, layer in enumerate(self.layers):
-            layer_cache = None if cache is None else cache.layers[index]
-            x = layer(x, rotation, allowed, context, context_mask, layer_cache)
+        for layer in self.layers:
+            x = layer(x, rotation, allowed, context, context_mask)
             hiddens.append(x)
         x = self.final_norm(x)
         return (x, hiddens) if return_hiddens else x
@@ -174,19 +166,3 @@ class EarlyExit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.to_logits(self.norm(x + self.feed_forward(x)))
-
-
-def cached_positions(lengths: list[int], n: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Positions of `n` new ids behind `lengths` cached ones, and which cached and new keys each may read.
-
-    Returns positions `[n]` (rows of equal length) or `[r, n]`, and a mask `[1 or r, 1, n, j]` or None where everything
-    held may be read.
-    """
-    if min(lengths) == max(lengths):
-        positions = torch.arange(lengths[0], lengths[0] + n, device=device)
-        if n == 1 or lengths[0] == 0:  # one new id reads everything; a first call is plain causal attention
-            return positions, None
-        return positions, (torch.arange(lengths[0] + n, device=device) <= positions[:, None])[None, None]
-    positions = torch.tensor(lengths, device=device)[:, None] + torch.arange(n, device=device)
-    keys = torch.arange(max(lengths) + n, device=device)
-    return positions, (keys <= positions[..., None])[:, None]

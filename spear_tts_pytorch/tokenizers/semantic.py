@@ -68,7 +68,7 @@ def tokenize_waveform(
     Raises:
         ValueError: `lengths` does not fit `wav`.
     """
-    wav = wav[None] if wav.ndim == 1 else wav
+    wav = (wav[None] if wav.ndim == 1 else wav).float()
     if isinstance(tokenizer, nn.Module):  # not a part of the model, so it stays where the user put it
         device = next((tensor.device for tensor in tokenizer.parameters()), wav.device)
         wav = wav.to(device)
@@ -76,16 +76,19 @@ def tokenize_waveform(
     options: dict[str, Any] = {} if input_sample_hz is None else {"input_sample_hz": input_sample_hz}
     if accepts_argument(tokenizer, "flatten"):
         options["flatten"] = False
-    # cloned: a tokenizer may run in inference mode, whose tensors no loss can take
-    if lengths is None:
-        return tokenizer(wav, **options).reshape(wav.shape[0], -1).long().clone()
-    lengths = check_lengths(lengths, wav)
-    if accepts_argument(tokenizer, "lengths"):
-        return tokenizer(wav, lengths=lengths, **options).reshape(wav.shape[0], -1).long().clone()
-    rows = []
-    for row, length in zip(wav, lengths.tolist(), strict=True):
-        rows.append(tokenizer(row[None, :length], **options).reshape(-1))
-    return pad_sequences(rows, SPEECH_PAD_ID)
+    if not bool(torch.isfinite(wav).all()):
+        raise ValueError("the waveform holds samples that are NaN or infinite: leave the clip out or export it again")
+    # in the tokenizer's own precision, so that ids do not depend on how the model trains
+    with torch.no_grad(), torch.autocast(wav.device.type, enabled=False):
+        if lengths is None:
+            return tokenizer(wav, **options).reshape(wav.shape[0], -1).long()
+        lengths = check_lengths(lengths, wav)
+        if accepts_argument(tokenizer, "lengths"):
+            return tokenizer(wav, lengths=lengths, **options).reshape(wav.shape[0], -1).long()
+        rows = []
+        for row, length in zip(wav, lengths.tolist(), strict=True):
+            rows.append(tokenizer(row[None, :length], **options).reshape(-1))
+        return pad_sequences(rows, SPEECH_PAD_ID)
 
 
 def check_lengths(lengths: Tensor, wav: Tensor) -> Tensor:

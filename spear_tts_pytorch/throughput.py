@@ -1,0 +1,335 @@
+"""Any number of sources: sorted by length, batched under a budget of ids, results in the order of the sources.
+
+In: texts, waveforms or rows of ids. Out: a list of `Generated`. `ThroughputMixin` asks the model for `to_ids` and
+`generate`, and knows nothing of its layers nor of how ids are chosen.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import LongTensor, Tensor
+from tqdm.auto import tqdm
+
+from spear_tts_pytorch.inputs import Batch
+from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, pad_sequences, strip
+
+OnError = Literal["raise", "skip"]
+SAMPLES_PER_ID = 320  # of tokenizers that do not say
+FAILURES = (RuntimeError, MemoryError)  # what a batch may meet because of its sources; the rest is about options
+SHOWN = 20  # indices and reasons that a warning lists
+
+
+@dataclass(frozen=True, eq=False)
+class Generated:
+    """What was generated for one source.
+
+    Attributes:
+        ids: int64 `[n]` on the CPU, without padding and end-of-sequence; n may be 0.
+        score: as `generate(return_scores=True)` gives it: mean log-probability per id, or the beam search's score.
+        truncated: `max_length` came before end-of-sequence.
+    """
+
+    ids: LongTensor
+    score: float
+    truncated: bool
+
+
+class ThroughputMixin:
+    """`generate_many`, for `TextToSemantic`."""
+
+    device: torch.device
+    vocabulary: dict[str, Vocabulary]
+    wav2vec: Any
+
+    def generate_many(
+        self,
+        sources: Batch | Iterable[Any],
+        *,
+        source_type: Modality,
+        target_type: Modality,
+        max_tokens: int = 8192,
+        max_batch_size: int = 32,
+        on_error: OnError = "raise",
+        progress: bool = True,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        prompt: Batch | None = None,
+        **generate_kwargs: Any,
+    ) -> list[Generated | None]:
+        """Generates for any number of sources.
+
+        All sources are checked, and tokenized where they must be, in chunks, before anything is generated. Then they
+        go through `generate` in batches of like length, the longest first: what does not fit into memory fails at once.
+        Rows that end leave their batch; the next batch starts when all rows of this one have ended, so one row that
+        goes on to `max_length` keeps its batch waiting: give a `max_length` that fits the sources.
+
+        Sampling is reproducible: each batch draws from a generator of its own, made of the seed and the index of its
+        first source. Equal sources, options and seed give equal ids, whatever ran before, and what happens in one batch
+        changes nothing in another. Within a batch draws are made for all rows together, so other batch mates (another
+        `max_tokens` or `max_batch_size`, a source more or less) mean other draws. With `max_batch_size=1` a source's
+        draws depend on the seed and its index alone. The draws are not those of `generate` with the same seed.
+
+        Args:
+            sources: list of texts, of ids `[n]`, or (speech) of waveforms `[t]`, as tensors, arrays or lists; or a
+                padded batch of ids `[b, n]`, or waveforms `[b, t]` that are audio up to their end.
+            max_tokens: most source ids in a batch, padding and end-of-sequence included: rows times the longest. A
+                source that alone is longer makes a batch of its own. What is generated is not limited by this.
+            max_batch_size: most sources in a batch. Memory for what is generated grows with it and `max_length`.
+            on_error: what happens when a source can not be used: "raise" names it, before any work; "skip" leaves None
+                in its place and warns. When a batch fails while it is generated (memory runs out), "raise" names its
+                sources and "skip" tries its halves. Options that `generate` refuses are always raised.
+            progress: shows a bar, on terminals.
+            seed: at least 0; makes draws reproducible, on this kind of device.
+            generator: gives a seed instead, and the kind of device draws are made on. Without either,
+                `torch.manual_seed` decides.
+            prompt: as in `generate`, one row for each source, or one for all.
+            generate_kwargs: for `generate`: strategy, temperature, `max_length` and so on.
+
+        Returns:
+            One `Generated` for each source, in their order; an empty list if there are none.
+
+        Raises:
+            ValueError, TypeError: options out of range, or those of `generate`; a source that `to_ids` refuses.
+            RuntimeError: a tokenizer or a batch failed otherwise.
+        """
+        _check_options(source_type, target_type, max_tokens, max_batch_size, on_error, generate_kwargs)
+        first_seed = _first_seed(seed, generator)
+        rows = _as_rows(sources)
+        if not rows:
+            return []
+        job = _Job(
+            model=self,
+            sources=rows,
+            types={"source_type": source_type, "target_type": target_type},
+            limits=(max_tokens, max_batch_size),
+            skip=on_error == "skip",
+            progress=progress,
+            seed=first_seed,
+            draws_on=self.device if generator is None else generator.device,
+            options=generate_kwargs,
+            prompts=self._prompt_rows(prompt, target_type, len(rows)),
+        )
+        results = job.run()
+        if job.problems:
+            warnings.warn(_summary(job.problems, len(rows)), stacklevel=2)
+        return results
+
+    def _prompt_rows(self, prompt: Batch | None, target_type: Modality, number: int) -> list[Tensor] | None:
+        if prompt is None:
+            return None
+        pad_id = self.vocabulary[target_type].pad_id
+        rows = [strip(row, pad_id, None) for row in self.to_ids(prompt, target_type, "prompt", empty_rows=False)]
+        if len(rows) not in (1, number):
+            raise ValueError(f"prompt has {len(rows)} rows for {number} sources: give one for each, or one for all")
+        return rows * number if len(rows) == 1 else rows
+
+
+@dataclass
+class _Job:
+    """One call: sources as they came, then as ids, then the results."""
+
+    model: Any
+    sources: list[Any]
+    types: dict[str, Any]
+    limits: tuple[int, int]  # ids and rows of a batch
+    skip: bool
+    progress: bool
+    seed: int
+    draws_on: torch.device
+    options: dict[str, Any]
+    prompts: list[Tensor] | None
+    ids: list[Tensor | None] = field(default_factory=list)
+    results: list[Generated | None] = field(default_factory=list)
+    problems: dict[int, str] = field(default_factory=dict)  # why a source was skipped
+    succeeded: bool = False
+
+    def run(self) -> list[Generated | None]:
+        self.ids, self.results = [None] * len(self.sources), [None] * len(self.sources)
+        self.tokenize()
+        source = self.model.vocabulary[self.types["source_type"]]
+        lengths = {i: len(row) + int(source.autoset_eos) for i, row in enumerate(self.ids) if row is not None}
+        with self.bar("generating", initial=len(self.problems)) as bar:
+            for batch in _batches(lengths, *self.limits):
+                error = self.generate(batch)
+                if error is not None and not self.succeeded and not isinstance(error, FAILURES):
+                    raise error  # met every source so far: it is about the options, not about one of them
+                bar.update(len(batch))
+        return self.results
+
+    def bar(self, what: str, initial: int = 0, leave: bool = True) -> tqdm:
+        hidden = None if self.progress else True
+        return tqdm(total=len(self.sources), initial=initial, desc=what, unit="source", disable=hidden, leave=leave)
+
+    # tokenizing
+
+    def tokenize(self) -> None:
+        """Fills `ids` with rows `[n]` on the CPU, None where a source can not be used."""
+        per_id = getattr(self.model.wav2vec, "downsample_factor", SAMPLES_PER_ID)
+        sizes = {i: _size(source, per_id) for i, source in enumerate(self.sources)}
+        with self.bar("reading", leave=False) as bar:
+            for chunk in _batches(sizes, *self.limits):
+                try:
+                    rows = self.to_rows([self.sources[i] for i in chunk])
+                except Exception:  # tokenizers raise what they like; one by one shows which source it is about
+                    rows = None
+                for place, i in enumerate(chunk):
+                    self.ids[i] = self.tokenize_one(i) if rows is None else rows[place]
+                bar.update(len(chunk))
+
+    def tokenize_one(self, index: int) -> Tensor | None:
+        try:
+            return self.to_rows([self.sources[index]])[0]
+        except Exception as error:
+            if not self.skip:
+                kind = next((kind for kind in (ValueError, TypeError) if isinstance(error, kind)), RuntimeError)
+                raise kind(f"sources[{index}]: {_reason(error)}") from error
+            self.problems[index] = _reason(error)
+            return None
+
+    @torch.no_grad()
+    def to_rows(self, sources: list[Any]) -> list[Tensor]:
+        modality = self.types["source_type"]
+        ids = self.model.to_ids(sources, modality, "source", empty_rows=False).cpu()
+        return [strip(row, self.model.vocabulary[modality].pad_id, None) for row in ids]
+
+    # generating
+
+    def generate(self, batch: list[int]) -> Exception | None:
+        """Fills `results` for these sources; the last error if there was one and it may be skipped."""
+        error = self.attempt(batch)
+        if error is None:
+            self.succeeded = True
+        elif not self.skip:
+            if not isinstance(error, FAILURES):
+                raise error
+            raise RuntimeError(
+                f"sources {_listing(batch)} could not be generated together: {_reason(error)}. If memory ran out, lower "
+                f"max_batch_size, max_tokens or max_length; on_error='skip' tries smaller batches"
+            ) from error
+        elif len(batch) == 1:
+            self.problems[batch[0]] = _reason(error)
+        else:
+            middle = len(batch) // 2
+            errors = [self.generate(half) for half in (batch[:middle], batch[middle:])]
+            error = errors[0] or errors[1]
+        return error
+
+    def attempt(self, batch: list[int]) -> Exception | None:
+        """One call of the model; the error if it failed, without the frames that would keep its tensors alive."""
+        options = dict(self.options)
+        if self.prompts is not None:
+            pad_id = self.model.vocabulary[self.types["target_type"]].pad_id
+            options["prompt"] = pad_sequences([self.prompts[i] for i in batch], pad_id)
+        try:
+            ids, scores = self.model.generate(
+                [self.ids[i] for i in batch],
+                generator=_generator(self.seed, batch[0], self.draws_on),
+                return_scores=True,
+                **self.types,
+                **options,
+            )
+        except Exception as error:
+            return error.with_traceback(None) if self.skip else error
+        for i, row, score in zip(batch, ids.cpu(), scores.tolist(), strict=True):
+            self.results[i] = self.generated(row, score)
+        return None
+
+    def generated(self, row: Tensor, score: float) -> Generated:
+        target = self.model.vocabulary[self.types["target_type"]]
+        eos_id = target.eos_id if target.autoset_eos else None
+        truncated = eos_id is not None and not bool((row == eos_id).any())
+        return Generated(strip(row, target.pad_id, eos_id), score, truncated)
+
+
+def _check_options(
+    source_type: Modality,
+    target_type: Modality,
+    max_tokens: int,
+    max_batch_size: int,
+    on_error: OnError,
+    generate_kwargs: dict[str, Any],
+) -> None:
+    for name, value in (("source_type", source_type), ("target_type", target_type)):
+        if value not in MODALITIES:
+            raise ValueError(f"{name} must be 'speech' or 'text', got {value!r}")
+    if max_tokens < 1 or max_batch_size < 1:
+        raise ValueError(f"max_tokens and max_batch_size must be at least 1, got {max_tokens} and {max_batch_size}")
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+    for name in generate_kwargs:
+        if name in ("source_mask", "source_lengths"):
+            raise ValueError(f"{name} is for one padded batch: give generate_many a list of rows without padding")
+        if name == "source" or name.startswith("return_"):
+            raise ValueError(f"{name} cannot be passed on to generate: the results hold ids, score and truncated")
+
+
+def _first_seed(seed: int | None, generator: torch.Generator | None) -> int:
+    if seed is not None and generator is not None:
+        raise ValueError("give seed or generator, not both")
+    if seed is None:
+        device = "cpu" if generator is None else generator.device
+        return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
+    return int(seed)
+
+
+def _generator(seed: int, index: int, device: torch.device) -> torch.Generator:
+    mixed = int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0])
+    return torch.Generator(device=device).manual_seed(mixed >> 1)  # positive in 64 bits with a sign
+
+
+def _as_rows(sources: Any) -> list[Any]:
+    if isinstance(sources, str):
+        raise TypeError("sources is a single text: give a list of texts")
+    of_objects = isinstance(sources, np.ndarray) and sources.dtype.kind in "OU" and sources.ndim == 1
+    if isinstance(sources, (Tensor, np.ndarray)) and sources.ndim != 2 and not of_objects:
+        raise ValueError(f"sources must be a list of rows, or have the shape [b, n], got {list(sources.shape)}")
+    if not isinstance(sources, Iterable):
+        raise TypeError(f"sources must be a list of texts, ids or waveforms, got {type(sources).__name__}")
+    return list(sources)
+
+
+def _size(source: Any, samples_per_id: int) -> int:
+    """About how many ids a source will have; 1 for what is none."""
+    try:
+        length = len(source)
+    except TypeError:
+        return 1
+    kind = getattr(source, "dtype", None)
+    is_wave = kind.is_floating_point if isinstance(kind, torch.dtype) else getattr(kind, "kind", "") == "f"
+    return -(-length // samples_per_id) if is_wave else length
+
+
+def _batches(lengths: dict[int, int], max_tokens: int, max_rows: int) -> list[list[int]]:
+    """Keys by falling length, cut so that rows times the longest are at most `max_tokens`, or one row."""
+    batches: list[list[int]] = []
+    for key in sorted(lengths, key=lambda key: -lengths[key]):
+        last = batches[-1] if batches else []
+        if last and len(last) < max_rows and (len(last) + 1) * lengths[last[0]] <= max_tokens:
+            last.append(key)
+        else:
+            batches.append([key])
+    return batches
+
+
+def _reason(error: BaseException) -> str:
+    plain = isinstance(error, (ValueError, TypeError)) and str(error)
+    return str(error) if plain else f"{type(error).__name__}: {error}"
+
+
+def _listing(indices: Sequence[int]) -> str:
+    shown = ", ".join(str(index) for index in indices[:SHOWN])
+    return shown if len(indices) <= SHOWN else f"{shown} and {len(indices) - SHOWN} more"
+
+
+def _summary(problems: dict[int, str], total: int) -> str:
+    indices = sorted(problems)
+    reasons = "; ".join(f"sources[{index}]: {problems[index]}" for index in indices[:SHOWN])
+    return f"{len(indices)} of {total} sources were skipped, with None in their places: {_listing(indices)}. {reasons}"
