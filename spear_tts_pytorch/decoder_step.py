@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spear_tts_pytorch.nn.fused_decoder import FusedDecoder
+from spear_tts_pytorch.nn.fused_decoder import FusedDecoder, FusedExit
 from spear_tts_pytorch.nn.kv_cache import KVCache
 from spear_tts_pytorch.nn.packed import Packed
 from spear_tts_pytorch.positions import add_sinusoids, diagonal_prior, timeline
@@ -61,6 +61,7 @@ class DecoderStep:
         self.decoder = FusedDecoder(model.target_transformer, rows, steps)
         self.table = model.token_emb[target_type].weight
         self.to_logits = Packed(self.table, rows=rows, steps=steps)
+        self.exit = None if model.early_exit is None else FusedExit(model.early_exit, rows, steps)
         self.start_token = model.start_token[target_type]
         self.rate = model.text_position_rate if target_type == "text" else 1.0
         self._padded_mask: tuple[Tensor | None, Tensor | None] = (None, None)
@@ -94,7 +95,7 @@ class DecoderStep:
         x, positions = self._embed(ids, cache)
         x = self.decoder(x, cache, self._cross_mask(cache, positions), last=self.model.early_exit_layer)
         cache.pending.append((x, positions))
-        return self._guided(self.model.early_exit(x))
+        return self._guided(self.exit(x.flatten(0, 1)).view(*x.shape[:2], -1))
 
     @torch.no_grad()
     def verify(self, cache: KVCache) -> Tensor:

@@ -90,9 +90,8 @@ class GenerationMixin:
         self._check_generate(*types, cond_scale, max_length, temperature, beam, speculation)
         with evaluating(self):
             source = self.source_ids(source, source_type, source_mask, source_lengths)
-            begun = self._begin(
-                source, source_type, target_type, cond_scale, prompt, max_length, beam_size if beam_search_decode else 1
-            )
+            rows = beam_size if beam_search_decode else spec_decode_gamma + 1 if spec_decode else 1
+            begun = self._begin(source, source_type, target_type, cond_scale, prompt, max_length, rows)
             if beam_search_decode:
                 search = dict(beam_size=beam_size, length_penalty=length_penalty, temperature=temperature)
                 result = beam_search(*begun, len(source), **search, **self._limits(target_type, max_length))
@@ -151,7 +150,8 @@ class GenerationMixin:
             raise ValueError(f"chunk must be at least 1 id, got {chunk}")
         with evaluating(self):
             source = self.source_ids(source, source_type, source_mask, source_lengths)
-            begun = self._begin(source, source_type, target_type, cond_scale, prompt, max_length)
+            rows = spec_decode_gamma + 1 if spec_decode else 1
+            begun = self._begin(source, source_type, target_type, cond_scale, prompt, max_length, rows)
         drawing = dict(
             temperature=temperature,
             filter_logits_fn=filter_logits_fn,
@@ -228,15 +228,15 @@ class GenerationMixin:
         cond_scale: float = 1.0,
         prompt: Batch | None = None,
         max_length: int = 1,
-        beams: int = 1,
+        rows_per_source: int = 1,
     ) -> tuple[DecoderStep, KVCache]:
-        """Encodes checked source ids and reads the prompt: the step and its cache."""
+        """Encodes checked source ids and reads the prompt: the step, for so many rows of each source, and its cache."""
         if prompt is not None:
             prompt = self.to_ids(prompt, target_type, "prompt", empty_rows=False)
             if len(prompt) != len(source):
                 raise ValueError(f"source has {len(source)} rows and prompt {len(prompt)}: they must agree")
         context, mask, positions = self.encode_ids(source, source_type)
-        step = DecoderStep(self, target_type, cond_scale, rows=len(source) * beams, steps=max_length)
+        step = DecoderStep(self, target_type, cond_scale, rows=len(source) * rows_per_source, steps=max_length)
         return step, step.new_cache(context, mask, positions.expand(context.shape[0], -1), prompt)
 
     def _limits(self, target_type: Modality, max_length: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from spear_tts_pytorch.nn.attend import attend
 from spear_tts_pytorch.nn.kv_cache import KVCache, LayerCache
 from spear_tts_pytorch.nn.packed import Packed
-from spear_tts_pytorch.nn.transformer import Block, Transformer
+from spear_tts_pytorch.nn.transformer import Block, EarlyExit, Transformer
 
 SQRT_HALF = 0.5**0.5
 
@@ -129,6 +129,21 @@ class FusedLayer:
         keys, values = cache.cross
         q = self.to_cross_q(x).view(len(keys), -1, self.heads, keys.shape[-1]).transpose(1, 2)  # [s, h, rows * n, d]
         return attend(q, keys, values, mask=mask, flash=self.flash).transpose(1, 2).reshape(x.shape[0], -1)
+
+
+class FusedExit:
+    """The early exit head: logits `[r * n, v]` from hidden states `[r * n, dim]`."""
+
+    def __init__(self, head: EarlyExit, rows: int = 1, steps: int = 1):
+        forward, expected = head.feed_forward, dict(rows=rows, steps=steps)
+        self.gains = [_gain(module.norm.gamma) for module in (forward, head)]
+        self.to_inner = Packed(forward.to_inner.weight, forward.to_inner.bias, **expected)
+        self.to_outer = Packed(forward.to_out.weight, forward.to_out.bias, **expected)
+        self.to_logits = Packed(head.to_logits.weight, **expected)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        inner, gate = self.to_inner(_normed(x, self.gains[0])).chunk(2, dim=-1)
+        return self.to_logits(_normed(self.to_outer(_gated(inner, gate), x), self.gains[1]))
 
 
 def _gain(gamma: Tensor) -> Tensor:

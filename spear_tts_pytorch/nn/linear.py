@@ -31,8 +31,9 @@ def linear_of_few_rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     blocks = number_of_blocks(size, torch.get_num_threads())
     rows = x.reshape(-1, inner)
     out = torch.bmm(weight.view(blocks, size // blocks, inner), rows.t().expand(blocks, -1, -1))
-    out = out.view(size, -1).t().reshape(*x.shape[:-1], size)
-    return out if bias is None else out + bias
+    out = out.view(size, -1).t()
+    out = out.contiguous() if bias is None else (out + bias).contiguous()  # the next product is slow otherwise
+    return out.view(*x.shape[:-1], size)
 
 
 def linear_by_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -8,10 +8,9 @@ quantised model. Knows nothing of what the rows are.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from spear_tts_pytorch.nn.linear import FEW_ROWS, number_of_blocks
+from spear_tts_pytorch.nn.linear import FEW_ROWS, linear
 
 MANY_STEPS = 32  # decoding steps that pay for reordering a weight
 
@@ -27,29 +26,16 @@ class Packed:
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, rows: int = 1, steps: int = 1):
         self.weight, self.bias = weight, bias
-        self.size, self.inner = weight.shape
-        few = weight.device.type == "cpu" and weight.is_contiguous() and weight.dtype == torch.float32
-        self.blocks = number_of_blocks(self.size, torch.get_num_threads()) if few else 0
-        if self.blocks:
-            self.by_block = weight.view(self.blocks, -1, self.inner)
-        reorder = self.blocks and rows > FEW_ROWS and steps >= MANY_STEPS and _onednn_linear()
+        pays = weight.is_cpu and weight.dtype == torch.float32 and rows > FEW_ROWS and steps >= MANY_STEPS
+        reorder = pays and weight.is_contiguous() and _onednn_linear()
         self.reordered = torch.ops.mkldnn._reorder_linear_weight(weight, rows) if reorder else None
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        rows = x.shape[0]
-        if self.blocks and 0 < rows <= FEW_ROWS:
-            return self._few(x, residual)
-        if self.reordered is not None:
+        if self.reordered is not None and x.shape[0] > FEW_ROWS:
             out = torch.ops.mkldnn._linear_pointwise(x, self.reordered, self.bias, "none", [], "")
         else:
-            out = F.linear(x, self.weight, self.bias)
+            out = linear(x, self.weight, self.bias)
         return out if residual is None else residual + out
-
-    def _few(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        """Block by block, so that each core reads its own part of the weight; adding inside `baddbmm` is slower."""
-        out = torch.bmm(self.by_block, x.t().expand(self.blocks, -1, -1)).view(self.size, x.shape[0]).t()
-        out = out if self.bias is None else out + self.bias
-        return (out if residual is None else out + residual).contiguous()
 
 
 def _onednn_linear() -> bool:
