@@ -262,7 +262,8 @@ class GenerationMixin:
         if drawing["temperature"] == 0:
             drawing = {**drawing, "filter_logits_fn": None}  # the best id always stays
         if speculative:
-            share = self.early_exit_layer / len(self.target_transformer.layers)
+            # the head costs about as much as one more layer
+            share = (self.early_exit_layer + 1) / len(self.target_transformer.layers)
             return speculative_steps(*begun, rows, draft_cost=share, **drawing, **self._limits(target_type, max_length))
         return sampling_steps(*begun, rows, **drawing, **self._limits(target_type, max_length))
 
