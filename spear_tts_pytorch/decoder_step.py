@@ -13,9 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spear_tts_pytorch.nn.fused_decoder import FusedDecoder, FusedExit
 from spear_tts_pytorch.nn.kv_cache import KVCache
-from spear_tts_pytorch.nn.packed import Packed
 from spear_tts_pytorch.positions import add_sinusoids, diagonal_prior, timeline
 from spear_tts_pytorch.tokens import Modality, lengths_of
 
@@ -34,7 +32,7 @@ class GuidedCache(KVCache):
 
     @property
     def lengths(self) -> list[int]:
-        return self.layers[0].lengths[: self.rows // 2] or [0] * (self.rows // 2)
+        return self.layer_lengths[0][: self.rows // 2]
 
 
 class DecoderStep:
@@ -58,10 +56,8 @@ class DecoderStep:
     ):
         self.model, self.target_type, self.cond_scale = model, target_type, cond_scale
         rows = rows if cond_scale == 1.0 else 2 * rows
-        self.decoder = FusedDecoder(model.target_transformer, rows, steps)
+        self.decoder = model.fused_decoder(target_type, rows, steps)
         self.table = model.token_emb[target_type].weight
-        self.to_logits = Packed(self.table, rows=rows, steps=steps)
-        self.exit = None if model.early_exit is None else FusedExit(model.early_exit, rows, steps)
         self.start_token = model.start_token[target_type]
         self.rate = model.text_position_rate if target_type == "text" else 1.0
         self._padded_mask: tuple[Tensor | None, Tensor | None] = (None, None)
@@ -87,15 +83,16 @@ class DecoderStep:
     @torch.no_grad()
     def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
         x, positions = self._embed(ids, cache)
-        return self._logits(self.decoder(x, cache, self._cross_mask(cache, positions)))
+        return self._guided(self.decoder(x, cache, self._cross_mask(cache, positions), head="logits")[1])
 
     @torch.no_grad()
-    def draft(self, ids: Tensor, cache: KVCache) -> Tensor:
-        """The early exit's logits `[r, n', v]`; the layers above it have yet to see these positions (`verify`)."""
+    def draft(self, ids: Tensor, cache: KVCache, head: bool = True) -> Tensor | None:
+        """The early exit's logits `[r, n', v]`, or None; the layers above have yet to see these positions (`verify`)."""
         x, positions = self._embed(ids, cache)
-        x = self.decoder(x, cache, self._cross_mask(cache, positions), last=self.model.early_exit_layer)
+        mask, layer = self._cross_mask(cache, positions), self.model.early_exit_layer
+        x, logits = self.decoder(x, cache, mask, last=layer, head="exit" if head else None)
         cache.pending.append((x, positions))
-        return self._guided(self.exit(x.flatten(0, 1)).view(*x.shape[:2], -1))
+        return None if logits is None else self._guided(logits)
 
     @torch.no_grad()
     def verify(self, cache: KVCache) -> Tensor:
@@ -103,8 +100,8 @@ class DecoderStep:
         hidden, positions = zip(*cache.pending, strict=True)
         cache.pending.clear()
         positions = None if positions[0] is None else torch.cat(positions, dim=1)
-        mask = self._cross_mask(cache, positions)
-        return self._logits(self.decoder(torch.cat(hidden, dim=1), cache, mask, first=self.model.early_exit_layer))
+        mask, layer = self._cross_mask(cache, positions), self.model.early_exit_layer
+        return self._guided(self.decoder(torch.cat(hidden, dim=1), cache, mask, first=layer, head="logits")[1])
 
     def _embed(self, ids: Tensor, cache: KVCache) -> tuple[Tensor, Tensor | None]:
         """Embeddings `[r, n', dim]` of ids behind what the cache holds, and their positions where the model needs them."""
@@ -136,10 +133,6 @@ class DecoderStep:
             positions = positions.repeat(1, cache.rows // cache.sources)
         prior = F.pad(diagonal_prior(positions, cache.context_positions), (1, 0))[:, None].to(self.table.dtype)
         return prior if allowed is None else prior.masked_fill(~allowed, float("-inf"))
-
-    def _logits(self, x: Tensor) -> Tensor:
-        r, n, dim = x.shape
-        return self._guided(self.to_logits(self.decoder.normed(x).view(r * n, dim)).view(r, n, -1))
 
     def _guided(self, logits: Tensor) -> Tensor:
         if self.cond_scale == 1.0:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spear_tts_pytorch import losses
+from spear_tts_pytorch.acceleration import AccelerationMixin
 from spear_tts_pytorch.checks import typechecked
 from spear_tts_pytorch.freezing import FreezingMixin
 from spear_tts_pytorch.generation import GenerationMixin
@@ -28,7 +29,14 @@ from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, append_eo
 
 
 class TextToSemantic(
-    GenerationMixin, ThroughputMixin, ScoringMixin, ObjectiveMixin, FreezingMixin, nn.Module, PretrainedMixin
+    GenerationMixin,
+    ThroughputMixin,
+    ScoringMixin,
+    AccelerationMixin,
+    ObjectiveMixin,
+    FreezingMixin,
+    nn.Module,
+    PretrainedMixin,
 ):
     """Text to semantic ids, and back: the first stage of SPEAR-TTS (arXiv 2302.03540).
 

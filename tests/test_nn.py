@@ -1,5 +1,6 @@
 """Transformer parts against plain arithmetic: attention, rotary positions, cache, causality."""
 
+import numpy as np
 import pytest
 import torch
 from einops import repeat
@@ -8,7 +9,7 @@ from spear_tts_pytorch.nn import linear as linear_module
 from spear_tts_pytorch.nn.attend import attend, plain_attend
 from spear_tts_pytorch.nn.attention import SelfAttention
 from spear_tts_pytorch.nn.fused_decoder import FusedDecoder
-from spear_tts_pytorch.nn.kv_cache import KVCache, LayerCache
+from spear_tts_pytorch.nn.kv_cache import KVCache
 from spear_tts_pytorch.nn.linear import Linear, linear_by_convolution, linear_of_few_rows, number_of_blocks
 from spear_tts_pytorch.nn.packed import Packed
 from spear_tts_pytorch.nn.rotary import RotaryEmbedding, rotate
@@ -72,26 +73,48 @@ def test_encoder_padding_changes_nothing():
     assert not torch.allclose(encoder(padded)[:, :5], encoder(x), atol=1e-2)  # the mask is what does it
 
 
-def test_cache_keeps_rows_of_unequal_length():
-    cache = LayerCache()
-    first = torch.arange(2 * 3, dtype=torch.float).reshape(2, 1, 3, 1)
-    cache.append(first, -first)
-    holder = KVCache(1, torch.zeros(2, 1, 1), None)
-    holder.layers[0] = cache
-    holder.truncate([1, 3])
-    keys, values = cache.append(torch.full((2, 1, 1, 1), 9.0), torch.full((2, 1, 1, 1), 8.0))
-    assert cache.lengths == [2, 4]
-    assert keys[0, 0, :2, 0].tolist() == [0, 9] and keys[1, 0, :, 0].tolist() == [3, 4, 5, 9]
-    assert values[1, 0, :, 0].tolist() == [-3, -4, -5, 8]
-
-
 def test_cache_grows_by_doubling_and_keeps_what_it_holds():
-    cache, written = LayerCache(), torch.randn(1, 1, 200, 2)
-    capacities = set()
+    torch.manual_seed(0)
+    decoder = Transformer(dim=8, depth=2, dim_head=4, heads=2, causal=True, cross_attend=True).eval()
+    cache, fused = KVCache(2, torch.randn(1, 3, 8), None), FusedDecoder(decoder)
+    capacities, kept = set(), None
     for i in range(200):
-        keys, _ = cache.append(written[:, :, i : i + 1], written[:, :, i : i + 1])
-        capacities.add(cache.keys.shape[2])
-    assert torch.equal(keys, written) and capacities == {64, 128, 256}
+        fused(torch.randn(1, 1, 8), cache, None)
+        capacities.add(cache.keys.shape[3])
+        if i == 50:
+            kept = cache.keys[:, :, :, :51].clone()
+    assert capacities == {64, 128, 256} and torch.equal(cache.keys[:, :, :, :51], kept)
+    assert bool((cache.keys[:, :, :, :200] != 0).any(-1).all()) and not bool(cache.keys[:, :, :, 200:].any())
+
+
+def test_reordering_rows_copies_what_differs_only_and_misses_nothing():
+    """Whatever parents, appends and truncations: the rows hold what they would if all of each were copied."""
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        cache, plain = KVCache(1, torch.zeros(2, 1, 1), None), torch.zeros(2, 0)
+        lengths = [0, 0]
+        for step in range(30):
+            cache.reserve(1, max(lengths) + 1, 1, torch.float32)
+            new = torch.randn(len(plain), 1)
+            plain = torch.cat((plain, torch.zeros(len(plain), 1)), dim=1) if plain.shape[1] == max(lengths) else plain
+            for row, length in enumerate(lengths):
+                cache.keys[0, row, 0, length] = plain[row, length] = new[row]
+            cache.values.copy_(-cache.keys)
+            cache.extend(1, 0, 1)
+            lengths = [length + 1 for length in lengths]
+            if step % 7 == 6:  # rows of one source are cut alike
+                cut = {source: int(random.integers(1, 1 + max(lengths))) for source in (0, 1)}
+                lengths = [min(x, cut[row * 2 // len(lengths)]) for row, x in enumerate(lengths)]
+                cache.truncate(lengths)
+            beams = 1 if step < 2 else 3
+            held = len(plain) // 2
+            rows = np.concatenate([source * held + random.integers(0, held, beams) for source in (0, 1)])
+            cache.select(torch.from_numpy(rows))
+            plain, lengths = plain[rows], [lengths[row] for row in rows]
+            assert cache.lengths == lengths
+            for row, length in enumerate(lengths):
+                assert torch.equal(cache.keys[0, row, 0, :length, 0], plain[row, :length])
+                assert torch.equal(cache.values[0, row, 0, :length, 0], -plain[row, :length])
 
 
 @pytest.mark.parametrize("rows", [[0, 0, 0, 1, 1, 1], [1], [1, 0], [0, 1, 1], [1, 1, 0, 0]])
@@ -106,7 +129,7 @@ def test_select_equals_a_fresh_run_of_those_rows(rows):
     fused = FusedDecoder(decoder)
 
     def run(new):
-        return fused.normed(fused(new, cache, cache.context_mask[:, None, None]))
+        return fused.normed(fused(new, cache, cache.context_mask[:, None, None])[0])
 
     run(x[:, :3])
     cache.select(torch.tensor(rows))
@@ -136,8 +159,8 @@ def test_the_fused_decoder_is_the_stack(kv_heads, first):
     cache, fused = KVCache(2, context, None), FusedDecoder(decoder, rows=8, steps=100)
 
     def run(new):
-        lower = fused(new, cache, mask[:, None, None], last=first)
-        return fused.normed(fused(lower, cache, mask[:, None, None], first=first) if first < 2 else lower)
+        lower, _ = fused(new, cache, mask[:, None, None], last=first)
+        return fused.normed(fused(lower, cache, mask[:, None, None], first=first)[0])
 
     got = torch.cat([run(x[:, a:b]) for a, b in ((0, 4), (4, 5), (5, 9))], dim=1)
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
@@ -188,7 +211,7 @@ def test_select_takes_each_rows_length_along():
     cache.truncate([1, 3])
     cache.select(torch.tensor([1, 0]))
     assert cache.lengths == [3, 1]
-    got = fused.normed(fused(torch.stack((x[1, 3:], x[0, 1:2])), cache, None))
+    got = fused.normed(fused(torch.stack((x[1, 3:], x[0, 1:2])), cache, None)[0])
     wanted = decoder(x, context=context)
     torch.testing.assert_close(got[:, 0], torch.stack((wanted[1, 3], wanted[0, 1])), atol=1e-5, rtol=1e-5)
 

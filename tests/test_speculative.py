@@ -85,7 +85,7 @@ class DraftingStep:
         previous = torch.where(at > 0, cache.ids[row, (at - 1).clamp_min(0)], START)
         return table[cache.sources, at.clamp_max(table.shape[1] - 1), previous, cache.ids[row, at]]
 
-    def draft(self, ids: Tensor, cache: DraftingCache) -> Tensor:
+    def draft(self, ids: Tensor, cache: DraftingCache, head: bool = True) -> Tensor:
         assert len(ids) == len(cache.held), "one row of ids per row of the cache"
         columns = list(ids.unbind(dim=1))
         if int(cache.held.max()) == 0:

@@ -35,8 +35,11 @@ class DraftingCache(Cache, Protocol):
 class DraftingStep(Protocol):
     """A model in two parts: lower layers with an exit of their own, and the layers above."""
 
-    def draft(self, ids: Tensor, cache: Any) -> Tensor:
-        """The exit's logits `[r, n', v]` after ids `[r, n]`; on an empty cache the start token goes first."""
+    def draft(self, ids: Tensor, cache: Any, head: bool = True) -> Tensor | None:
+        """The exit's logits `[r, n', v]` after ids `[r, n]`; on an empty cache the start token goes first.
+
+        Without `head` the ids are only read, and what is returned does not count.
+        """
 
     def verify(self, cache: Any) -> Tensor:
         """The model's logits `[r, m, v]` at the `m` positions drafted since the last call."""
@@ -229,11 +232,13 @@ class Speculation:
         """
         ids, drafts, q, best = self.last, [self.last[:, :0]], [], []
         for index in range(k + 1):
-            logits = self.step.draft(ids, self.cache)[:, -1].float()
-            if index < max(k, 1):  # without drafts, the first position tells what they would be worth
-                logits = self.restrict(logits)
-                q.append(_probabilities(logits, self.temperature))
-                best.append(logits.amax(dim=-1))
+            if index == max(k, 1):
+                self.step.draft(ids, self.cache, head=False)
+                break
+            # without drafts, the first position tells what they would be worth
+            logits = self.restrict(self.step.draft(ids, self.cache)[:, -1].float())
+            q.append(_probabilities(logits, self.temperature))
+            best.append(logits.amax(dim=-1))
             if index < k:
                 ids = draw(logits, self.temperature, self._gumbel(logits.shape[1]))[0][:, None]
                 drafts.append(ids)

@@ -1,85 +1,72 @@
 """Keys and values of past positions, so that each decoding step computes only what is new.
 
-`KVCache` is mutable decoding state and always an argument. Self-attention keys are stored rotated in preallocated
-`[r, h, capacity, d]` tensors that grow by doubling; every row has a length of its own. Cross-attention keys and
-values are computed once per source and shared by all rows (beams) that belong to it.
+`KVCache` is mutable decoding state and always an argument. Self-attention keys are stored rotated, those of all layers
+in one preallocated tensor that grows by doubling; every row has a length of its own. Cross-attention keys and values
+are computed once per source and shared by all rows (beams) that belong to it.
 Does not know what the rows mean.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
+import numpy as np
 import torch
 from torch import Tensor
 
-
-@dataclass
-class LayerCache:
-    keys: Tensor | None = None  # [r, h, capacity, d]
-    values: Tensor | None = None
-    cross: tuple[Tensor, Tensor] | None = None  # [s, h, m, d] each, s sources
-    lengths: list[int] = field(default_factory=list)  # positions filled, one per row; on the host: no synchronisation
-
-    def reserve(self, rows: int, heads: int, length: int, dim_head: int, like: Tensor) -> None:
-        """Makes room for `length` positions; at least doubles when it has to grow."""
-        capacity = 0 if self.keys is None else self.keys.shape[2]
-        if length <= capacity:
-            return
-        shape = (rows, heads, max(length, 2 * capacity, 64), dim_head)
-        keys, values = (torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(2))
-        if self.keys is not None and self.values is not None:
-            keys[:, :, :capacity], values[:, :, :capacity] = self.keys, self.values
-        self.keys, self.values = keys, values
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes `[r, h, n, d]` behind each row's own length; returns all keys and values `[r, h, longest, d]`."""
-        rows, heads, n, dim_head = keys.shape
-        if not self.lengths:
-            self.lengths = [0] * rows
-        longest = max(self.lengths) + n
-        self.reserve(rows, heads, longest, dim_head, keys)
-        assert self.keys is not None and self.values is not None
-        if min(self.lengths) + n == longest:
-            self.keys[:, :, longest - n : longest] = keys
-            self.values[:, :, longest - n : longest] = values
-        else:
-            row = torch.arange(rows, device=keys.device)[:, None]
-            position = torch.tensor(self.lengths, device=keys.device)[:, None] + torch.arange(n, device=keys.device)
-            self.keys[row, :, position] = keys.transpose(1, 2)
-            self.values[row, :, position] = values.transpose(1, 2)
-        self.lengths = [length + n for length in self.lengths]
-        return self.keys[:, :, :longest], self.values[:, :, :longest]
+SMALLEST = 64  # positions for which room is made at first
 
 
 class KVCache:
-    """One `LayerCache` per decoder layer, plus the mask and positions of the sources.
+    """Keys and values of `r` rows in all layers, plus the mask and positions of their `s` sources.
 
     Args:
         depth: decoder layers.
         context: encoded sources `[s, m, dim]`, of which each layer makes its cross keys and values once.
         context_mask: `[s, m]`, True at real positions, or None.
+        context_positions: `[s, m]`, or None.
     """
 
     def __init__(
         self, depth: int, context: Tensor, context_mask: Tensor | None, context_positions: Tensor | None = None
     ):
-        self.layers = [LayerCache() for _ in range(depth)]
         self.context = context
         self.context_mask = context_mask
         self.context_positions = context_positions
         self.rows = context.shape[0]
+        self.keys: Tensor | None = None  # [depth, r, h, capacity, d]
+        self.values: Tensor | None = None
+        self.cross: tuple[Tensor, Tensor] | None = None  # [depth, s, h, m, d] each
+        self.layer_lengths = [[0] * self.rows] * depth  # positions filled, one per row; on the host: no synchronisation
+        self.alike: np.ndarray | None = None  # [r, r], positions up to which two rows are known to hold the same
         self.pending: list[tuple[Tensor, Tensor | None]] = []  # drafted positions that the upper layers have yet to see
         self.prompted: Tensor | None = None  # [r, 1], the last id of a prompt, yet to be read
 
     @property
     def lengths(self) -> list[int]:
         """Positions held, one per row."""
-        return self.layers[0].lengths or [0] * self.rows
+        return self.layer_lengths[0]
 
     @property
     def sources(self) -> int:
         return self.context.shape[0]
+
+    def reserve(self, heads: int, length: int, dim_head: int, dtype: torch.dtype) -> None:
+        """Makes room for more than `length` positions in every layer; at least doubles when it has to grow.
+
+        More, because to a compiled graph a cache that is filled to the last position would be a case of its own.
+        """
+        capacity = 0 if self.keys is None else self.keys.shape[3]
+        if length < capacity:
+            return
+        shape = (len(self.layer_lengths), self.rows, heads, max(length + 1, 2 * capacity, SMALLEST), dim_head)
+        keys, values = (torch.zeros(shape, dtype=dtype, device=self.context.device) for _ in range(2))
+        if self.keys is not None and self.values is not None:
+            keys[:, :, :, :capacity], values[:, :, :, :capacity] = self.keys, self.values
+        self.keys, self.values = keys, values
+
+    def extend(self, n: int, first: int, last: int) -> None:
+        """Counts `n` positions more in every row of the layers `first` to `last` (excluded)."""
+        lengths = [length + n for length in self.layer_lengths[first]]
+        self.layer_lengths[first:last] = [lengths] * (last - first)
 
     def select(self, rows: Tensor) -> None:
         """Row i becomes the former row `rows[i]` (int64 `[new r]`): keeps, repeats or reorders rows, in place.
@@ -91,13 +78,16 @@ class KVCache:
         origin = [row // rows_per_source for row in host]
         group = next((i for i, source in enumerate(origin) if source != origin[0]), len(origin))
         shared = len(origin) % group == 0 and all(s == origin[i - i % group] for i, s in enumerate(origin))
-        starts = origin[::group] if shared else origin
-        self._select_sources(starts)
-        for layer in self.layers:
-            if layer.keys is not None and layer.values is not None:
-                filled = max(layer.lengths)
-                layer.keys, layer.values = (_take(cached, host, filled) for cached in (layer.keys, layer.values))
-                layer.lengths = [layer.lengths[row] for row in host]
+        self._select_sources(origin[::group] if shared else origin)
+        filled, alike = max(self.layer_lengths[0]), self.alike
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = (_take(cached, host, alike, filled) for cached in (self.keys, self.values))
+        if alike is not None or len(set(host)) < len(host):
+            former = np.array(host)
+            alike = np.zeros((self.rows, self.rows), dtype=np.int64) if alike is None else alike
+            own = np.array(self.layer_lengths[0])[former]
+            self.alike = np.where(former[:, None] == former, own, alike[former[:, None], former])
+        self.layer_lengths = [[lengths[row] for row in host] for lengths in self.layer_lengths]
         self.rows = len(host)
 
     def _select_sources(self, index: list[int]) -> None:
@@ -107,24 +97,27 @@ class KVCache:
         self.context = self.context[keep]
         self.context_mask = None if self.context_mask is None else self.context_mask[keep]
         self.context_positions = None if self.context_positions is None else self.context_positions[keep]
-        for layer in self.layers:
-            if layer.cross is not None:
-                layer.cross = (layer.cross[0][keep], layer.cross[1][keep])
+        if self.cross is not None:
+            self.cross = (self.cross[0][:, keep], self.cross[1][:, keep])
 
     def truncate(self, lengths: list[int]) -> None:
         """Forgets every row's positions from `lengths[row]` on."""
-        for layer in self.layers:
-            if layer.lengths:
-                layer.lengths = [min(old, new) for old, new in zip(layer.lengths, lengths, strict=True)]
+        self.layer_lengths = [
+            [min(old, new) for old, new in zip(layer, lengths, strict=True)] for layer in self.layer_lengths
+        ]
+        if self.alike is not None:
+            self.alike = np.minimum(self.alike, np.minimum.outer(lengths, lengths))
 
 
-def _take(cached: Tensor, rows: list[int], filled: int) -> Tensor:
-    """`cached[rows]`, copying only the filled positions; in place where the number of rows stays."""
-    if len(rows) == len(cached):
-        moved = [row for row, former in enumerate(rows) if row != former]
-        if moved:
-            cached[moved, :, :filled] = cached[[rows[row] for row in moved], :, :filled]
+def _take(cached: Tensor, rows: list[int], alike: np.ndarray | None, filled: int) -> Tensor:
+    """`cached[:, rows]`. In place where the number of rows stays; then only what differs from the former row is copied."""
+    if len(rows) == cached.shape[1]:
+        to = [row for row, former in enumerate(rows) if row != former]
+        of = [rows[row] for row in to]
+        begin = 0 if alike is None or not to else int(alike[to, of].min())
+        if to and begin < filled:
+            cached[:, to, :, begin:filled] = cached[:, of, :, begin:filled]
         return cached
-    taken = cached.new_zeros((len(rows), *cached.shape[1:]))
-    taken[:, :, :filled] = cached[rows, :, :filled]
+    taken = cached.new_zeros((cached.shape[0], len(rows), *cached.shape[2:]))
+    taken[:, :, :, :filled] = cached[:, rows, :, :filled]
     return taken
