@@ -97,11 +97,13 @@ class AccelerationMixin:
         return former[1]
 
     def _accelerate(self, **options: Any) -> None:
-        self._acceleration = {**self._acceleration, **options}
+        options = {**self._acceleration, **options}
+        self._acceleration = {name: value for name, value in options.items() if value not in ("fp32", False)}
         _decoders.pop(self, None)
 
     def _decoder_state(self, target_type: Modality) -> tuple:
-        """Changes when a weight that decoding reads does."""
+        """Changes when a weight that decoding reads does, in whatever way: reading them all takes a step's time."""
         modules = [self.target_transformer, self.token_emb[target_type], self.early_exit or nn.Identity()]
-        weights = [weight for module in modules for weight in module.parameters()]
-        return tuple((w.data_ptr(), w.dtype, 0 if w.is_inference() else w._version) for w in weights)
+        weights = [weight.detach() for module in modules for weight in module.parameters()]
+        sums = torch.stack([weight.sum(dtype=torch.float64) for weight in weights])
+        return weights[0].device, weights[0].dtype, tuple(sums.tolist())

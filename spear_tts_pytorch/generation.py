@@ -210,7 +210,7 @@ class GenerationMixin:
         if beam and speculation:
             raise ValueError("choose beam_search_decode or spec_decode, not both")
         if beam:
-            check_beam(*beam, temperature)
+            check_beam(*beam, temperature, self.vocabulary[target_type].size)
         else:
             check_temperature(temperature)
         if speculation:
@@ -262,8 +262,8 @@ class GenerationMixin:
         if drawing["temperature"] == 0:
             drawing = {**drawing, "filter_logits_fn": None}  # the best id always stays
         if speculative:
-            # the head costs about as much as one more layer
-            share = (self.early_exit_layer + 1) / len(self.target_transformer.layers)
+            # the head, rounded to 8 bits, costs about half of one more layer
+            share = (self.early_exit_layer + 0.5) / len(self.target_transformer.layers)
             return speculative_steps(*begun, rows, draft_cost=share, **drawing, **self._limits(target_type, max_length))
         return sampling_steps(*begun, rows, **drawing, **self._limits(target_type, max_length))
 

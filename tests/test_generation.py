@@ -52,12 +52,16 @@ def test_greedy_speculation_is_greedy(variant, lengths, layer):
         torch.testing.assert_close(result.scores, scores, atol=1e-4, rtol=1e-4)
 
 
-def test_speculation_draws_from_the_models_distribution():
-    """First two ids of 3,000 rows: as often as the model itself says, and as plain sampling draws them."""
+@pytest.mark.parametrize("max_length", [2, 40])
+def test_speculation_draws_from_the_models_distribution(max_length):
+    """First two ids of 3,000 rows: as often as the model itself says, and as plain sampling draws them.
+
+    Where many ids are to be drawn, drafts come from an exit that is rounded to 8 bits.
+    """
     model = make_model(target_early_exit_layer=1, num_semantic_token_ids=4)
     model.token_emb["speech"].weight.data.mul_(0.3)
     source = make_ids("text", [5]).expand(3000, -1)
-    options = dict(max_length=2, filter_logits_fn=None, temperature=0.8, **TYPES)
+    options = dict(max_length=max_length, filter_logits_fn=None, temperature=0.8, **TYPES)
     first = (model(source[:1], torch.empty(1, 0).long(), **TYPES)[0, -1] / 0.8).softmax(-1)
     joint = torch.zeros(5, 5)
     for a in range(5):
@@ -180,6 +184,7 @@ def test_weights_changed_between_calls_count():
         (dict(spec_decode=True, spec_decode_gamma=0), "gamma"),
         (dict(spec_decode=True, spec_decode_lenience=0.5), "lenience"),
         (dict(spec_decode=True, beam_search_decode=True), "not both"),
+        (dict(beam_search_decode=True, beam_size=22), "beam_size must be at least 1 and at most the 21 ids .* got 22"),
     ],
 )
 def test_bad_options_are_named(options, words):

@@ -80,11 +80,11 @@ def test_cache_grows_by_doubling_and_keeps_what_it_holds():
     capacities, kept = set(), None
     for i in range(200):
         fused(torch.randn(1, 1, 8), cache, None)
-        capacities.add(cache.keys.shape[3])
+        capacities.add(cache.keys.shape[2])
         if i == 50:
-            kept = cache.keys[:, :, :, :51].clone()
-    assert capacities == {64, 128, 256} and torch.equal(cache.keys[:, :, :, :51], kept)
-    assert bool((cache.keys[:, :, :, :200] != 0).any(-1).all()) and not bool(cache.keys[:, :, :, 200:].any())
+            kept = cache.keys[:, :, :51].clone()
+    assert capacities == {64, 128, 256} and torch.equal(cache.keys[:, :, :51], kept)
+    assert bool((cache.keys[:, :, :200] != 0).any(-1).all()) and not bool(cache.keys[:, :, 200:].any())
 
 
 def test_reordering_rows_copies_what_differs_only_and_misses_nothing():
@@ -98,7 +98,7 @@ def test_reordering_rows_copies_what_differs_only_and_misses_nothing():
             new = torch.randn(len(plain), 1)
             plain = torch.cat((plain, torch.zeros(len(plain), 1)), dim=1) if plain.shape[1] == max(lengths) else plain
             for row, length in enumerate(lengths):
-                cache.keys[0, row, 0, length] = plain[row, length] = new[row]
+                cache.keys[row, 0, length] = plain[row, length] = new[row]
             cache.values.copy_(-cache.keys)
             cache.extend(1, 0, 1)
             lengths = [length + 1 for length in lengths]
@@ -113,8 +113,8 @@ def test_reordering_rows_copies_what_differs_only_and_misses_nothing():
             plain, lengths = plain[rows], [lengths[row] for row in rows]
             assert cache.lengths == lengths
             for row, length in enumerate(lengths):
-                assert torch.equal(cache.keys[0, row, 0, :length, 0], plain[row, :length])
-                assert torch.equal(cache.values[0, row, 0, :length, 0], -plain[row, :length])
+                assert torch.equal(cache.keys[row, 0, :length, 0], plain[row, :length])
+                assert torch.equal(cache.values[row, 0, :length, 0], -plain[row, :length])
 
 
 @pytest.mark.parametrize("rows", [[0, 0, 0, 1, 1, 1], [1], [1, 0], [0, 1, 1], [1, 1, 0, 0]])

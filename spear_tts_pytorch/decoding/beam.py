@@ -105,10 +105,11 @@ def beam_search(
     return search.result()
 
 
-def check_beam(beam_size: int, n_best: int, temperature: float) -> None:
-    """Raises ValueError unless the options of a beam search make sense."""
-    if beam_size < 1:
-        raise ValueError(f"beam_size must be at least 1, got {beam_size}")
+def check_beam(beam_size: int, n_best: int, temperature: float, vocabulary: int | None = None) -> None:
+    """Raises ValueError unless the options of a beam search make sense, for ids of which there are `vocabulary`."""
+    if beam_size < 1 or (vocabulary is not None and beam_size > vocabulary):
+        most = "" if vocabulary is None else f" and at most the {vocabulary} ids there are to choose from"
+        raise ValueError(f"beam_size must be at least 1{most}, got {beam_size}")
     if not 1 <= n_best <= beam_size:
         raise ValueError(f"n_best must be between 1 and beam_size = {beam_size}, got {n_best}")
     if not 0 < temperature < float("inf"):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spear_tts_pytorch.nn.attend import attend
 from spear_tts_pytorch.nn.kv_cache import KVCache
-from spear_tts_pytorch.nn.packed import Packed, Precision
+from spear_tts_pytorch.nn.packed import MANY_STEPS, Packed, Precision
 from spear_tts_pytorch.nn.transformer import Block, EarlyExit, Transformer
 
 SQRT_HALF = 0.5**0.5
@@ -56,10 +56,15 @@ class FusedDecoder:
         def pack(weight: Tensor, bias: Tensor | None = None) -> Packed:
             return Packed(weight, bias, rows=rows, steps=steps, precision=precision)
 
+        def draft(weight: Tensor, bias: Tensor | None = None) -> Packed:
+            return Packed(weight, bias, rows=rows, steps=steps, precision="int8" if rough else precision)
+
+        # what an exit says is checked by all layers: rounding it makes drafts cheaper and changes no distribution
+        rough = exit_head is not None and steps >= MANY_STEPS and exit_head.to_logits.weight.is_cpu
         self.layers = [FusedLayer(block, pack) for block in stack.layers]
         self.gain = _gain(stack.final_norm.gamma)
         self.to_logits = None if table is None else pack(table.detach())
-        self.exit = None if exit_head is None else FusedExit(exit_head, pack)
+        self.exit = None if exit_head is None else FusedExit(exit_head, draft)
         self.crosses = [block.cross_attention.keys_values for block in stack.layers]
         own = stack.layers[0].attention
         self.kv_heads, self.dim_head = own.kv_heads, own.to_q.weight.shape[0] // own.heads
@@ -123,10 +128,9 @@ class FusedDecoder:
         last: int,
         head: Head | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Everything that depends on tensors alone; writes into `keys` and `values` `[depth, r, h, capacity, d]`, of
+        """Everything that depends on tensors alone; writes into `keys` and `values` `[depth * r, h, capacity, d]`, of
         which as many positions count as `span` has elements."""
         (r, n, dim), end = x.shape, span.shape[0]
-        keys, values = keys.flatten(0, 1), values.flatten(0, 1)
         x = x.reshape(r * n, dim)
         for index in range(first, last):
             own = _Own(keys, values, index * r, end, places, turns, mask)
@@ -288,7 +292,7 @@ def _freed(tensors: tuple[Tensor | None, ...]) -> None:
     """Tells the compiler that rows, lengths and sources vary from call to call: one graph serves them all."""
     x, turns, mask, cross_mask, places, span, keys, values, cross_keys, cross_values = tensors
     varying = [(span, 0), (x, 0, 1), (turns, 0, 1), (places, 0, 1), (mask, 0, 2, 3), (cross_mask, 0, 2, 3)]
-    varying += [(keys, 1, 3), (values, 1, 3), (cross_keys, 1, 3), (cross_values, 1, 3)]
+    varying += [(keys, 0, 2), (values, 0, 2), (cross_keys, 1, 3), (cross_values, 1, 3)]
     for tensor, *sizes in varying:
         for size in sizes if tensor is not None else ():
             if tensor.shape[size] > 1:

@@ -32,7 +32,7 @@ class KVCache:
         self.context_mask = context_mask
         self.context_positions = context_positions
         self.rows = context.shape[0]
-        self.keys: Tensor | None = None  # [depth, r, h, capacity, d]
+        self.keys: Tensor | None = None  # [depth * r, h, capacity, d], layer by layer
         self.values: Tensor | None = None
         self.cross: tuple[Tensor, Tensor] | None = None  # [depth, s, h, m, d] each
         self.layer_lengths = [[0] * self.rows] * depth  # positions filled, one per row; on the host: no synchronisation
@@ -54,13 +54,13 @@ class KVCache:
 
         More, because to a compiled graph a cache that is filled to the last position would be a case of its own.
         """
-        capacity = 0 if self.keys is None else self.keys.shape[3]
+        capacity = 0 if self.keys is None else self.keys.shape[2]
         if length < capacity:
             return
-        shape = (len(self.layer_lengths), self.rows, heads, max(length + 1, 2 * capacity, SMALLEST), dim_head)
+        shape = (len(self.layer_lengths) * self.rows, heads, max(length + 1, 2 * capacity, SMALLEST), dim_head)
         keys, values = (torch.zeros(shape, dtype=dtype, device=self.context.device) for _ in range(2))
         if self.keys is not None and self.values is not None:
-            keys[:, :, :, :capacity], values[:, :, :, :capacity] = self.keys, self.values
+            keys[:, :, :capacity], values[:, :, :capacity] = self.keys, self.values
         self.keys, self.values = keys, values
 
     def extend(self, n: int, first: int, last: int) -> None:
@@ -81,7 +81,8 @@ class KVCache:
         self._select_sources(origin[::group] if shared else origin)
         filled, alike = max(self.layer_lengths[0]), self.alike
         if self.keys is not None and self.values is not None:
-            self.keys, self.values = (_take(cached, host, alike, filled) for cached in (self.keys, self.values))
+            layers = (cached.unflatten(0, (-1, self.rows)) for cached in (self.keys, self.values))
+            self.keys, self.values = (_take(cached, host, alike, filled).flatten(0, 1) for cached in layers)
         if alike is not None or len(set(host)) < len(host):
             former = np.array(host)
             alike = np.zeros((self.rows, self.rows), dtype=np.int64) if alike is None else alike
@@ -110,7 +111,7 @@ class KVCache:
 
 
 def _take(cached: Tensor, rows: list[int], alike: np.ndarray | None, filled: int) -> Tensor:
-    """`cached[:, rows]`. In place where the number of rows stays; then only what differs from the former row is copied."""
+    """`cached[:, rows]` of `[depth, r, h, capacity, d]`. In place where the number of rows stays; then only what differs from the former row is copied."""
     if len(rows) == cached.shape[1]:
         to = [row for row, former in enumerate(rows) if row != former]
         of = [rows[row] for row in to]
