@@ -6,21 +6,22 @@ Training, scoring, encoding and saving use the model's own weights, which stay a
 
 from __future__ import annotations
 
+from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spear_tts_pytorch.nn.fused_decoder import FusedDecoder
 from spear_tts_pytorch.nn.packed import MANY_STEPS, PRECISIONS, Precision
 from spear_tts_pytorch.tokens import Modality
 
 KEPT_ROWS = 8  # what a decoder that is kept is prepared for
-MOST_GRAPHS = 64
 
 # the decoders that are kept, by model and target; not in the models, which are copied and pickled
 _decoders: WeakKeyDictionary[nn.Module, dict[str, tuple[tuple, FusedDecoder]]] = WeakKeyDictionary()
+_lock = RLock()
 
 
 class AccelerationMixin:
@@ -31,14 +32,15 @@ class AccelerationMixin:
     def quantize(self, precision: Precision = "int8") -> Any:
         """From now on, `generate` and its kin read the decoder's weights in fewer bits.
 
-        Products with weights are what decoding spends its time on, and reading the weights is what they spend it on:
-        half or a quarter of the bytes is up to twice or four times the speed. Norms, attention and the encoder stay as
-        they are, and so does the model: it can be trained and saved, and what it learns is decoded with.
+        On CPUs, reading weights is what decoding of a few rows spends its time on, and they are read in a half or a
+        quarter of it. The logits' weights, norms, attention and the encoder stay as they are, and so does the model: it
+        can be trained and saved, and what it learns is decoded with, from the next call on. On other devices
+        neither is faster; `model.bfloat16()` is, there.
 
         Args:
             precision: "bf16" (bfloat16), "int8" (8 bits and a scale for each output, symmetric, rounded to nearest), or
-                "fp32", which is as if nothing had been asked. The rounded copy takes a half or a quarter of the
-                decoder's memory beside it.
+                "fp32", which is as if nothing had been asked. The rounded copy is kept beside the model's weights: a
+                half or a quarter of the decoder's memory.
 
         Returns:
             The model itself, so that calls can be chained.
@@ -54,9 +56,10 @@ class AccelerationMixin:
     def compile(self, *, batch_sizes: tuple[int, ...] = (1, 2), warm_up: bool = True) -> Any:
         """From now on, `generate` and its kin run decoding steps through `torch.compile`, which needs a C++ compiler.
 
-        One graph serves all lengths, and one all numbers of rows above one; each takes 10 to 30 seconds to make, once in
-        a process. Pays most for few rows in int8. What a graph is made for first (guidance, padding, speculation) adds
-        one at its first use. To compile the forward pass for training, use `torch.compile(model)`.
+        One graph serves all lengths, and one all numbers of rows above one; each takes 10 to 30 seconds to make, once for
+        a model in a process, and again after `quantize`. Beams, padded sources, guidance and speculation add theirs at
+        their first use. Pays for single rows in int8; beside the weights it keeps a copy laid out for more rows. To
+        compile the forward pass for training, use `torch.compile(model)`.
 
         Args:
             batch_sizes: rows for which graphs are made now: 1, and 2 for all others.
@@ -67,43 +70,62 @@ class AccelerationMixin:
 
         Raises:
             ValueError: a batch size below 1.
+            RuntimeError: there is no compiler, or it failed; the model then decodes as before.
         """
         if any(size < 1 for size in batch_sizes):
             raise ValueError(f"batch_sizes must be at least 1, got {batch_sizes}")
-        # a graph for one row and one for more, with and without masks, for decoding, drafting and verifying
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
+        former = self._acceleration
         self._accelerate(compiled=True)
-        if warm_up:
-            unpadded = next(i for i in range(1, 3) if i != self.text_pad_id)
-            for size in batch_sizes:
+        unpadded = next(i for i in range(1, 3) if i != self.text_pad_id)
+        try:
+            for size in batch_sizes if warm_up else ():
                 source = torch.full((size, 2), unpadded)
                 self.generate(source, source_type="text", target_type="speech", max_length=4, temperature=0)
+        except Exception as error:
+            self._acceleration = former
+            _decoders.pop(self, None)
+            raise RuntimeError(
+                f"decoding could not be compiled ({str(error).splitlines()[0]}): torch.compile needs a C++ compiler, such "
+                "as g++; the model decodes as before"
+            ) from error
         return self
 
-    def fused_decoder(self, target_type: Modality, rows: int, steps: int) -> FusedDecoder:
+    def fused_decoder(self, target_type: Modality, rows: int, steps: int, drafts: bool = False) -> FusedDecoder:
         """The decoder as steps run it, with the weights as they are now; once accelerated, it is kept until they change."""
-        parts = self.target_transformer, self.token_emb[target_type].weight, self.early_exit
+        parts = self.target_transformer, self.token_emb[target_type].weight
         if not self._acceleration:
-            return FusedDecoder(*parts, rows=rows, steps=steps)
-        kept = _decoders.setdefault(self, {})
-        former = kept.get(target_type)
-        state = self._decoder_state(target_type)
-        if former is None or former[0] != state:
-            decoder = FusedDecoder(*parts, rows=KEPT_ROWS, steps=MANY_STEPS, **self._acceleration)
-            if former is not None:
-                former[1].adopt(decoder)
-                decoder = former[1]
-            kept[target_type] = former = state, decoder
-        return former[1]
+            return FusedDecoder(*parts, self.early_exit if drafts else None, rows=rows, steps=steps)
+        with _lock:
+            kept = _decoders.setdefault(self, {})
+            state = self._decoder_state(target_type)
+            if target_type not in kept or kept[target_type][0] != state:
+                options = dict(rows=KEPT_ROWS, steps=MANY_STEPS, **self._acceleration)
+                decoder = FusedDecoder(*parts, self.early_exit, **options)
+                like, former = kept.get(target_type, (state, None))
+                if former is not None and former.compiled is not None and like[:2] == state[:2]:
+                    former.adopt(decoder)  # a stream that it is decoding goes on with the new weights
+                    decoder = former
+                kept[target_type] = state, decoder
+            return kept[target_type][1]
 
     def _accelerate(self, **options: Any) -> None:
         options = {**self._acceleration, **options}
-        self._acceleration = {name: value for name, value in options.items() if value not in ("fp32", False)}
-        _decoders.pop(self, None)
+        options = {name: value for name, value in options.items() if value not in ("fp32", False)}
+        if options != self._acceleration:
+            self._acceleration = options
+            _decoders.pop(self, None)
 
     def _decoder_state(self, target_type: Modality) -> tuple:
-        """Changes when a weight that decoding reads does, in whatever way: reading them all takes a step's time."""
+        """Device, type, and numbers that change when a weight that decoding reads does, or moves within its tensor."""
         modules = [self.target_transformer, self.token_emb[target_type], self.early_exit or nn.Identity()]
         weights = [weight.detach() for module in modules for weight in module.parameters()]
-        sums = torch.stack([weight.sum(dtype=torch.float64) for weight in weights])
-        return weights[0].device, weights[0].dtype, tuple(sums.tolist())
+        numbers = torch.stack([number for weight in weights for number in _checksum(weight)])
+        return weights[0].device, weights[0].dtype, tuple(numbers.tolist())
+
+
+def _checksum(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Its sum, and the sums of its rows and columns weighed by where they stand."""
+    matrix = weight.float().reshape(-1, weight.shape[-1])
+    columns, rows = matrix.sum(dim=0), matrix.sum(dim=1)
+    ramps = (torch.linspace(1, 2, len(sums), device=sums.device) for sums in (columns, rows))
+    return columns.sum(), *(sums @ ramp for sums, ramp in zip((columns, rows), ramps, strict=True))

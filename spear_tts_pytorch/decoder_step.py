@@ -43,6 +43,7 @@ class DecoderStep:
         target_type: what is decoded.
         cond_scale: classifier-free guidance (arXiv 2207.12598); 1 is none.
         rows, steps: how many rows and steps to expect; what pays depends on them, results do not.
+        drafts: whether `draft` and `verify` will be called.
     """
 
     def __init__(
@@ -53,10 +54,11 @@ class DecoderStep:
         *,
         rows: int = 1,
         steps: int = 1,
+        drafts: bool = False,
     ):
         self.model, self.target_type, self.cond_scale = model, target_type, cond_scale
         rows = rows if cond_scale == 1.0 else 2 * rows
-        self.decoder = model.fused_decoder(target_type, rows, steps)
+        self.decoder = model.fused_decoder(target_type, rows, steps, drafts)
         self.table = model.token_emb[target_type].weight
         self.start_token = model.start_token[target_type]
         self.rate = model.text_position_rate if target_type == "text" else 1.0

@@ -91,7 +91,7 @@ class GenerationMixin:
         with evaluating(self):
             source = self.source_ids(source, source_type, source_mask, source_lengths)
             rows = beam_size if beam_search_decode else spec_decode_gamma + 1 if spec_decode else 1
-            begun = self._begin(source, source_type, target_type, cond_scale, prompt, max_length, rows)
+            begun = self._begin(source, source_type, target_type, cond_scale, prompt, max_length, rows, spec_decode)
             if beam_search_decode:
                 search = dict(beam_size=beam_size, length_penalty=length_penalty, temperature=temperature)
                 result = beam_search(*begun, len(source), **search, **self._limits(target_type, max_length))
@@ -151,7 +151,7 @@ class GenerationMixin:
         with evaluating(self):
             source = self.source_ids(source, source_type, source_mask, source_lengths)
             rows = spec_decode_gamma + 1 if spec_decode else 1
-            begun = self._begin(source, source_type, target_type, cond_scale, prompt, max_length, rows)
+            begun = self._begin(source, source_type, target_type, cond_scale, prompt, max_length, rows, spec_decode)
         drawing = dict(
             temperature=temperature,
             filter_logits_fn=filter_logits_fn,
@@ -229,6 +229,7 @@ class GenerationMixin:
         prompt: Batch | None = None,
         max_length: int = 1,
         rows_per_source: int = 1,
+        drafts: bool = False,
     ) -> tuple[DecoderStep, KVCache]:
         """Encodes checked source ids and reads the prompt: the step, for so many rows of each source, and its cache."""
         if prompt is not None:
@@ -236,7 +237,8 @@ class GenerationMixin:
             if len(prompt) != len(source):
                 raise ValueError(f"source has {len(source)} rows and prompt {len(prompt)}: they must agree")
         context, mask, positions = self.encode_ids(source, source_type)
-        step = DecoderStep(self, target_type, cond_scale, rows=len(source) * rows_per_source, steps=max_length)
+        expected = dict(rows=len(source) * rows_per_source, steps=max_length, drafts=drafts)
+        step = DecoderStep(self, target_type, cond_scale, **expected)
         return step, step.new_cache(context, mask, positions.expand(context.shape[0], -1), prompt)
 
     def _limits(self, target_type: Modality, max_length: int) -> dict[str, Any]:
@@ -262,8 +264,8 @@ class GenerationMixin:
         if drawing["temperature"] == 0:
             drawing = {**drawing, "filter_logits_fn": None}  # the best id always stays
         if speculative:
-            # the head, rounded to 8 bits, costs about half of one more layer
-            share = (self.early_exit_layer + 0.5) / len(self.target_transformer.layers)
+            # the head and the drawing cost about as much as one more layer
+            share = (self.early_exit_layer + 1) / len(self.target_transformer.layers)
             return speculative_steps(*begun, rows, draft_cost=share, **drawing, **self._limits(target_type, max_length))
         return sampling_steps(*begun, rows, **drawing, **self._limits(target_type, max_length))
 

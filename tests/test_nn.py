@@ -117,6 +117,21 @@ def test_reordering_rows_copies_what_differs_only_and_misses_nothing():
                 assert torch.equal(cache.values[row, 0, :length, 0], -plain[row, :length])
 
 
+def test_what_two_rows_share_is_not_copied():
+    cache = KVCache(2, torch.zeros(1, 1, 1), None)
+    cache.reserve(1, 11, 1, torch.float32)
+    cache.extend(10, 0, 2)
+    cache.select(torch.tensor([0, 0, 0]))
+    cache.extend(1, 0, 2)
+    for cached in (cache.keys, cache.values):
+        cached[:, 0, 10, 0] = torch.arange(6.0)
+        cached[1, :, :10], cached[4, :, :10] = 99.0, 77.0  # row 1 of both layers
+    cache.select(torch.tensor([0, 2, 2]))
+    for cached in (cache.keys, cache.values):
+        assert cached[:, 0, 10, 0].tolist() == [0, 2, 2, 3, 5, 5]
+        assert cached[1, 0, :10, 0].tolist() == [99] * 10 and cached[4, 0, :10, 0].tolist() == [77] * 10
+
+
 @pytest.mark.parametrize("rows", [[0, 0, 0, 1, 1, 1], [1], [1, 0], [0, 1, 1], [1, 1, 0, 0]])
 def test_select_equals_a_fresh_run_of_those_rows(rows):
     """Row i after `select` goes on as former row `rows[i]` would, whatever the grouping of beams."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, Literal, NamedTuple
 
@@ -18,10 +19,11 @@ from torch import Tensor
 
 from spear_tts_pytorch.nn.attend import attend
 from spear_tts_pytorch.nn.kv_cache import KVCache
-from spear_tts_pytorch.nn.packed import MANY_STEPS, Packed, Precision
+from spear_tts_pytorch.nn.packed import Packed, Precision
 from spear_tts_pytorch.nn.transformer import Block, EarlyExit, Transformer
 
 SQRT_HALF = 0.5**0.5
+MOST_GRAPHS = 64
 MOST_COMPILED = 16  # new positions of a row up to which a compiled graph is used; more are a prompt, read once
 # Without these, the compiler computes the input of a product (a norm, a gelu) anew for every output.
 OPTIONS = {"realize_opcount_threshold": 1, "realize_reads_threshold": 1}
@@ -36,9 +38,9 @@ class FusedDecoder:
     Args:
         stack: whose weights to use.
         table: embeddings `[v, dim]` that give logits, or None.
-        exit_head: the early exit, or None.
+        exit_head: the early exit, or None. On CPUs its weights are rounded to 8 bits: drafts are checked anyway.
         rows, steps: how many rows and steps to expect; what pays depends on them, results do not.
-        precision: of the weights of all products.
+        precision: of the weights of the layers' products.
         compiled: whether steps of a few positions run compiled (`torch.compile`).
     """
 
@@ -53,24 +55,22 @@ class FusedDecoder:
         precision: Precision = "fp32",
         compiled: bool = False,
     ):
-        def pack(weight: Tensor, bias: Tensor | None = None) -> Packed:
-            return Packed(weight, bias, rows=rows, steps=steps, precision=precision)
+        def pack(weight: Tensor, bias: Tensor | None = None, precision: Precision = precision) -> Packed:
+            return Packed(weight.detach(), bias, rows=rows, steps=steps, precision=precision)
 
-        def draft(weight: Tensor, bias: Tensor | None = None) -> Packed:
-            return Packed(weight, bias, rows=rows, steps=steps, precision="int8" if rough else precision)
-
-        # what an exit says is checked by all layers: rounding it makes drafts cheaper and changes no distribution
-        rough = exit_head is not None and steps >= MANY_STEPS and exit_head.to_logits.weight.is_cpu
         self.layers = [FusedLayer(block, pack) for block in stack.layers]
         self.gain = _gain(stack.final_norm.gamma)
-        self.to_logits = None if table is None else pack(table.detach())
-        self.exit = None if exit_head is None else FusedExit(exit_head, draft)
+        self.to_logits = None if table is None else pack(table, precision="fp32")  # small, and near ties count
+        self.exit = None
+        if exit_head is not None:
+            cpu = exit_head.to_logits.weight.is_cpu
+            self.exit = FusedExit(exit_head, partial(pack, precision="int8") if cpu else pack)
         self.crosses = [block.cross_attention.keys_values for block in stack.layers]
         own = stack.layers[0].attention
         self.kv_heads, self.dim_head = own.kv_heads, own.to_q.weight.shape[0] // own.heads
         self.rotary = stack.rotary
-        self.places = torch.arange(0, device=self.gain.device)  # positions for which rotations are at hand
-        self.turns = torch.empty(0)  # [positions, 1, d/2, 2], cosines and sines
+        none = torch.arange(0, device=self.gain.device)
+        self.positions = none, none  # the first ones, and their cosines and sines [positions, 1, d/2, 2]
         self.compiled = _compiled(self) if compiled else None
 
     def __call__(
@@ -99,8 +99,8 @@ class FusedDecoder:
             cache.cross = torch.stack(keys), torch.stack(values)
         cache.reserve(self.kv_heads, end, self.dim_head, x.dtype)
         compiled = self.compiled is not None and 1 < end and n <= MOST_COMPILED
-        places = self._places(lengths, n)
-        turns, mask = self.turns[lengths[0] : end][None] if even else self.turns[places], _mask(lengths, places)
+        places, turns = self._places(lengths, n)
+        mask = _mask(lengths, places)
         if not compiled:
             turns, places = torch.view_as_complex(turns), None if even else places
         span = torch.empty(end, dtype=torch.bool)  # a length that graphs do not take for a constant
@@ -143,7 +143,7 @@ class FusedDecoder:
         return x.view(r, n, dim), logits
 
     def adopt(self, other: FusedDecoder) -> None:
-        """Takes the weights of another one of the same shapes; compiled graphs stay."""
+        """Becomes what another one of the same shapes, type and device is, but for the compiled graphs, which stay."""
         mine, theirs = ([*self.layers, *([self.exit] if self.exit else []), self] for self in (self, other))
         for own, new in zip(mine, theirs, strict=True):
             for name, value in vars(new).items():
@@ -151,27 +151,32 @@ class FusedDecoder:
                     value.handle, handle = getattr(own, name).handle, value.handle
                     vars(getattr(own, name)).update(vars(value))
                     value.handle = handle
-                elif name in ("gain", "gains"):
+                elif name in ("gain", "gains", "crosses", "rotary", "positions"):
                     setattr(own, name, value)
 
     def normed(self, x: Tensor) -> Tensor:
         """The norm after the last layer."""
         return _normed(x, self.gain)
 
-    def _places(self, lengths: list[int], n: int) -> Tensor:
-        """Positions of the new ids, `[r, n]`, or `[1, n]` where all rows agree."""
+    def _places(self, lengths: list[int], n: int) -> tuple[Tensor, Tensor]:
+        """Positions of the new ids, `[r, n]`, or `[1, n]` where all rows agree, and their rotations `[.., 1, d/2, 2]`."""
         end = max(lengths) + n
-        if end > len(self.places):
-            self.places = torch.arange(2 * end, device=self.gain.device)
-            self.turns = torch.stack(self.rotary(self.places), dim=-1)[:, None]
+        if end > len(self.positions[0]):
+            places = torch.arange(2 * end, device=self.gain.device)
+            self.positions = places, torch.stack(self.rotary(places), dim=-1)[:, None]
+        places, turns = self.positions
         if min(lengths) == max(lengths):
-            return self.places[lengths[0] : end][None]
-        return torch.tensor(lengths, device=self.gain.device)[:, None] + self.places[:n]
+            return places[lengths[0] : end][None], turns[lengths[0] : end][None]
+        places = torch.tensor(lengths, device=self.gain.device)[:, None] + places[:n]
+        return places, turns[places]
 
 
 class _Own(NamedTuple):
-    """What self-attention needs besides its input: keys and values `[depth * r, h, capacity, d]`, where a layer's begin in
-    them, how many count, the positions `[r or 1, n]` of the new ones (None: the last n of all rows), their rotations, and the mask."""
+    """What self-attention needs besides its input.
+
+    Keys and values `[depth * r, h, capacity, d]`, where a layer's begin in them, how many positions count, those of the
+    new ids `[r or 1, n]` (None: the last n of all rows), their rotations, and the mask.
+    """
 
     keys: Tensor
     values: Tensor
@@ -217,13 +222,13 @@ class FusedLayer:
             own.values[layer, :, own.end - n : own.end] = heads[:, :, both:].transpose(1, 2)
         else:
             row = torch.arange(own.begin, own.begin + r, device=x.device)[:, None]
-            own.keys[row, :, own.places] = turned[:, :, self.heads :]
-            own.values[row, :, own.places] = heads[:, :, both:]
+            own.keys[row, :, own.places] = turned[:, :, self.heads :].to(own.keys.dtype)  # autocast makes them differ
+            own.values[row, :, own.places] = heads[:, :, both:].to(own.values.dtype)
         # query heads that share a key/value head become more queries of it, so that the cache is never copied
         q = turned[:, :, : self.heads].unflatten(2, (self.groups, self.kv_heads))  # [r, n, g, kv, d]
         q = q.flatten(1, 2).transpose(1, 2)  # [r, kv, n * g, d]
         mask = None if own.mask is None else own.mask.repeat_interleave(self.groups, dim=2)
-        keys, values = own.keys[layer, :, : own.end], own.values[layer, :, : own.end]
+        keys, values = (cached[layer, :, : own.end].to(q.dtype) for cached in (own.keys, own.values))
         out = attend(q, keys, values, mask=mask, flash=self.flash)
         return out.transpose(1, 2).reshape(r * n, -1)
 
@@ -280,6 +285,8 @@ def _mask(lengths: list[int], places: Tensor) -> Tensor | None:
 
 def _compiled(decoder: FusedDecoder) -> Callable:
     """The decoder's `_run`, compiled apart from that of other decoders, so that its own parts need no checks each step."""
+    # graphs for one row and for more, with and without masks, for decoding, drafting and verifying
+    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, MOST_GRAPHS)
     run = FusedDecoder._run
     run = FunctionType(run.__code__.replace(), run.__globals__, run.__name__, run.__defaults__, run.__closure__)
     options: dict[str, Any] = dict(OPTIONS)

@@ -58,10 +58,8 @@ class KVCache:
         if length < capacity:
             return
         shape = (len(self.layer_lengths) * self.rows, heads, max(length + 1, 2 * capacity, SMALLEST), dim_head)
-        keys, values = (torch.zeros(shape, dtype=dtype, device=self.context.device) for _ in range(2))
-        if self.keys is not None and self.values is not None:
-            keys[:, :, :capacity], values[:, :, :capacity] = self.keys, self.values
-        self.keys, self.values = keys, values
+        self.keys = _grown(self.keys, shape, dtype, self.context.device)  # one after the other: less memory at a time
+        self.values = _grown(self.values, shape, dtype, self.context.device)
 
     def extend(self, n: int, first: int, last: int) -> None:
         """Counts `n` positions more in every row of the layers `first` to `last` (excluded)."""
@@ -81,8 +79,8 @@ class KVCache:
         self._select_sources(origin[::group] if shared else origin)
         filled, alike = max(self.layer_lengths[0]), self.alike
         if self.keys is not None and self.values is not None:
-            layers = (cached.unflatten(0, (-1, self.rows)) for cached in (self.keys, self.values))
-            self.keys, self.values = (_take(cached, host, alike, filled).flatten(0, 1) for cached in layers)
+            self.keys = _take(self.keys, self.rows, host, alike, filled)
+            self.values = _take(self.values, self.rows, host, alike, filled)
         if alike is not None or len(set(host)) < len(host):
             former = np.array(host)
             alike = np.zeros((self.rows, self.rows), dtype=np.int64) if alike is None else alike
@@ -110,15 +108,27 @@ class KVCache:
             self.alike = np.minimum(self.alike, np.minimum.outer(lengths, lengths))
 
 
-def _take(cached: Tensor, rows: list[int], alike: np.ndarray | None, filled: int) -> Tensor:
-    """`cached[:, rows]` of `[depth, r, h, capacity, d]`. In place where the number of rows stays; then only what differs from the former row is copied."""
-    if len(rows) == cached.shape[1]:
+def _grown(cached: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    grown = torch.zeros(shape, dtype=dtype, device=device)
+    if cached is not None:
+        grown[:, :, : cached.shape[2]] = cached
+    return grown
+
+
+def _take(cached: Tensor, r: int, rows: list[int], alike: np.ndarray | None, filled: int) -> Tensor:
+    """The `rows` of each layer of `cached` `[depth * r, h, capacity, d]`.
+
+    In place where their number stays; then only what differs from the former row is copied.
+    """
+    layers = cached.unflatten(0, (-1, r))
+    if len(rows) == r:
         to = [row for row, former in enumerate(rows) if row != former]
         of = [rows[row] for row in to]
         begin = 0 if alike is None or not to else int(alike[to, of].min())
         if to and begin < filled:
-            cached[:, to, :, begin:filled] = cached[:, of, :, begin:filled]
+            layers[:, to, :, begin:filled] = layers[:, of, :, begin:filled]
         return cached
-    taken = cached.new_zeros((cached.shape[0], len(rows), *cached.shape[2:]))
-    taken[:, :, :, :filled] = cached[:, rows, :, :filled]
-    return taken
+    taken = cached.new_zeros((len(layers), len(rows), *cached.shape[1:]))
+    for layer in range(len(layers)):  # one after the other: less memory at a time
+        taken[layer, :, :, :filled] = layers[layer, rows, :, :filled]
+    return taken.flatten(0, 1)

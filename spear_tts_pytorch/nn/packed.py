@@ -1,11 +1,11 @@
 """One weight laid out for decoding: products with a few rows, as fast as it can be read.
 
 In: float `[rows, in]`, contiguous. Out: float `[rows, out]`, contiguous; in `fp32` to rounding what
-`torch.nn.functional.linear` gives. Only the weight is rounded in `bf16` and `int8` (one scale for each output), and what
-the product reads in bfloat16; norms, attention and sums stay as they are. Knows nothing of what the rows are.
+`torch.nn.functional.linear` gives. In `bf16` and `int8` (one scale for each output) the weight is rounded, and what the
+product reads and gives passes through bfloat16; biases and residuals are added as they are.
 
-Compiled, the product of one row with an int8 weight is code that the compiler writes; the others are the operator
-`spear_tts::packed_product`, which calls the same kernels as without compiling.
+Compiled, the product of one row with an int8 weight is code that the compiler writes, whose inputs and outputs are not
+rounded; the others are the operator `spear_tts::packed_product`, which calls the same kernels as without compiling.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spear_tts_pytorch.nn.linear import FEW_ROWS, linear
+from spear_tts_pytorch.nn.linear import linear
 
 Precision = Literal["fp32", "bf16", "int8"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
@@ -61,10 +61,10 @@ class Packed:
             weight = F.pad(weight, (0, self.missing)).to(torch.int8)
         elif precision == "bf16":
             weight = weight.to(self.dtype)
-        self.weight = weight
-        pays = precision == "bf16" or (rows > FEW_ROWS and steps >= MANY_STEPS and weight.dtype == torch.float32)
-        reorder = pays and weight.is_cpu and weight.is_floating_point() and weight.is_contiguous() and _onednn_linear()
+        pays = precision == "bf16" or (rows > 1 and steps >= MANY_STEPS and weight.dtype == torch.float32)
+        reorder = pays and weight.is_cpu and weight.is_contiguous() and _onednn_linear(weight.dtype)
         self.reordered = torch.ops.mkldnn._reorder_linear_weight(weight, rows) if reorder else None
+        self.weight = None if reorder and precision == "bf16" else weight  # fp32 needs it for single rows
         self.handle = next(_handles)
         _packs[self.handle] = self
 
@@ -84,7 +84,7 @@ class Packed:
             if x.is_cpu:
                 return torch._weight_int8pack_mm(x.contiguous(), self.weight, self.scale)
             return F.linear(x, self.weight.to(x.dtype)) * self.scale
-        if self.reordered is not None and (self.precision == "bf16" or x.shape[0] > FEW_ROWS):
+        if self.reordered is not None and (self.precision == "bf16" or x.shape[0] > 1):
             return torch.ops.mkldnn._linear_pointwise(x, self.reordered, bias, "none", [], "")
         return linear(x, self.weight, bias)
 
@@ -95,9 +95,12 @@ class Packed:
         return torch.ops.spear_tts.packed_product(x.to(self.dtype), self.handle, self.size).to(x.dtype)
 
 
-def _onednn_linear() -> bool:
-    names = ("_reorder_linear_weight", "_linear_pointwise")
-    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+def _onednn_linear(dtype: torch.dtype) -> bool:
+    """Whether weights of this type can be reordered; bfloat16 asks for AVX-512 or the like."""
+    names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
+    if not torch.backends.mkldnn.is_available() or not all(hasattr(torch.ops.mkldnn, name) for name in names):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 # An operator of our own, because the compiler knows neither reordered weights nor which kernel suits how many rows. The
