@@ -17,7 +17,15 @@ extras = {
     "track": ["tensorboard>=2.15", "wandb>=0.16"],
 }
 extras["all"] = sorted({requirement for group in extras.values() for requirement in group})
-extras["test"] = [*extras["demo"], "pytest>=8.0", "pandas>=2.0", "ruff>=0.5", "build>=1.0"]
+extras["test"] = [
+    *extras["demo"],
+    *extras["hubert"],
+    *extras["phonemes"],
+    "pytest>=8.0",
+    "pandas>=2.0",
+    "ruff>=0.5",
+    "build>=1.0",
+]
 
 setup(
     name="spear-tts-pytorch",

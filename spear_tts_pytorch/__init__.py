@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset as GeneratedAudioTextDataset
     from spear_tts_pytorch.data.pairs import MockDataset as MockDataset
     from spear_tts_pytorch.text_to_semantic import TextToSemantic as TextToSemantic
+    from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive as UniqueConsecutive
+    from spear_tts_pytorch.tokenizers.hubert import HubertWithKmeans as HubertWithKmeans
+    from spear_tts_pytorch.tokenizers.huggingface import HuggingFaceTokenizer as HuggingFaceTokenizer
     from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans as MelKmeans
+    from spear_tts_pytorch.tokenizers.phonemes import PhonemeTokenizer as PhonemeTokenizer
     from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer as SemanticTokenizer
     from spear_tts_pytorch.tokenizers.text import ByteTokenizer as ByteTokenizer
     from spear_tts_pytorch.tokenizers.text import CharacterTokenizer as CharacterTokenizer
@@ -31,8 +35,11 @@ _MODULES = {
     "ByteTokenizer": "tokenizers.text",
     "CharacterTokenizer": "tokenizers.text",
     "GeneratedAudioTextDataset": "data.pairs",
+    "HubertWithKmeans": "tokenizers.hubert",
+    "HuggingFaceTokenizer": "tokenizers.huggingface",
     "MelKmeans": "tokenizers.mel_kmeans",
     "MockDataset": "data.pairs",
+    "PhonemeTokenizer": "tokenizers.phonemes",
     "SemanticToTextDatasetGenerator": "data.generator",
     "SemanticToTextTrainer": "training.trainers",
     "SemanticToTextWrapper": "wrappers",
@@ -43,6 +50,7 @@ _MODULES = {
     "TextToSemanticTrainer": "training.trainers",
     "TextToSemanticWrapper": "wrappers",
     "TextTokenizer": "tokenizers.text",
+    "UniqueConsecutive": "tokenizers.consecutive",
 }
 
 __all__ = [*_MODULES, "__version__"]

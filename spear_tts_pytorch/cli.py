@@ -1,4 +1,4 @@
-"""The shell: `spear-tts demo`, `spear-tts generate`, `spear-tts version`.
+"""The shell: `spear-tts demo`, `spear-tts generate`, `spear-tts tokenize`, `spear-tts version`.
 
 Arguments come in, exit codes go out: 0 done, 2 something the user can mend (one line on stderr, `SPEAR_TTS_DEBUG=1`
 shows where), 130 interrupted. Commands import what they need when they run, so that `--help` is instant.
@@ -102,6 +102,28 @@ def _generate(args: argparse.Namespace) -> None:
         _write_wavs(model, rows, args.wav)
 
 
+def _tokenize(args: argparse.Namespace) -> None:
+    from spear_tts_pytorch.data.readers import read_corpus
+    from spear_tts_pytorch.data.tokenized import fit_tokenizer, tokenize_corpus
+    from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive
+    from spear_tts_pytorch.tokenizers.semantic import load_semantic_tokenizer
+
+    utterances = list(read_corpus(args.corpus))
+    own = args.output / "tokenizer"
+    if args.tokenizer is not None:
+        tokenizer = load_semantic_tokenizer(args.tokenizer)
+    elif (own / "tokenizer.json").is_file():
+        tokenizer = load_semantic_tokenizer(own)
+    else:
+        tokenizer = fit_tokenizer(utterances, args.clusters, seed=args.seed, progress=args.progress)
+        tokenizer = UniqueConsecutive(tokenizer) if args.unique else tokenizer
+        tokenizer.save(own)
+    workers = args.workers if args.workers > 1 else 0
+    report = tokenize_corpus(utterances, tokenizer, args.output, workers=workers, progress=args.progress)
+    left_out = f", {len(report.skipped)} left out (see {args.output / 'report.json'})" if report.skipped else ""
+    print(f"{report.clips} clips, {report.hours:.2f} hours in {args.output}{left_out}")
+
+
 def _load(name: str) -> TextToSemantic:
     from huggingface_hub.utils import logging as hub_logging
 
@@ -167,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_generate(commands)
+    _add_tokenize(commands)
     command = commands.add_parser(
         "version", help="print the versions that a bug report needs", epilog="example: spear-tts version"
     )
@@ -225,6 +248,27 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
         "--max-length", type=_positive, default=2048, metavar="N", help="at most N ids a sample (default %(default)s)"
     )
     generate.set_defaults(command=_generate)
+
+
+def _add_tokenize(commands: argparse._SubParsersAction) -> None:
+    tokenize = commands.add_parser(
+        "tokenize",
+        help="turn a folder of audio, or a corpus, into Parquet files of semantic token ids",
+        description="Turn audio into semantic token ids. CORPUS is a folder of audio, or in the layout of LJSpeech, "
+        "LibriSpeech, LibriTTS, Common Voice or VCTK. Work that was interrupted goes on.",
+        epilog="example: spear-tts tokenize LJSpeech-1.1 lj-ids --clusters 100 --workers 4",
+    )
+    tokenize.add_argument("corpus", metavar="CORPUS", help="folder of the corpus")
+    tokenize.add_argument("output", type=Path, metavar="OUT", help="folder to write")
+    tokenize.add_argument("--tokenizer", metavar="FOLDER", help="a saved tokenizer; without it one is fitted on CORPUS")
+    tokenize.add_argument(
+        "--clusters", type=_positive, default=100, metavar="N", help="ids of a fitted tokenizer (default %(default)s)"
+    )
+    tokenize.add_argument("--unique", action="store_true", help="a fitted tokenizer leaves out repeats")
+    tokenize.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes (default %(default)s)")
+    tokenize.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of fitting (default %(default)s)")
+    tokenize.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bar")
+    tokenize.set_defaults(command=_tokenize)
 
 
 def _positive(text: str) -> int:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import inspect
 import json
-import pickle
 import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from spear_tts_pytorch.restricted import load_tensors
 from spear_tts_pytorch.version import __version__
 
 WEIGHTS, CONFIG, SEMANTIC_TOKENIZER = "model.safetensors", "config.json", "semantic_tokenizer"
@@ -178,8 +177,8 @@ def _read_weights(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return {"model": load_file(path)}
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError) as error:
+        return load_tensors(path)
+    except (SafetensorError, OSError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"{path} is damaged or no file of weights ({reason}): copy or save it again") from error
 

@@ -44,8 +44,8 @@ class TextToSemantic(
         dim: model width.
         source_depth, target_depth: encoder and decoder layers.
         num_text_token_ids: V; text ids are `1..V-1`, 0 is padding. Taken from `tokenizer_encode.vocab_size` if None.
-        tokenizer_encode: list of strings to ids `[b, n]` padded with 0; a `TextTokenizer` also decodes and is saved
-            with the model.
+        tokenizer_encode: list of strings to ids `[b, n]` padded with 0; a `TextTokenizer`, or a fast tokenizer of
+            `transformers`, also decodes and is saved with the model.
         use_openai_tokenizer: CLIP's byte pairs instead (`pip install "spear-tts-pytorch[clip]"`).
         wav2vec: tokenizer of waveforms, see `SemanticTokenizer`; never a part of the state dict.
         num_semantic_token_ids: K; speech ids are `0..K-1`. Taken from `wav2vec.codebook_size` if None; may be larger, for
@@ -108,6 +108,10 @@ class TextToSemantic(
         super().__init__()
         if use_openai_tokenizer:
             tokenizer_encode, num_text_token_ids = openai_tokenizer(tokenizer_encode)
+        if hasattr(tokenizer_encode, "backend_tokenizer"):  # one of transformers, whose padding is not 0
+            from spear_tts_pytorch.tokenizers.huggingface import HuggingFaceTokenizer
+
+            tokenizer_encode = HuggingFaceTokenizer(tokenizer_encode)
         num_text_token_ids = _size("num_text_token_ids", num_text_token_ids, tokenizer_encode, "vocab_size")
         num_semantic_token_ids = _size("num_semantic_token_ids", num_semantic_token_ids, wav2vec, "codebook_size", True)
         if min(dim, heads, dim_head, source_depth, target_depth) < 1 or dim_head % 2:

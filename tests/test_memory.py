@@ -21,7 +21,7 @@ def model():
 
 def live_bytes():
     gc.collect()
-    tensors = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]
+    tensors = [x for x in gc.get_objects() if type(x) in (torch.Tensor, torch.nn.Parameter)]  # not those of a tracer
     plain = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors if not x.is_mkldnn}
     return sum(plain.values()) + sum(4 * x.numel() for x in tensors if x.is_mkldnn)  # reordered weights
 

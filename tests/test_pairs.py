@@ -155,7 +155,7 @@ def test_rows_of_release_048(tmp_path):
     with pytest.raises(ValueError, match="11.pt has no delimiter -1"):
         GeneratedAudioTextDataset(tmp_path)
     (tmp_path / "11.pt").write_bytes(b"not a tensor")
-    with pytest.raises(ValueError, match="11.pt is not a readable row"):
+    with pytest.raises(ValueError, match="11.pt is damaged or no file of weights"):
         GeneratedAudioTextDataset(tmp_path)
     write_rows(tmp_path / "new")
     (tmp_path / "new" / "0.pt").write_bytes((tmp_path / "9.pt").read_bytes())

@@ -311,7 +311,7 @@ def test_load_tells_another_architecture_and_a_pair_file(tmp_path):
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
 def test_damaged_and_malicious_weights_are_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=f"{name} is damaged or no file of weights"):
+    with pytest.raises(ValueError, match=f"{name} (is damaged or no file of weights|holds .os.system.)"):
         make_model().load(tmp_path / name)
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from spear_tts_pytorch.restricted import load_tensors
 from spear_tts_pytorch.tokens import strip
 
 SPEECH_PAD_ID, TEXT_PAD_ID = -1, 0
@@ -44,10 +44,7 @@ def read_legacy_rows(
 
 
 def _split_legacy_row(path: Path, delimiter_id: int) -> tuple[Tensor, Tensor]:
-    try:
-        row = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path} is not a readable row of ids ({type(error).__name__}): remove it") from error
+    row = load_tensors(path)
     if not isinstance(row, Tensor) or row.ndim != 1 or row.is_floating_point():
         raise ValueError(f"{path} must hold a one-dimensional tensor of ids: remove it from the folder")
     places = (row == delimiter_id).nonzero()

@@ -179,4 +179,15 @@ def load_semantic_tokenizer(folder: str | Path) -> SemanticTokenizer:
         from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
 
         return MelKmeans.load(folder)
-    raise ValueError(f"{path} has the tokenizer type {kind!r}, this version knows 'mel_kmeans': upgrade the package")
+    if kind == "hubert_kmeans":
+        from spear_tts_pytorch.tokenizers.hubert import HubertWithKmeans
+
+        return HubertWithKmeans.load(folder)
+    if kind == "unique_consecutive":
+        from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive
+
+        return UniqueConsecutive.load(folder)
+    raise ValueError(
+        f"{path} has the tokenizer type {kind!r}, this version knows 'mel_kmeans', 'hubert_kmeans' and 'unique_consecutive': "
+        "upgrade the package"
+    )

@@ -205,7 +205,7 @@ class ByteTokenizer:
         return f"ByteTokenizer(normalize={self.normalize})"
 
 
-def tokenizer_from_dict(config: dict[str, Any]) -> CharacterTokenizer | ByteTokenizer:
+def tokenizer_from_dict(config: dict[str, Any]) -> TextTokenizer:
     """The text tokenizer that `to_dict` described.
 
     Raises:
@@ -213,6 +213,14 @@ def tokenizer_from_dict(config: dict[str, Any]) -> CharacterTokenizer | ByteToke
     """
     kinds: dict[str, Any] = {"characters": CharacterTokenizer, "bytes": ByteTokenizer}
     kind = config.get("type")
+    if kind == "phonemes":
+        from spear_tts_pytorch.tokenizers.phonemes import PhonemeTokenizer
+
+        kinds[kind] = PhonemeTokenizer
+    elif kind == "huggingface":
+        from spear_tts_pytorch.tokenizers.huggingface import HuggingFaceTokenizer
+
+        kinds[kind] = HuggingFaceTokenizer
     if kind not in kinds:
         raise ValueError(f"unknown text tokenizer type {kind!r}: this version knows {_listing(sorted(kinds))}")
     return kinds[kind].from_dict(config)

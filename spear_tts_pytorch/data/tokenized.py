@@ -1,0 +1,285 @@
+"""A corpus of audio to a folder of semantic ids: Parquet shards, a tokenizer.json of what made them, a report.
+
+In: utterances, a semantic tokenizer. Out: `speech-{number}.parquet` with the columns `id`, `semantic_ids`, `text`,
+`speaker` and `seconds`; `report.json` names clips that could not be used and why. Work that was interrupted goes on where
+its last shard ended. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import LongTensor
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from spear_tts_pytorch.data.audio import resample
+from spear_tts_pytorch.data.corpora import Utterance
+from spear_tts_pytorch.data.files import write_whole
+from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
+from spear_tts_pytorch.tokenizers.semantic import SPEECH_PAD_ID, SemanticTokenizer, tokenize_waveform
+
+REPORT, TOKENIZER = "report.json", "tokenizer_of_ids.json"
+BATCH_CLIPS = 32
+Row = tuple[str, "np.ndarray | None", "str | None", "str | None", float, str]  # ids, or why there are none
+
+
+@dataclass
+class TokenizeReport:
+    """What became of a corpus.
+
+    Attributes:
+        clips: how many are in the folder.
+        hours: how long they are together.
+        skipped: clips that could not be used, and why.
+    """
+
+    clips: int = 0
+    hours: float = 0.0
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def tokenize_corpus(
+    utterances: Iterable[Utterance],
+    tokenizer: SemanticTokenizer,
+    folder: str | os.PathLike[str],
+    *,
+    workers: int = 0,
+    rows_per_shard: int = 10_000,
+    progress: bool = True,
+) -> TokenizeReport:
+    """Writes the ids of all utterances into `folder`, but of those that are there already.
+
+    Args:
+        utterances: as the readers give them (`data/readers.py`); ids must be unique.
+        workers: processes besides this one; 0 works in this one. The tokenizer and utterances must be picklable then.
+        rows_per_shard: clips in a file; so many are lost at most when the process is killed.
+
+    Raises:
+        ValueError: an id that comes twice; a folder whose ids another tokenizer made; counts out of range.
+    """
+    if workers < 0 or rows_per_shard < 1:
+        raise ValueError(
+            f"workers must be at least 0 and rows_per_shard at least 1, got {workers} and {rows_per_shard}"
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_same_tokenizer(folder, tokenizer)
+    report, done = _resumed(folder)
+    shards = len(_shards(folder))
+    rows: list[Row] = []
+    batches = _batches(_unique(utterances, done))
+    total = len(utterances) - len(done) if isinstance(utterances, Sequence) else None
+    results = _in_processes(batches, tokenizer, workers) if workers else (_tokenized(one, tokenizer) for one in batches)
+    hidden = None if progress else True
+    with tqdm(total=total, unit="clip", desc="tokenizing", disable=hidden, leave=False) as bar:
+        for found in results:
+            rows += [row for row in found if row[1] is not None]
+            report.skipped.update({row[0]: row[5] for row in found if row[1] is None})
+            report.hours += sum(row[4] for row in found if row[1] is not None) / 3600
+            bar.update(len(found))
+            minutes = bar.format_dict["elapsed"] / 60
+            bar.set_postfix_str(f"{report.hours:.2f} h, {report.hours / max(minutes, 1e-6):.1f} h of audio a minute")
+            while len(rows) >= rows_per_shard:
+                shards = _write_shard(folder, shards, rows[:rows_per_shard])
+                del rows[:rows_per_shard]
+    if rows:
+        _write_shard(folder, shards, rows)
+    report.clips = len(_read(folder, ["id"])["id"]) if _shards(folder) else 0
+    write_whole(folder / REPORT, (json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n").encode())
+    return report
+
+
+def fit_tokenizer(
+    utterances: Sequence[Utterance], num_clusters: int = 100, *, seed: int = 0, progress: bool = True
+) -> MelKmeans:
+    """A `MelKmeans` at the most frequent rate of the clips, fitted on those that can be read.
+
+    Raises:
+        ValueError: none can be read, or they are too short for so many clusters.
+    """
+    rates = [one.sample_hz for one in utterances if one.sample_hz > 0]
+    if not rates:
+        raise ValueError("no clip of the corpus can be read")
+    rate = Counter(rates).most_common(1)[0][0]
+
+    def clips() -> Iterator[np.ndarray]:
+        for one in utterances:
+            try:
+                yield resample(one.audio(), one.sample_hz, rate)
+            except (ValueError, OSError):
+                continue  # named when it is tokenized
+
+    return MelKmeans.fit(clips(), rate, num_clusters, seed=seed, progress=progress)
+
+
+class TokenizedSpeech(Dataset):
+    """The ids in a folder that `tokenize_corpus` wrote.
+
+    Attributes:
+        ids: names of the clips.
+        texts, speakers: of each clip, None where unknown.
+
+    Raises:
+        FileNotFoundError: the folder has no shards.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        if not Path(folder).is_dir() or not _shards(Path(folder)):
+            raise FileNotFoundError(f"{folder} holds no tokenized speech: make it with `spear-tts tokenize`")
+        table = _read(Path(folder), ["id", "semantic_ids", "text", "speaker"])
+        self.ids, self.texts, self.speakers = (table[name].to_pylist() for name in ("id", "text", "speaker"))
+        lists = table["semantic_ids"].combine_chunks()
+        self._values = np.asarray(lists.flatten())
+        self._ends = np.asarray(lists.offsets)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> LongTensor:
+        """The ids of a clip, int64 `[n]`."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is out of range for {len(self)} clips")
+        index %= len(self)
+        return torch.from_numpy(self._values[self._ends[index] : self._ends[index + 1]].astype(np.int64))
+
+
+def _unique(utterances: Iterable[Utterance], done: set[str]) -> Iterator[Utterance]:
+    seen: set[str] = set()
+    for utterance in utterances:
+        if utterance.id in seen:
+            raise ValueError(f"the id {utterance.id!r} comes twice: rename one of the clips")
+        seen.add(utterance.id)
+        if utterance.id not in done:
+            yield utterance
+
+
+def _batches(utterances: Iterator[Utterance]) -> Iterator[list[Utterance]]:
+    batch: list[Utterance] = []
+    for utterance in utterances:
+        batch.append(utterance)
+        if len(batch) == BATCH_CLIPS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _tokenized(batch: list[Utterance], tokenizer: SemanticTokenizer) -> list[Row]:
+    """One row for each utterance; one that cannot be used says why."""
+    rows: list[Row] = []
+    for one in batch:
+        ids, problem, seconds = None, "", 0.0
+        try:
+            wav = torch.as_tensor(one.audio())
+            rate = one.sample_hz or tokenizer.target_sample_hz
+            row = tokenize_waveform(tokenizer, wav, None, rate)[0]
+            ids, seconds = row[row != SPEECH_PAD_ID].cpu().numpy().astype(np.int32), len(wav) / rate
+        except (ValueError, TypeError, OSError, RuntimeError) as error:
+            problem = " ".join(str(error).split()) or type(error).__name__
+        rows.append((one.id, ids, one.text, one.speaker, seconds, problem))
+    return rows
+
+
+_worker_tokenizer: Any = None
+
+
+def _start_worker(tokenizer: SemanticTokenizer, threads: int) -> None:
+    global _worker_tokenizer
+    torch.set_num_threads(threads)
+    _worker_tokenizer = tokenizer
+
+
+def _in_worker(batch: list[Utterance]) -> list[Row]:
+    return _tokenized(batch, _worker_tokenizer)
+
+
+def _in_processes(
+    batches: Iterator[list[Utterance]], tokenizer: SemanticTokenizer, workers: int
+) -> Iterator[list[Row]]:
+    """Results in the order of the batches; a few wait at a time, so that a corpus need not fit into memory."""
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker, (tokenizer, threads)) as pool:
+        waiting: deque = deque()
+        for batch in batches:
+            waiting.append(pool.submit(_in_worker, batch))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("speech-[0-9]*.parquet"))
+
+
+def _write_shard(folder: Path, number: int, rows: list[Row]) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ids, semantic_ids, texts, speakers, seconds, _ = zip(*rows, strict=True)
+    table = pa.table(
+        {
+            "id": pa.array(ids, pa.string()),
+            "semantic_ids": pa.array(list(semantic_ids), pa.list_(pa.int32())),
+            "text": pa.array(texts, pa.string()),
+            "speaker": pa.array(speakers, pa.string()),
+            "seconds": pa.array(seconds, pa.float64()),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    write_whole(folder / f"speech-{number:06d}.parquet", sink.getvalue().to_pybytes())
+    return number + 1
+
+
+def _read(folder: Path, columns: list[str]) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pa.concat_tables([pq.read_table(path, columns=columns) for path in _shards(folder)])
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise ValueError(
+            f"{folder} holds a shard that cannot be read ({error}): remove it and tokenize again"
+        ) from error
+
+
+def _resumed(folder: Path) -> tuple[TokenizeReport, set[str]]:
+    if not _shards(folder):
+        return TokenizeReport(), set()
+    table = _read(folder, ["id", "seconds"])
+    return TokenizeReport(hours=sum(table["seconds"].to_pylist()) / 3600), set(table["id"].to_pylist())
+
+
+def _check_same_tokenizer(folder: Path, tokenizer: SemanticTokenizer) -> None:
+    """Remembers the tokenizer, or refuses a folder that another one filled."""
+    if hasattr(tokenizer, "to_dict"):
+        own = tokenizer.to_dict()
+    else:
+        own = {"type": type(tokenizer).__name__, "codebook_size": tokenizer.codebook_size}
+    own = json.loads(json.dumps(own))
+    path = folder / TOKENIZER
+    if path.is_file():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        differing = sorted(key for key in own.keys() | there.keys() if own.get(key) != there.get(key))
+        if differing:
+            raise ValueError(
+                f"{folder} holds ids of another tokenizer ({differing[0]} is {there.get(differing[0])!r} there and "
+                f"{own.get(differing[0])!r} here): choose an empty folder"
+            )
+    elif _shards(folder):
+        raise ValueError(f"{folder} does not say which tokenizer made its ids ({TOKENIZER} is missing): choose another")
+    else:
+        write_whole(path, (json.dumps(own, indent=2) + "\n").encode())

@@ -1,0 +1,156 @@
+"""Published HuBERT files and k-means codebooks, without the libraries that wrote them.
+
+In: a fairseq checkpoint such as `hubert_base_ls960.pt`; a codebook from joblib, NumPy or safetensors. Out: the same
+model of `transformers`, and centroids `[K, d]`. Nothing in these files is run (`restricted.py`).
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from spear_tts_pytorch.restricted import load_joblib, load_tensors
+
+if TYPE_CHECKING:
+    from transformers import HubertModel
+
+STAND_INS = ("fairseq", "omegaconf", "argparse", "hydra", "typing", "enum")
+UNUSED = re.compile(r"^(final_proj|label_embs_concat|_codebook_indices)")  # of pretraining
+RENAMED = (
+    (r"^feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
+    (r"^feature_extractor\.conv_layers\.(\d+)\.2\.(1\.)?", r"feature_extractor.conv_layers.\1.layer_norm."),
+    (r"^layer_norm\.", "feature_projection.layer_norm."),
+    (r"^post_extract_proj\.", "feature_projection.projection."),
+    (r"^mask_emb$", "masked_spec_embed"),
+    (r"^encoder\.pos_conv\.0\.weight_g$", "encoder.pos_conv_embed.conv.parametrizations.weight.original0"),
+    (r"^encoder\.pos_conv\.0\.weight_v$", "encoder.pos_conv_embed.conv.parametrizations.weight.original1"),
+    (r"^encoder\.pos_conv\.0\.", "encoder.pos_conv_embed.conv."),
+    (r"\.self_attn_layer_norm\.", ".layer_norm."),
+    (r"\.self_attn\.", ".attention."),
+    (r"\.fc1\.", ".feed_forward.intermediate_dense."),
+    (r"\.fc2\.", ".feed_forward.output_dense."),
+)
+
+
+def read_fairseq_hubert(path: str | Path) -> tuple[HubertModel, bool]:
+    """The model in a fairseq checkpoint, and whether it takes waveforms of mean 0 and variance 1.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, holds code, or is of another architecture.
+    """
+    from transformers import HubertConfig, HubertModel
+
+    package = load_tensors(path, stand_ins=STAND_INS)
+    if not isinstance(package, dict) or not isinstance(package.get("model"), dict):
+        raise ValueError(
+            f"{path} is no fairseq checkpoint: it has no 'model'. A HuggingFace model is a folder or an id"
+        )
+    options = _section(package, "model")
+    if not options:
+        raise ValueError(
+            f"{path} does not say how its model is built: convert it with transformers and give the folder"
+        )
+    layers = _conv_layers(options)
+    pre_norm = bool(options.get("layer_norm_first", False))
+    config = HubertConfig(
+        hidden_size=options.get("encoder_embed_dim", 768),
+        num_hidden_layers=options.get("encoder_layers", 12),
+        num_attention_heads=options.get("encoder_attention_heads", 12),
+        intermediate_size=options.get("encoder_ffn_embed_dim", 3072),
+        hidden_act=options.get("activation_fn", "gelu"),
+        conv_dim=[layer[0] for layer in layers],
+        conv_kernel=[layer[1] for layer in layers],
+        conv_stride=[layer[2] for layer in layers],
+        conv_bias=bool(options.get("conv_bias", False)),
+        num_feat_extract_layers=len(layers),
+        feat_extract_norm="layer" if options.get("extractor_mode", "default") == "layer_norm" else "group",
+        num_conv_pos_embeddings=options.get("conv_pos", 128),
+        num_conv_pos_embedding_groups=options.get("conv_pos_groups", 16),
+        do_stable_layer_norm=pre_norm,
+    )
+    model = HubertModel(config)
+    state = {_renamed(key): value for key, value in package["model"].items() if not UNUSED.match(key)}
+    own = model.state_dict()
+    wrong = [f"missing {key}" for key in own if key not in state and key != "masked_spec_embed"]
+    wrong += [f"unexpected {key}" for key in state if key not in own]
+    wrong += [
+        f"{key} is {list(state[key].shape)} instead of {list(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if wrong:
+        raise ValueError(f"{path} is not a HuBERT that this version knows: {'; '.join(wrong[:5])}")
+    model.load_state_dict({key: value.float() for key, value in state.items()}, strict=False)
+    return model.eval(), bool(_section(package, "task").get("normalize", False))
+
+
+def read_centroids(path: str | Path) -> Tensor:
+    """Centroids `[K, d]`, float32, from a k-means of scikit-learn in joblib, or `.npy`, `.npz`, `.safetensors`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, holds code, or no single matrix.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no k-means file at {path}")
+    if path.suffix == ".safetensors":
+        try:
+            found: Any = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} is damaged ({error}): copy it again") from error
+    elif path.suffix in (".npy", ".npz"):
+        try:
+            loaded = np.load(path, allow_pickle=False)
+            found = loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{path} is damaged, or holds Python objects instead of numbers ({error})") from error
+    else:
+        found = load_joblib(path, stand_ins=("sklearn", "scipy.sparse"))
+        found = getattr(found, "cluster_centers_", found)
+    matrices = [found] if not isinstance(found, dict) else [value for value in found.values() if value.ndim == 2]
+    if len(matrices) != 1 or not isinstance(matrices[0], (np.ndarray, Tensor)) or matrices[0].ndim != 2:
+        raise ValueError(f"{path} holds no single matrix of centroids [clusters, features]")
+    centroids = (
+        torch.as_tensor(np.ascontiguousarray(matrices[0])) if isinstance(matrices[0], np.ndarray) else matrices[0]
+    )
+    if not centroids.is_floating_point() or centroids.numel() == 0 or not bool(centroids.isfinite().all()):
+        raise ValueError(f"{path}: centroids must be finite numbers, got {centroids.dtype} {list(centroids.shape)}")
+    return centroids.float()
+
+
+def _section(package: dict[str, Any], name: str) -> dict[str, Any]:
+    """What the configuration says of the model or the task; older files hold one flat namespace."""
+    section = (package.get("cfg") or {}).get(name) if isinstance(package.get("cfg"), dict) else None
+    if isinstance(section, dict):
+        return section
+    section = vars(section) if hasattr(section, "__dict__") and section is not None else {}
+    arguments = package.get("args")
+    return section or (vars(arguments) if hasattr(arguments, "__dict__") else {})
+
+
+def _conv_layers(options: dict[str, Any]) -> list[tuple[int, int, int]]:
+    """Channels, kernel and stride of each layer, from `[(512,10,5)] + [(512,3,2)] * 4`, without evaluating it."""
+    text = options.get("conv_feature_layers", "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2")
+    layers: list[tuple[int, int, int]] = []
+    for part in text.split("+"):
+        match = re.fullmatch(r"\s*(\[.*\])\s*(?:\*\s*(\d+))?\s*", part, re.DOTALL)
+        if match is None:
+            raise ValueError(f"conv_feature_layers of the checkpoint cannot be read: {text!r}")
+        layers += [tuple(layer) for layer in ast.literal_eval(match[1])] * int(match[2] or 1)
+    return layers
+
+
+def _renamed(key: str) -> str:
+    for old, new in RENAMED:
+        key = re.sub(old, new, key)
+    return key

@@ -1,0 +1,332 @@
+"""Speech to the nearest of K centroids in a layer of HuBERT, WavLM or wav2vec 2.0, 50 ids a second.
+
+In: waveforms `[b, t]` with lengths in samples. Out: int64 ids `[b, n]` in `0..K-1`, padded with -1. The convolutions see
+each clip without padding and attention is masked, so a clip has the ids in a batch that it has alone; long clips pass
+in overlapping windows. Knows nothing of models or text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from spear_tts_pytorch.tokenizers.fairseq_hubert import read_centroids, read_fairseq_hubert
+from spear_tts_pytorch.tokenizers.mel import nearest
+from spear_tts_pytorch.tokenizers.semantic import (
+    CONFIG_NAME,
+    SPEECH_PAD_ID,
+    check_lengths,
+    check_wav,
+    problem_with,
+    resampled,
+)
+from spear_tts_pytorch.tokens import pad_sequences
+
+CENTROIDS, ENCODER = "centroids.safetensors", "encoder"
+WINDOW, OVERLAP = 1500, 150  # frames: clips beyond 30 s pass in windows, of which 3 s at each inner end are not used
+BATCH_FRAMES = 6000  # frames that attention sees at a time
+FRAMES_TO_FIT = 1_000_000
+FORMAT_VERSION = 1
+
+
+class HubertWithKmeans(nn.Module):
+    """A semantic tokenizer: the nearest centroid of each 20 ms of a self-supervised model (arXiv 2106.07447).
+
+    Args:
+        checkpoint_path: a fairseq file (`hubert_base_ls960.pt`), or a folder or Hub id of a HuBERT, WavLM or wav2vec 2.0
+            in `transformers`.
+        kmeans_path: centroids: scikit-learn's k-means in joblib (`*_km500.bin`), `.npy`, `.npz` or `.safetensors`; None
+            to fit them with `fit_kmeans`.
+        target_sample_hz: the rate in Hz at which the model was trained.
+        seq_len_multiple_of: cuts each clip to a multiple of so many samples.
+        output_layer: whose output is clustered, from 1; HuBERT base and its 500 clusters use 9.
+
+    Attributes:
+        codebook_size: K; 0 without centroids.
+        downsample_factor: samples per id, 320.
+
+    Raises:
+        ImportError: transformers is missing.
+        FileNotFoundError, ValueError: files that are missing, damaged, hold code, or do not fit each other.
+    """
+
+    def __init__(
+        self,
+        checkpoint_path: str | os.PathLike[str],
+        kmeans_path: str | os.PathLike[str] | None = None,
+        target_sample_hz: int = 16000,
+        seq_len_multiple_of: int | None = None,
+        output_layer: int = 9,
+    ):
+        super().__init__()
+        if target_sample_hz < 1 or (seq_len_multiple_of is not None and seq_len_multiple_of < 1):
+            raise ValueError(
+                f"target_sample_hz and seq_len_multiple_of must be at least 1, got {target_sample_hz}, {seq_len_multiple_of}"
+            )
+        self.target_sample_hz, self.seq_len_multiple_of = target_sample_hz, seq_len_multiple_of
+        self.output_layer = output_layer
+        self.model, self.normalize = _read_model(os.fspath(checkpoint_path))
+        _cut(self.model, output_layer, checkpoint_path)
+        self.downsample_factor = math.prod(self.model.config.conv_stride)
+        self.window = _receptive_field(self.model.config)
+        dim = self.model.config.hidden_size
+        self.register_buffer("centroids", torch.empty(0, dim))
+        if kmeans_path is not None:
+            centroids = read_centroids(kmeans_path)
+            if centroids.shape[1] != dim:
+                raise ValueError(
+                    f"{kmeans_path} has centroids of {centroids.shape[1]} features, {checkpoint_path} has {dim}: they belong "
+                    "to different models"
+                )
+            self.centroids = centroids
+        self.requires_grad_(False).eval()
+
+    @property
+    def codebook_size(self) -> int:
+        return self.centroids.shape[0]
+
+    @torch.no_grad()
+    def forward(
+        self,
+        wav_input: Tensor | np.ndarray,
+        lengths: Tensor | None = None,
+        input_sample_hz: int | None = None,
+        flatten: bool = True,
+    ) -> Tensor:
+        """Waveforms to ids.
+
+        Args:
+            wav_input: `[b, t]` or `[t]`, floating point.
+            lengths: `[b]`, samples of each row that are audio; all of them if None.
+            input_sample_hz: rate of `wav_input` in Hz, `target_sample_hz` if None.
+            flatten: without effect, ids always are `[b, n]`; for callers of other tokenizers.
+
+        Returns:
+            int64 ids `[b, n]` on the device of `wav_input`, padded with -1.
+
+        Raises:
+            TypeError: `wav_input` is not floating point.
+            ValueError: no centroids yet; another shape; a row that is too short, silent, or not finite.
+        """
+        if self.codebook_size == 0:
+            raise ValueError("this tokenizer has no centroids: give kmeans_path, or fit them with fit_kmeans")
+        wav = check_wav(wav_input, name="wav_input")
+        rows = [nearest(features, self.centroids) for features in self.features(wav, lengths, input_sample_hz)]
+        ids = pad_sequences(rows, SPEECH_PAD_ID)
+        return ids.to(wav_input.device) if isinstance(wav_input, Tensor) else ids.cpu()
+
+    @torch.no_grad()
+    def features(
+        self, wav: Tensor | np.ndarray, lengths: Tensor | None = None, input_sample_hz: int | None = None
+    ) -> list[Tensor]:
+        """What is clustered, float32 `[n_i, d]` of each row of `wav` `[b, t]`; arguments and errors as the call."""
+        wav = check_wav(wav)
+        ends = [wav.shape[1]] * len(wav) if lengths is None else check_lengths(lengths, wav).tolist()
+        clips = []
+        for index, end in enumerate(ends):
+            clip = resampled(wav[index, :end].float(), input_sample_hz or self.target_sample_hz, self.target_sample_hz)
+            if self.seq_len_multiple_of is not None:
+                clip = clip[: len(clip) // self.seq_len_multiple_of * self.seq_len_multiple_of]
+            problem = problem_with(clip, self.window, self.target_sample_hz)
+            if problem:
+                raise ValueError(f"row {index} of wav {problem}")
+            if self.normalize:
+                clip = (clip - clip.mean()) / (clip.var(unbiased=False) + 1e-7).sqrt()
+            clips.append(clip)
+        return self._features_of(clips)
+
+    @torch.no_grad()
+    def fit_kmeans(
+        self,
+        dataset: Iterable[Any],
+        num_clusters: int = 500,
+        layer: int | None = None,
+        *,
+        sample_hz: int | None = None,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> HubertWithKmeans:
+        """Learns centroids from one's own audio, by scikit-learn's mini-batch k-means; returns the tokenizer itself.
+
+        Args:
+            dataset: waveforms `[t]`, or utterances of a corpus (`data/corpora.py`). Of more than a million frames (5.5
+                hours), the first are used; shuffle long corpora.
+            layer: must be the tokenizer's `output_layer`, above which its model is cut off.
+            sample_hz: rate of waveforms in Hz, `target_sample_hz` if None.
+
+        Raises:
+            ImportError: scikit-learn is missing.
+            ValueError: another layer, or fewer frames than clusters.
+        """
+        try:
+            from sklearn.cluster import MiniBatchKMeans
+        except ImportError as error:
+            raise ImportError('fit_kmeans needs scikit-learn: pip install "spear-tts-pytorch[hubert]"') from error
+        if layer not in (None, self.output_layer):
+            raise ValueError(f"layer {layer} is not the tokenizer's: make it with output_layer={layer}")
+        found, total = [], 0
+        for clip in tqdm(dataset, desc="features", unit="clip", disable=None if progress else True, leave=False):
+            wav, rate = (clip.audio(), clip.sample_hz) if hasattr(clip, "audio") else (clip, sample_hz)
+            found.append(self.features(check_wav(wav, ndim=1), None, rate)[0].cpu().numpy())
+            total += len(found[-1])
+            if total >= FRAMES_TO_FIT:
+                break
+        if total < num_clusters or num_clusters < 1:
+            raise ValueError(f"num_clusters={num_clusters} asked for, but the dataset has {total} frames")
+        kmeans = MiniBatchKMeans(num_clusters, batch_size=10_000, n_init=3, random_state=seed).fit(
+            np.concatenate(found)
+        )
+        self.centroids = torch.from_numpy(kmeans.cluster_centers_).float().to(self.centroids.device)
+        return self
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes the encoder (up to `output_layer`), the centroids and, last, `tokenizer.json` into `folder`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(folder / ENCODER)
+        save_file({"centroids": self.centroids.cpu().contiguous()}, folder / CENTROIDS)
+        temporary = folder / f"{CONFIG_NAME}.tmp"
+        temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, folder / CONFIG_NAME)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> HubertWithKmeans:
+        """The tokenizer written by `save`; errors as the constructor."""
+        folder = Path(folder)
+        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        if config.get("type") != "hubert_kmeans" or config.get("format_version", 0) > FORMAT_VERSION:
+            raise ValueError(
+                f"{folder} holds {config.get('type')!r} of the format {config.get('format_version')}: upgrade"
+            )
+        options = {name: config[name] for name in ("target_sample_hz", "seq_len_multiple_of", "output_layer")}
+        tokenizer = cls(folder / ENCODER, folder / CENTROIDS, **options)
+        tokenizer.normalize = config["normalize"]
+        return tokenizer
+
+    def to_dict(self) -> dict[str, Any]:
+        """What tells this tokenizer from others, as JSON types; `fingerprint` stands for the weights."""
+        return {
+            "type": "hubert_kmeans",
+            "format_version": FORMAT_VERSION,
+            "codebook_size": self.codebook_size,
+            "unique_consecutive": False,
+            "target_sample_hz": self.target_sample_hz,
+            "seq_len_multiple_of": self.seq_len_multiple_of,
+            "output_layer": self.output_layer,
+            "normalize": self.normalize,
+            "fingerprint": self.fingerprint,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that are equal for equal centroids."""
+        return hashlib.sha256(self.centroids.cpu().numpy().tobytes()).hexdigest()[:16]
+
+    def _features_of(self, clips: list[Tensor]) -> list[Tensor]:
+        """`[n_i, d]` of each clip `[t_i]`, window by window, windows of all clips together."""
+        windows = [(index, *window) for index, clip in enumerate(clips) for window in _windows(self._frames(clip))]
+        parts: list[list[Tensor]] = [[] for _ in clips]
+        batch: list[tuple[int, int, int, int, int]] = []
+        for place, window in enumerate(windows):
+            batch.append(window)
+            longest = max(end - begin for _, begin, end, _, _ in batch)
+            if place + 1 == len(windows) or (len(batch) + 1) * longest >= BATCH_FRAMES:
+                for (index, begin, _, first, last), found in zip(batch, self._encoded(clips, batch), strict=True):
+                    parts[index].append(found[first - begin : last - begin])
+                batch = []
+        return [torch.cat(part) for part in parts]
+
+    def _frames(self, clip: Tensor) -> int:
+        return (len(clip) - self.window) // self.downsample_factor + 1
+
+    def _encoded(self, clips: list[Tensor], batch: list[tuple[int, int, int, int, int]]) -> list[Tensor]:
+        """Outputs `[end - begin, d]` of the layer, for frames `begin` to `end` of clip `index`."""
+        device, hop = self.centroids.device, self.downsample_factor
+        rows = []
+        for index, begin, end, _, _ in batch:
+            clip = clips[index]
+            stop = len(clip) if end == self._frames(clip) else (end - 1) * hop + self.window
+            wav = clip[begin * hop : stop].to(device)
+            found = self.model.feature_projection(self.model.feature_extractor(wav[None]).transpose(1, 2))
+            rows.append((found[0] if isinstance(found, tuple) else found)[0])
+        lengths = [len(row) for row in rows]
+        x = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        mask = (
+            None
+            if min(lengths) == max(lengths)
+            else torch.arange(x.shape[1], device=device) < torch.tensor(lengths, device=device)[:, None]
+        )
+        out = self.model.encoder(x, attention_mask=mask).last_hidden_state
+        return [row[:length].float() for row, length in zip(out, lengths, strict=True)]
+
+
+def _windows(frames: int) -> list[tuple[int, int, int, int]]:
+    """Begin and end of each window, and between which of its frames it is used; together these are all frames, once."""
+    if frames <= WINDOW:
+        return [(0, frames, 0, frames)]
+    step = WINDOW - 2 * OVERLAP
+    number = math.ceil((frames - 2 * OVERLAP) / step)
+    found = []
+    for i in range(number):
+        begin, end = i * step, min(i * step + WINDOW, frames)
+        found.append((begin, end, begin + OVERLAP * (i > 0), frames if i == number - 1 else end - OVERLAP))
+    return found
+
+
+def _receptive_field(config: Any) -> int:
+    """Samples that the first frame sees."""
+    field = 1
+    for kernel, stride in reversed(list(zip(config.conv_kernel, config.conv_stride, strict=True))):
+        field = (field - 1) * stride + kernel
+    return field
+
+
+def _read_model(path: str) -> tuple[nn.Module, bool]:
+    """The model at a fairseq file, a folder or a Hub id, and whether it takes waveforms of mean 0 and variance 1."""
+    try:
+        from transformers import AutoConfig, AutoModel
+    except ImportError as error:
+        raise ImportError('HubertWithKmeans needs transformers: pip install "spear-tts-pytorch[hubert]"') from error
+    if Path(path).is_file():
+        return read_fairseq_hubert(path)
+    if not Path(path).is_dir() and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
+        raise FileNotFoundError(f"checkpoint_path {path!r} is no file, no folder and no Hub id")
+    try:
+        config = AutoConfig.from_pretrained(path)
+        if not hasattr(config, "conv_stride"):
+            raise ValueError(f"it is a {config.model_type}, which takes no waveforms")
+        model = AutoModel.from_pretrained(path, torch_dtype=torch.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"checkpoint_path {path!r} cannot be loaded by transformers: {error}") from error
+    folder = Path(path)
+    preprocessor = folder / "preprocessor_config.json"
+    normalize = config.feat_extract_norm == "layer"
+    if preprocessor.is_file():
+        normalize = json.loads(preprocessor.read_text(encoding="utf-8")).get("do_normalize", normalize)
+    elif not folder.is_dir():
+        from transformers import AutoFeatureExtractor
+
+        normalize = AutoFeatureExtractor.from_pretrained(path).do_normalize
+    return model.eval(), bool(normalize)
+
+
+def _cut(model: nn.Module, output_layer: int, path: Any) -> None:
+    """Removes what comes after the layer that is read; norms after the last layer belong to what comes after."""
+    depth = len(model.encoder.layers)
+    if not 1 <= output_layer <= depth:
+        raise ValueError(f"output_layer must be between 1 and {depth}, the layers of {path}, got {output_layer}")
+    model.encoder.layers = model.encoder.layers[:output_layer]
+    model.config.num_hidden_layers = output_layer
+    if getattr(model.config, "do_stable_layer_norm", False):
+        model.encoder.layer_norm = nn.Identity()

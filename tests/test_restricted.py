@@ -1,0 +1,131 @@
+"""Pickled files: what is data is read, what is code is refused and never runs."""
+
+import builtins
+import io
+import os
+import pickle
+import tarfile
+import zipfile
+
+import joblib
+import numpy as np
+import pytest
+import torch
+
+from spear_tts_pytorch import TextToSemantic
+from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset
+from spear_tts_pytorch.restricted import load_joblib, load_tensors
+from spear_tts_pytorch.tokenizers.fairseq_hubert import read_centroids, read_fairseq_hubert
+
+
+class Runs:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def payloads(trace):
+    command = f"touch {trace}"
+    inner = pickle.dumps(Runs(os.system, command))
+    objects = np.array([Runs(os.system, command)], dtype=object)
+    return {
+        "system": (Runs(os.system, command), "system"),
+        "eval": (Runs(builtins.eval, f"open({str(trace)!r}, 'w')"), "eval"),
+        "getattr": (Runs(builtins.getattr, "x", "upper"), "getattr"),
+        "a pickle in the pickle": (Runs(pickle.loads, inner), "loads"),
+        "an array of objects": (objects, "objects|system"),
+        "an importer": (Runs(__import__, "os"), "__import__"),
+    }
+
+
+READERS = {
+    "checkpoint": ("x.pt", torch.save, lambda path: read_fairseq_hubert(path)),
+    "weights": ("x.pt", torch.save, lambda path: model().load(path)),
+    "k-means": ("x.bin", joblib.dump, lambda path: read_centroids(path)),
+    "compressed k-means": ("x.bin", lambda a, b: joblib.dump(a, b, compress=3), lambda path: read_centroids(path)),
+    "pairs": ("0.pt", torch.save, lambda path: GeneratedAudioTextDataset(path.parent)[0]),
+}
+
+
+def model():
+    return TextToSemantic(16, source_depth=1, target_depth=1, num_text_token_ids=9, num_semantic_token_ids=9)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("payload", payloads("x"))
+@pytest.mark.parametrize("nested", [False, True])
+def test_code_is_refused_by_name(tmp_path, reader, payload, nested):
+    if reader == "checkpoint":
+        pytest.importorskip("transformers")
+    name, write, read = READERS[reader]
+    trace, path = tmp_path / "trace", tmp_path / "files" / name
+    path.parent.mkdir()
+    harmful, word = payloads(trace)[payload]
+    write({"model": {"weight": harmful}} if nested else harmful, path)
+    with pytest.raises(ValueError) as refusal:
+        read(path)
+    message = str(refusal.value)
+    assert str(path) in message and any(part in message for part in word.split("|")), message
+    assert not trace.exists(), "it ran"
+
+
+def test_the_payloads_would_run(tmp_path):
+    """Otherwise refusing them would prove nothing."""
+    for index, (harmful, _) in enumerate(payloads(tmp_path / "trace").values()):
+        pickle.loads(pickle.dumps(harmful))
+        if index in (0, 1, 3, 4):
+            assert (tmp_path / "trace").exists()
+            (tmp_path / "trace").unlink()
+
+
+def test_archives_that_hold_programs_are_refused(tmp_path):
+    program = torch.jit.script(torch.nn.Linear(2, 2))
+    torch.jit.save(program, tmp_path / "program.pt")
+    with pytest.raises(ValueError, match="program.pt is a TorchScript program"):
+        load_tensors(tmp_path / "program.pt")
+    with tarfile.open(tmp_path / "old.pt", "w") as archive:
+        archive.addfile(tarfile.TarInfo("pickle"), io.BytesIO())
+    with pytest.raises(ValueError, match="old.pt is a tar archive"):
+        load_tensors(tmp_path / "old.pt")
+    with zipfile.ZipFile(tmp_path / "inner.zip", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(Runs(os.system, f"touch {tmp_path / 'trace'}")))
+        archive.writestr("archive/version", "3\n")
+    with pytest.raises(ValueError, match="inner.zip"):
+        load_tensors(tmp_path / "inner.zip")
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "text"])
+def test_damaged_files_say_so(tmp_path, damage):
+    for name, write, read in (("a.pt", torch.save, load_tensors), ("a.bin", joblib.dump, load_joblib)):
+        path = tmp_path / name
+        write({"a": torch.ones(1000)} if name == "a.pt" else {"a": np.ones(1000)}, path)
+        data = {"empty": b"", "truncated": path.read_bytes()[:-900], "text": b"not a pickle\n" * 30}[damage]
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=name):
+            read(path)
+        with pytest.raises(FileNotFoundError, match="no file"):
+            read(tmp_path / f"missing-{name}")
+
+
+@pytest.mark.parametrize("compress", [0, 3, "gzip", "bz2", "xz"])
+def test_what_joblib_wrote_is_read(tmp_path, compress):
+    value = {"c": np.arange(6.0).reshape(2, 3), "f": np.asfortranarray(np.arange(6).reshape(2, 3)), "n": 3, "s": "x"}
+    joblib.dump(value, tmp_path / "a.bin", compress=compress)
+    found = load_joblib(tmp_path / "a.bin")
+    assert found["n"] == 3 and found["s"] == "x"
+    for name in ("c", "f"):
+        assert np.array_equal(found[name], value[name]) and found[name].dtype == value[name].dtype
+
+
+def test_what_torch_wrote_is_read(tmp_path):
+    value = {"a": torch.randn(3), "b": {"c": torch.ones(2, dtype=torch.bfloat16)}, "n": 1.5, "l": [1, "x"]}
+    for options in ({}, {"_use_new_zipfile_serialization": False}):
+        torch.save(value, tmp_path / "a.pt", **options)
+        found = load_tensors(tmp_path / "a.pt")
+        assert torch.equal(found["a"], value["a"]) and torch.equal(found["b"]["c"], value["b"]["c"])
+        assert found["n"] == 1.5 and found["l"] == [1, "x"]

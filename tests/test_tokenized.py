@@ -1,0 +1,127 @@
+"""Corpora to folders of ids: what is written, what is left out, what is gone on with."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from spear_tts_pytorch import MelKmeans
+from spear_tts_pytorch.cli import main
+from spear_tts_pytorch.data import tokenized
+from spear_tts_pytorch.data.readers import read_corpus
+from spear_tts_pytorch.data.tokenized import TokenizedSpeech, tokenize_corpus
+from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive, expand
+
+pytest.importorskip("sklearn")
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """70 good clips and one of each kind that cannot be used."""
+    folder, random = tmp_path_factory.mktemp("corpus"), np.random.default_rng(0)
+    for index in range(70):
+        tone = np.sin(np.arange(1600 + 40 * index) * random.uniform(0.1, 1.5)) * random.uniform(0.1, 0.5)
+        soundfile.write(folder / f"clip{index:02d}.wav", tone + random.normal(0, 0.01, tone.shape), RATE)
+    (folder / "clip03.txt").write_text("three")
+    (folder / "text.wav").write_text("this is text")
+    (folder / "zero.wav").write_bytes(b"")
+    soundfile.write(folder / "silent.wav", np.zeros(1600), RATE)
+    soundfile.write(folder / "short.wav", random.normal(0, 0.1, 80), RATE)
+    soundfile.write(folder / "nan.wav", np.full(1600, np.nan, np.float32), RATE, subtype="FLOAT")
+    (folder / "cut.wav").write_bytes((folder / "clip00.wav").read_bytes()[:30])
+    return folder
+
+
+BAD = {"text", "zero", "silent", "short", "nan", "cut"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpus):
+    clips = [one.audio() for one in read_corpus(corpus) if one.id not in BAD]
+    return MelKmeans.fit(clips, RATE, 16, progress=False)
+
+
+def test_every_good_clip_is_there_and_every_bad_one_is_named(corpus, tokenizer, tmp_path):
+    report = tokenize_corpus(read_corpus(corpus), tokenizer, tmp_path, rows_per_shard=20, progress=False)
+    assert report.clips == 70 and set(report.skipped) == BAD
+    assert (
+        "silent" in report.skipped["silent"] and "NaN" in report.skipped["nan"] and "text.wav" in report.skipped["text"]
+    )
+    assert json.loads((tmp_path / "report.json").read_text())["skipped"] == report.skipped
+    speech = TokenizedSpeech(tmp_path)
+    assert len(speech) == 70 and speech.texts[speech.ids.index("clip03")] == "three"
+    by_id = {one.id: one for one in read_corpus(corpus)}
+    assert report.hours == pytest.approx(sum(by_id[id_].seconds for id_ in speech.ids) / 3600)
+    for index, id_ in enumerate(speech.ids):
+        assert torch.equal(speech[index], tokenizer(torch.as_tensor(by_id[id_].audio()))[0])
+
+
+def test_interrupted_work_goes_on(corpus, tokenizer, tmp_path, monkeypatch):
+    plain = tokenized._tokenized
+    calls = []
+
+    def dying(batch, tokenizer):
+        calls.append(len(batch))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return plain(batch, tokenizer)
+
+    monkeypatch.setattr(tokenized, "_tokenized", dying)
+    with pytest.raises(KeyboardInterrupt):
+        tokenize_corpus(read_corpus(corpus), tokenizer, tmp_path / "a", rows_per_shard=10, progress=False)
+    before = {path: path.read_bytes() for path in (tmp_path / "a").glob("*.parquet")}
+    assert len(before) == 6
+    monkeypatch.setattr(tokenized, "_tokenized", plain)
+    tokenize_corpus(read_corpus(corpus), tokenizer, tmp_path / "a", rows_per_shard=10, progress=False)
+    report = tokenize_corpus(read_corpus(corpus), tokenizer, tmp_path / "b", progress=False)
+    assert all(path.read_bytes() == data for path, data in before.items())
+    one, other = TokenizedSpeech(tmp_path / "a"), TokenizedSpeech(tmp_path / "b")
+    assert one.ids == other.ids and all(torch.equal(one[i], other[i]) for i in range(report.clips))
+
+
+def test_two_processes_are_one(corpus, tokenizer, tmp_path):
+    for workers in (0, 2):
+        tokenize_corpus(read_corpus(corpus), tokenizer, tmp_path / str(workers), workers=workers, progress=False)
+    one, other = TokenizedSpeech(tmp_path / "0"), TokenizedSpeech(tmp_path / "2")
+    assert one.ids == other.ids and all(torch.equal(one[i], other[i]) for i in range(len(one)))
+
+
+def test_folders_of_other_tokenizers_and_ids_that_repeat_are_refused(corpus, tokenizer, tmp_path):
+    utterances = read_corpus(corpus)[:3]
+    tokenize_corpus(utterances, tokenizer, tmp_path, progress=False)
+    with pytest.raises(ValueError, match="ids of another tokenizer"):
+        tokenize_corpus(utterances, UniqueConsecutive(tokenizer), tmp_path, progress=False)
+    with pytest.raises(ValueError, match="comes twice"):
+        tokenize_corpus(utterances + utterances[:1], tokenizer, tmp_path / "other", progress=False)
+    with pytest.raises(FileNotFoundError, match="holds no tokenized speech"):
+        TokenizedSpeech(tmp_path / "none")
+
+
+def test_from_the_shell(corpus, tokenizer, tmp_path, capsys):
+    tokenizer.save(tmp_path / "tokenizer")
+    assert main(["tokenize", str(corpus), str(tmp_path / "a"), "--tokenizer", str(tmp_path / "tokenizer")]) == 0
+    assert "70 clips" in capsys.readouterr().out
+    assert main(["tokenize", str(corpus), str(tmp_path / "b"), "--clusters", "12", "--unique"]) == 0
+    assert "6 left out" in capsys.readouterr().out
+    speech = TokenizedSpeech(tmp_path / "b")
+    assert max(int(speech[i].max()) for i in range(len(speech))) <= 11
+    assert all(bool((speech[i].diff() != 0).all()) for i in range(len(speech)))
+    assert main(["tokenize", str(tmp_path / "none"), str(tmp_path / "c")]) == 2
+    assert main(["tokenize", "--help"]) == 0
+    assert "example: spear-tts tokenize" in capsys.readouterr().out
+
+
+def test_ids_without_repeats_can_be_expanded_again(corpus, tokenizer, tmp_path):
+    unique = UniqueConsecutive(tokenizer)
+    clips = [torch.as_tensor(one.audio()) for one in read_corpus(corpus)[:5]]
+    wav = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+    lengths = torch.tensor([len(clip) for clip in clips])
+    ids, durations = unique.encode_with_durations(wav, lengths)
+    assert torch.equal(expand(ids, durations), tokenizer(wav, lengths)) and torch.equal(unique(wav, lengths), ids)
+    unique.save(tmp_path)
+    assert torch.equal(UniqueConsecutive.load(tmp_path)(wav, lengths), ids)
+    with pytest.raises(ValueError, match="one shape"):
+        expand(ids, durations[:, 1:])
