@@ -306,7 +306,7 @@ def _read_model(path: str) -> tuple[nn.Module, bool]:
         config = AutoConfig.from_pretrained(path)
         if not hasattr(config, "conv_stride"):
             raise ValueError(f"it is a {config.model_type}, which takes no waveforms")
-        model = AutoModel.from_pretrained(path, torch_dtype=torch.float32)
+        model = AutoModel.from_pretrained(path).float()
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"checkpoint_path {path!r} cannot be loaded by transformers: {error}") from error
     folder = Path(path)
