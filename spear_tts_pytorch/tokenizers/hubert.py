@@ -133,9 +133,10 @@ class HubertWithKmeans(nn.Module):
         """What is clustered, float32 `[n_i, d]` of each row of `wav` `[b, t]`; arguments and errors as the call."""
         wav = check_wav(wav)
         ends = [wav.shape[1]] * len(wav) if lengths is None else check_lengths(lengths, wav).tolist()
+        given_hz = self.target_sample_hz if input_sample_hz is None else input_sample_hz
         clips = []
         for index, end in enumerate(ends):
-            clip = resampled(wav[index, :end].float(), input_sample_hz or self.target_sample_hz, self.target_sample_hz)
+            clip = resampled(wav[index, :end].float(), given_hz, self.target_sample_hz)
             if self.seq_len_multiple_of is not None:
                 clip = clip[: len(clip) // self.seq_len_multiple_of * self.seq_len_multiple_of]
             problem = problem_with(clip, self.window, self.target_sample_hz)

@@ -341,9 +341,10 @@ class MelKmeans:
         ends = [wav.shape[1]] * wav.shape[0] if lengths is None else check_lengths(lengths, wav).tolist()
         if speakers is not None and len(speakers) != wav.shape[0]:
             raise ValueError(f"speakers must name {wav.shape[0]} speakers, one for each row, got {len(speakers)}")
+        given_hz = self.target_sample_hz if input_sample_hz is None else input_sample_hz
         rows = []
         for index, end in enumerate(ends):
-            clip = resampled(wav[index, :end].float(), input_sample_hz or self.target_sample_hz, self.target_sample_hz)
+            clip = resampled(wav[index, :end].float(), given_hz, self.target_sample_hz)
             problem = problem_with(clip, self.settings.window, self.target_sample_hz)
             if problem:
                 raise ValueError(f"row {index} of wav {problem}")
