@@ -234,6 +234,11 @@ class GenerationMixin:
         """Encodes checked source ids and reads the prompt: the step, for so many rows of each source, and its cache."""
         if prompt is not None:
             prompt = self.to_ids(prompt, target_type, "prompt", empty_rows=False)
+            vocabulary = self.vocabulary[target_type]
+            if vocabulary.autoset_eos and bool((prompt == vocabulary.eos_id).any()):
+                raise ValueError(
+                    f"prompt holds end-of-sequence ({vocabulary.eos_id}), which nothing follows: leave it out"
+                )
             if len(prompt) != len(source):
                 raise ValueError(f"source has {len(source)} rows and prompt {len(prompt)}: they must agree")
         context, mask, positions = self.encode_ids(source, source_type)

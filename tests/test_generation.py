@@ -88,8 +88,11 @@ def test_a_prompt_is_gone_on_from(variant, source_type, target_type):
     types = dict(source_type=source_type, target_type=target_type)
     options = dict(temperature=0.0, **types, **options_of(variant))
     whole = model.generate(source, max_length=12, **options)
+    begun = whole[:, 0] != model.eos_id[target_type]  # nothing goes on from end-of-sequence
+    assert begun.sum() >= 2
+    source, whole = source[begun], whole[begun]
     lengths = (whole != model.pad_id[target_type]).sum(-1).tolist()
-    cuts = [max(1, min(cut, length - 1)) for cut, length in zip((2, 5, 1), lengths, strict=True)]
+    cuts = [max(1, min(cut, length - 1)) for cut, length in zip((2, 5, 1), lengths, strict=False)]
     prompt = pad_sequences([row[:cut] for row, cut in zip(whole, cuts, strict=True)], model.pad_id[target_type])
     strategies = [{}, dict(beam_search_decode=True, beam_size=1, temperature=1.0)]
     strategies += [dict(spec_decode=True)] if types == TYPES else []
@@ -180,7 +183,12 @@ def test_weights_changed_between_calls_count():
         (dict(prompt=torch.tensor([[1], [-1]])), "prompt has a row without any id"),
         (dict(prompt=torch.tensor([[1]])), "source has 2 rows and prompt 1"),
         (dict(prompt=torch.tensor([[1], [77]])), "prompt holds the id 77"),
+        (dict(prompt=torch.tensor([[1, EOS], [2, 3]])), r"prompt holds end-of-sequence \(20\)"),
         (dict(max_length=0), "max_length"),
+        (dict(max_length=2.5), "max_length must be at least 1 id, a whole number, got 2.5"),
+        (dict(temperature=1e-39), "temperature"),
+        (dict(temperature=None), "temperature"),
+        (dict(beam_search_decode=True, length_penalty=float("nan")), "length_penalty must be a finite number"),
         (dict(spec_decode=True, spec_decode_gamma=0), "gamma"),
         (dict(spec_decode=True, spec_decode_lenience=0.5), "lenience"),
         (dict(spec_decode=True, beam_search_decode=True), "not both"),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spear_tts_pytorch.decoding.loop import Cache, Step, check_lengths, forbidden
-from spear_tts_pytorch.decoding.sampling import NEGATIVE_INFINITY
+from spear_tts_pytorch.decoding.sampling import LEAST_TEMPERATURE, NEGATIVE_INFINITY
 from spear_tts_pytorch.tokens import pad_sequences
 
 
@@ -87,6 +87,8 @@ def beam_search(
     """
     check_lengths(rows, max_length)
     check_beam(beam_size, n_best, temperature)
+    if not abs(length_penalty) < float("inf"):
+        raise ValueError(f"length_penalty must be a finite number, got {length_penalty}")
     device = torch.device(device)
     search = _Search(rows, beam_size, n_best, eos_id, pad_id, max_length, length_penalty, device)
     banned = forbidden(forbid_ids, device)
@@ -107,12 +109,12 @@ def beam_search(
 
 def check_beam(beam_size: int, n_best: int, temperature: float, vocabulary: int | None = None) -> None:
     """Raises ValueError unless the options of a beam search make sense, for ids of which there are `vocabulary`."""
-    if beam_size < 1 or (vocabulary is not None and beam_size > vocabulary):
+    if not isinstance(beam_size, int) or beam_size < 1 or (vocabulary is not None and beam_size > vocabulary):
         most = "" if vocabulary is None else f" and at most the {vocabulary} ids there are to choose from"
-        raise ValueError(f"beam_size must be at least 1{most}, got {beam_size}")
+        raise ValueError(f"beam_size must be at least 1{most}, got {beam_size!r}")
     if not 1 <= n_best <= beam_size:
         raise ValueError(f"n_best must be between 1 and beam_size = {beam_size}, got {n_best}")
-    if not 0 < temperature < float("inf"):
+    if not LEAST_TEMPERATURE <= temperature < float("inf"):
         raise ValueError(f"temperature must be above 0 for beam search, got {temperature}: for greedy use beam_size 1")
 
 

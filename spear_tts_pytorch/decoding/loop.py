@@ -51,8 +51,8 @@ def check_lengths(rows: int, max_length: int) -> None:
     """Raises ValueError unless there is a row, and an id, to decode."""
     if rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}: there is nothing to decode")
-    if max_length < 1:
-        raise ValueError(f"max_length must be at least 1 id, got {max_length}")
+    if not isinstance(max_length, int) or max_length < 1:
+        raise ValueError(f"max_length must be at least 1 id, a whole number, got {max_length!r}")
 
 
 def forbidden(forbid_ids: Sequence[int], device: torch.device) -> Tensor | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 NEGATIVE_INFINITY = float("-inf")
+LEAST_TEMPERATURE = 1e-6
 
 
 def top_k(logits: Tensor, thres: float = 0.1, k: int | None = None) -> Tensor:
@@ -79,9 +80,12 @@ def min_p(logits: Tensor, thres: float = 0.1) -> Tensor:
 
 
 def check_temperature(temperature: float) -> None:
-    """Raises ValueError unless `temperature` is finite and at least 0."""
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise ValueError(f"temperature must be a number >= 0 (0 = greedy), got {temperature}")
+    """Raises ValueError unless `temperature` is finite, and 0 or not so small that logits overflow."""
+    number = isinstance(temperature, (int, float)) and math.isfinite(temperature)
+    if not number or temperature < 0 or 0 < temperature < LEAST_TEMPERATURE:
+        raise ValueError(
+            f"temperature must be a number >= 0 (0 = greedy, else at least {LEAST_TEMPERATURE:g}), got {temperature!r}"
+        )
 
 
 def gumbel_noise(rows: int, size: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:

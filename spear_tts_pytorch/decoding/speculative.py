@@ -136,10 +136,12 @@ def speculative_steps(
 
 def check_speculation(gamma: int, lenience: float, draft_cost: float = 0.0) -> None:
     """Raises ValueError unless the options of speculation make sense."""
-    if gamma < 1:
-        raise ValueError(f"gamma must be at least 1 draft per cycle, got {gamma}")
+    if not isinstance(gamma, int) or gamma < 1:
+        raise ValueError(f"spec_decode_gamma must be a whole number, at least 1 draft per cycle, got {gamma!r}")
     if not 1 <= lenience < math.inf:
-        raise ValueError(f"lenience must be a number >= 1 (1 = exact, more accepts more drafts), got {lenience}")
+        raise ValueError(
+            f"spec_decode_lenience must be a number >= 1 (1 = exact, more accepts more drafts), got {lenience}"
+        )
     if not 0 <= draft_cost < math.inf:
         raise ValueError(f"draft_cost must be a number >= 0, a share of a full step, got {draft_cost}")
 
