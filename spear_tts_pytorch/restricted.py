@@ -11,36 +11,21 @@ import gzip
 import io
 import lzma
 import pickle
-import tarfile
-import zipfile
+import re
+import struct
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
-ALLOWED: dict[str, Any] = {
-    "collections.OrderedDict": OrderedDict,
-    "torch._utils._rebuild_tensor": torch._utils._rebuild_tensor,
-    "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
-    "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
-    "torch.Size": torch.Size,
-    "torch.device": torch.device,
-    "numpy.dtype": np.dtype,
-    "numpy.ndarray": np.ndarray,
-    "_codecs.encode": lambda text, encoding="latin1": text.encode("latin1"),  # how old pickles spell bytes
-}
-NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")  # its names before and since 2.0
-for _module in NUMPY:
-    ALLOWED[f"{_module}.scalar"] = np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar
-    ALLOWED[f"{_module}._reconstruct"] = lambda kind, shape, code: np.ndarray((0,))
-DTYPES = {f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+GLOBAL = re.compile(r"GLOBAL ([\w.]+)")  # how torch names what it refuses
+NUMBERS = re.compile(r"[biufc]\d{1,2}")  # NumPy's codes of types that are numbers
 DAMAGED = (pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError)
-DAMAGED += (AttributeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, tarfile.TarError)
+DAMAGED += (AttributeError, OverflowError, MemoryError, AssertionError, ImportError, struct.error, zlib.error)
+DAMAGED += (lzma.LZMAError,)
 
 
 class RefusedError(ValueError):
@@ -67,7 +52,7 @@ class StandIn:
 
 
 def load_tensors(path: str | Path, *, stand_ins: tuple[str, ...] = ()) -> Any:
-    """What `torch.save` wrote to `path`.
+    """What `torch.save` wrote to `path`, read by torch's own reader of weights alone.
 
     Args:
         stand_ins: modules, such as "fairseq", whose objects are replaced by stand-ins.
@@ -77,95 +62,119 @@ def load_tensors(path: str | Path, *, stand_ins: tuple[str, ...] = ()) -> Any:
         ValueError: it is damaged or of another kind; as RefusedError, it holds a name that is not of data.
     """
     path = _existing(path)
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-        if any(name.endswith("constants.pkl") for name in names):
-            raise RefusedError(f"{path} is a TorchScript program, not a file of weights: save its state_dict() instead")
-    elif tarfile.is_tarfile(path):
-        raise RefusedError(f"{path} is a tar archive, not a file that torch.save writes today: save it again")
-    find_class = _finder(path, stand_ins)
-
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            return find_class(module, name)
-
-    def load(file: Any, **kwargs: Any) -> Any:
-        return Unpickler(file, **kwargs).load()
-
-    reader = SimpleNamespace(Unpickler=Unpickler, load=load, UnpicklingError=pickle.UnpicklingError, __name__=__name__)
-    try:
-        return torch.load(path, map_location="cpu", pickle_module=reader, weights_only=False)
-    except RefusedError:
-        raise
-    except DAMAGED as error:
-        raise ValueError(
-            f"{path} is damaged or no file of weights ({_first_line(error)}): copy or save it again"
-        ) from error
+    made: dict[str, type] = {}
+    while True:
+        try:
+            with torch.serialization.safe_globals(list(made.values())):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except DAMAGED as error:
+            found = GLOBAL.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
+            name = found[1] if found else ""
+            if name and name not in made and _expected(name, stand_ins):
+                made[name] = _stand_in(name)  # and once more
+            elif name:
+                raise RefusedError(_refusal(path, name)) from error
+            else:
+                raise ValueError(
+                    f"{path} is damaged or no file of weights ({_first_line(error)}): copy or save it again"
+                ) from error
 
 
 def load_joblib(path: str | Path, *, stand_ins: tuple[str, ...] = ()) -> Any:
-    """What `joblib.dump` or `pickle.dump` wrote to `path`, compressed or not; arguments and errors as `load_tensors`.
+    """What `joblib.dump` wrote to `path`, compressed or not; arguments and errors as `load_tensors`.
 
     An object of a stand-in has the attributes it was saved with.
     """
     path = _existing(path)
     try:
-        return _ArrayUnpickler(path, _finder(path, (*stand_ins, "numpy.random"))).load()
+        return _ArrayUnpickler(path, (*stand_ins, "numpy.random")).load()
     except RefusedError:
         raise
     except DAMAGED as error:
         raise ValueError(f"{path} is damaged or not written by joblib ({_first_line(error)}): save it again") from error
 
 
+class _Type(StandIn):
+    """NumPy's note of a type: numbers only, and of its state the byte order only, for the rest can be forged."""
+
+    def __init__(self, code: str = "", *rest: Any) -> None:
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "|", "="):
+            self.order = state[1]
+
+    def made(self, path: Path) -> np.dtype:
+        if not isinstance(self.code, str) or not NUMBERS.fullmatch(self.code):
+            raise RefusedError(
+                f"{path} holds an array of Python objects ({self.code!r}), not of numbers: save numbers only"
+            )
+        return np.dtype(self.order + self.code)
+
+
 class _Array(StandIn):
     """joblib's note in the pickle that the bytes of an array follow."""
 
-    shape: tuple[int, ...]
-    order: str
-    dtype: np.dtype
-    numpy_array_alignment_bytes: int | None = None
-
-    def read(self, file: io.BufferedIOBase, path: Path) -> np.ndarray:
-        if self.dtype.hasobject:
-            raise RefusedError(f"{path} holds an array of Python objects, pickles in the pickle: save numbers only")
-        if self.numpy_array_alignment_bytes is not None:
-            file.read(int.from_bytes(file.read(1), "little"))
-        data = file.read(int(np.prod(self.shape)) * self.dtype.itemsize)
-        return np.frombuffer(data, self.dtype).reshape(self.shape, order=self.order).copy()
-
 
 class _ArrayUnpickler(pickle._Unpickler):  # the one in Python: an array is read right after the note on it
-    def __init__(self, path: Path, find_class: Callable[[str, str], Any]):
-        self.path, self.file, self.find = path, _decompressed(path), find_class
+    def __init__(self, path: Path, stand_ins: tuple[str, ...]):
+        self.path, self.stand_ins, self.file = path, stand_ins, _decompressed(path)
+        self.made: dict[str, Any] = {
+            "collections.OrderedDict": OrderedDict,
+            "joblib.numpy_pickle.NumpyArrayWrapper": _Array,
+            "numpy.dtype": _Type,
+            "numpy.ndarray": _stand_in("numpy.ndarray"),
+            "_codecs.encode": lambda text, encoding="latin1": text.encode("latin1"),  # how old pickles spell bytes
+            "numpy.core.multiarray.scalar": self.scalar,
+            "numpy._core.multiarray.scalar": self.scalar,
+        }
         super().__init__(self.file)
 
     def find_class(self, module: str, name: str) -> Any:
-        return _Array if (module, name) == ("joblib.numpy_pickle", "NumpyArrayWrapper") else self.find(module, name)
+        full = f"{module}.{name}"
+        if full not in self.made:
+            if not _expected(full, self.stand_ins):
+                raise RefusedError(_refusal(self.path, full))
+            self.made[full] = _stand_in(full)
+        return self.made[full]
+
+    def scalar(self, kind: _Type, data: bytes) -> Any:
+        return np.frombuffer(data, kind.made(self.path))[0]
 
     def load_build(self) -> None:
+        if not isinstance(self.stack[-2], StandIn):
+            raise RefusedError(_refusal(self.path, f"a state for {self.stack[-2]!r}"))
         super().load_build()
         if isinstance(self.stack[-1], _Array):
-            self.stack.append(self.stack.pop().read(self.file, self.path))
+            self.stack.append(self.array(vars(self.stack.pop())))
+
+    def array(self, note: dict[str, Any]) -> np.ndarray:
+        kind = note["dtype"].made(self.path)
+        if note.get("numpy_array_alignment_bytes") is not None:
+            self.file.read(int.from_bytes(self.file.read(1), "little"))
+        size = int(np.prod(note["shape"])) * kind.itemsize
+        data = self.file.read(size)
+        if len(data) != size:
+            raise EOFError("it ends within an array")
+        return np.frombuffer(data, kind).reshape(note["shape"], order=note["order"]).copy()
 
     dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
 
 
-def _finder(path: Path, stand_ins: tuple[str, ...]) -> Callable[[str, str], Any]:
-    made: dict[str, type] = {}
+def _expected(name: str, stand_ins: tuple[str, ...]) -> bool:
+    return any(name.startswith(f"{module}.") for module in stand_ins)
 
-    def find_class(module: str, name: str) -> Any:
-        full = f"{module}.{name}"
-        if full in ALLOWED or full in DTYPES:
-            return ALLOWED.get(full, DTYPES.get(full))
-        if any(full.startswith(f"{prefix}.") for prefix in stand_ins):
-            return made.setdefault(full, type(name, (StandIn,), {}))
-        raise RefusedError(
-            f"{path} holds {full!r}, which is code, not data: nothing of it was run. If you trust the file, load it with "
-            "the library that wrote it and save its tensors as .safetensors"
-        )
 
-    return find_class
+def _stand_in(name: str) -> type:
+    module, _, own = name.rpartition(".")
+    return type(own, (StandIn,), {"__module__": module, "__qualname__": own})
+
+
+def _refusal(path: Path, name: str) -> str:
+    return (
+        f"{path} holds {name!r}, which is code, not data: nothing of it was run. If you trust the file, load it with the "
+        "library that wrote it and save its tensors as .safetensors"
+    )
 
 
 def _decompressed(path: Path) -> io.BytesIO:

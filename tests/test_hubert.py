@@ -1,5 +1,6 @@
 """HuBERT and k-means: the published numbers, any batch, any of the file formats, long audio."""
 
+import pickle
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,12 @@ def test_saved_and_loaded(tokenizer, expected, tmp_path):
     waves = next(value for name, value in expected.items() if "wave" in name)
     tokenizer.save(tmp_path)
     again = load_semantic_tokenizer(tmp_path)
+    assert torch.equal(again(waves), tokenizer(waves)) and again.to_dict() == tokenizer.to_dict()
+
+
+def test_processes_get_it_whole(tokenizer, expected):
+    waves = next(value for name, value in expected.items() if "wave" in name)
+    again = pickle.loads(pickle.dumps(tokenizer))
     assert torch.equal(again(waves), tokenizer(waves)) and again.to_dict() == tokenizer.to_dict()
 
 

@@ -128,7 +128,7 @@ def read_dataset(dataset: Iterable[Any]) -> Iterator[Utterance]:
         elif isinstance(item, dict) and "audio" in item:
             audio = item["audio"]
             text, speaker, id_ = (_first(item, names) for names in (TEXT_COLUMNS, SPEAKER_COLUMNS, ID_COLUMNS))
-            yield _in_memory(id_ or str(index), text, speaker, audio["array"], audio["sampling_rate"])
+            yield _in_memory(str(index) if id_ is None else id_, text, speaker, audio["array"], audio["sampling_rate"])
         elif isinstance(item, (tuple, list)) and len(item) >= 2:
             wav, rate, *rest = item
             texts = [value for value in rest[:2] if isinstance(value, str)]

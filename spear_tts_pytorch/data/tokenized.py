@@ -1,4 +1,4 @@
-"""A corpus of audio to a folder of semantic ids: Parquet shards, a tokenizer.json of what made them, a report.
+"""A corpus of audio to a folder of semantic ids: Parquet shards, a tokenizer_of_ids.json of what made them, a report.
 
 In: utterances, a semantic tokenizer. Out: `speech-{number}.parquet` with the columns `id`, `semantic_ids`, `text`,
 `speaker` and `seconds`; `report.json` names clips that could not be used and why. Work that was interrupted goes on where
@@ -76,7 +76,7 @@ def tokenize_corpus(
     folder.mkdir(parents=True, exist_ok=True)
     _check_same_tokenizer(folder, tokenizer)
     report, done = _resumed(folder)
-    shards = len(_shards(folder))
+    shards = max((int(path.stem.rpartition("-")[2]) + 1 for path in _shards(folder)), default=0)
     rows: list[Row] = []
     batches = _batches(_unique(utterances, done))
     total = len(utterances) - len(done) if isinstance(utterances, Sequence) else None

@@ -34,8 +34,8 @@ from spear_tts_pytorch.tokenizers.semantic import (
 from spear_tts_pytorch.tokens import pad_sequences
 
 CENTROIDS, ENCODER = "centroids.safetensors", "encoder"
-WINDOW, OVERLAP = 1500, 150  # frames: clips beyond 30 s pass in windows, of which 3 s at each inner end are not used
-BATCH_FRAMES = 6000  # frames that attention sees at a time
+WINDOW, OVERLAP = 1000, 100  # frames: clips beyond 20 s pass in windows, of which 2 s at each inner end are not used
+BATCH_FRAMES = 3000  # frames that attention sees at a time
 FRAMES_TO_FIT = 1_000_000
 FORMAT_VERSION = 1
 
@@ -234,6 +234,12 @@ class HubertWithKmeans(nn.Module):
         """Sixteen hexadecimal digits that are equal for equal centroids."""
         return hashlib.sha256(self.centroids.cpu().numpy().tobytes()).hexdigest()[:16]
 
+    def __reduce__(self) -> tuple:
+        """For processes: torch does not pickle the weight norm inside."""
+        names = ("target_sample_hz", "seq_len_multiple_of", "output_layer", "normalize", "downsample_factor", "window")
+        attributes = {name: getattr(self, name) for name in names}
+        return _rebuilt, (type(self.model), self.model.config, self.model.state_dict(), self.centroids, attributes)
+
     def _features_of(self, clips: list[Tensor]) -> list[Tensor]:
         """`[n_i, d]` of each clip `[t_i]`, window by window, windows of all clips together."""
         windows = [(index, *window) for index, clip in enumerate(clips) for window in _windows(self._frames(clip))]
@@ -241,8 +247,9 @@ class HubertWithKmeans(nn.Module):
         batch: list[tuple[int, int, int, int, int]] = []
         for place, window in enumerate(windows):
             batch.append(window)
-            longest = max(end - begin for _, begin, end, _, _ in batch)
-            if place + 1 == len(windows) or (len(batch) + 1) * longest >= BATCH_FRAMES:
+            following = [*batch, windows[place + 1]] if place + 1 < len(windows) else batch
+            longest = max(end - begin for _, begin, end, _, _ in following)
+            if place + 1 == len(windows) or len(following) * longest > BATCH_FRAMES:
                 for (index, begin, _, first, last), found in zip(batch, self._encoded(clips, batch), strict=True):
                     parts[index].append(found[first - begin : last - begin])
                 batch = []
@@ -320,6 +327,17 @@ def _read_model(path: str) -> tuple[nn.Module, bool]:
 
         normalize = AutoFeatureExtractor.from_pretrained(path).do_normalize
     return model.eval(), bool(normalize)
+
+
+def _rebuilt(kind: type, config: Any, state: dict[str, Tensor], centroids: Tensor, attributes: dict[str, Any]):
+    tokenizer = HubertWithKmeans.__new__(HubertWithKmeans)
+    nn.Module.__init__(tokenizer)
+    tokenizer.model = kind(config)
+    _cut(tokenizer.model, config.num_hidden_layers, "the model")
+    tokenizer.model.load_state_dict(state)
+    tokenizer.register_buffer("centroids", centroids)
+    vars(tokenizer).update(attributes)
+    return tokenizer.requires_grad_(False).eval()
 
 
 def _cut(model: nn.Module, output_layer: int, path: Any) -> None:
