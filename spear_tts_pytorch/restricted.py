@@ -39,7 +39,7 @@ class StandIn:
         return object.__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.state: list[Any] = []
+        pass
 
     def __setitem__(self, key: Any, value: Any) -> None:
         pass

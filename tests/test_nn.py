@@ -144,7 +144,7 @@ def test_select_equals_a_fresh_run_of_those_rows(rows):
     fused = FusedDecoder(decoder)
 
     def run(new):
-        return fused.normed(fused(new, cache, cache.context_mask[:, None, None])[0])
+        return decoder.final_norm(fused(new, cache, cache.context_mask[:, None, None])[0])
 
     run(x[:, :3])
     cache.select(torch.tensor(rows))
@@ -175,7 +175,7 @@ def test_the_fused_decoder_is_the_stack(kv_heads, first):
 
     def run(new):
         lower, _ = fused(new, cache, mask[:, None, None], last=first)
-        return fused.normed(fused(lower, cache, mask[:, None, None], first=first)[0])
+        return decoder.final_norm(fused(lower, cache, mask[:, None, None], first=first)[0])
 
     got = torch.cat([run(x[:, a:b]) for a, b in ((0, 4), (4, 5), (5, 9))], dim=1)
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
@@ -226,7 +226,7 @@ def test_select_takes_each_rows_length_along():
     cache.truncate([1, 3])
     cache.select(torch.tensor([1, 0]))
     assert cache.lengths == [3, 1]
-    got = fused.normed(fused(torch.stack((x[1, 3:], x[0, 1:2])), cache, None)[0])
+    got = decoder.final_norm(fused(torch.stack((x[1, 3:], x[0, 1:2])), cache, None)[0])
     wanted = decoder(x, context=context)
     torch.testing.assert_close(got[:, 0], torch.stack((wanted[1, 3], wanted[0, 1])), atol=1e-5, rtol=1e-5)
 

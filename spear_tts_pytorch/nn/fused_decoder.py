@@ -154,10 +154,6 @@ class FusedDecoder:
                 elif name in ("gain", "gains", "crosses", "rotary", "positions"):
                     setattr(own, name, value)
 
-    def normed(self, x: Tensor) -> Tensor:
-        """The norm after the last layer."""
-        return _normed(x, self.gain)
-
     def _places(self, lengths: list[int], n: int) -> tuple[Tensor, Tensor]:
         """Positions of the new ids, `[r, n]`, or `[1, n]` where all rows agree, and their rotations `[.., 1, d/2, 2]`."""
         end = max(lengths) + n

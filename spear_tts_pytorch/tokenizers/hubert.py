@@ -26,10 +26,8 @@ from spear_tts_pytorch.tokenizers.mel import nearest
 from spear_tts_pytorch.tokenizers.semantic import (
     CONFIG_NAME,
     SPEECH_PAD_ID,
-    check_lengths,
     check_wav,
-    problem_with,
-    resampled,
+    clips_of,
 )
 from spear_tts_pytorch.tokens import pad_sequences
 
@@ -131,20 +129,10 @@ class HubertWithKmeans(nn.Module):
         self, wav: Tensor | np.ndarray, lengths: Tensor | None = None, input_sample_hz: int | None = None
     ) -> list[Tensor]:
         """What is clustered, float32 `[n_i, d]` of each row of `wav` `[b, t]`; arguments and errors as the call."""
-        wav = check_wav(wav)
-        ends = [wav.shape[1]] * len(wav) if lengths is None else check_lengths(lengths, wav).tolist()
-        given_hz = self.target_sample_hz if input_sample_hz is None else input_sample_hz
-        clips = []
-        for index, end in enumerate(ends):
-            clip = resampled(wav[index, :end].float(), given_hz, self.target_sample_hz)
-            if self.seq_len_multiple_of is not None:
-                clip = clip[: len(clip) // self.seq_len_multiple_of * self.seq_len_multiple_of]
-            problem = problem_with(clip, self.window, self.target_sample_hz)
-            if problem:
-                raise ValueError(f"row {index} of wav {problem}")
-            if self.normalize:
-                clip = (clip - clip.mean()) / (clip.var(unbiased=False) + 1e-7).sqrt()
-            clips.append(clip)
+        rates = input_sample_hz, self.target_sample_hz
+        clips = list(clips_of(wav, lengths, *rates, self.window, self.seq_len_multiple_of or 1))
+        if self.normalize:
+            clips = [(clip - clip.mean()) / (clip.var(unbiased=False) + 1e-7).sqrt() for clip in clips]
         return self._features_of(clips)
 
     @torch.no_grad()

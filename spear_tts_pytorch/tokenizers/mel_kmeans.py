@@ -34,10 +34,8 @@ from spear_tts_pytorch.tokenizers.mel_fit import fit_clusters
 from spear_tts_pytorch.tokenizers.semantic import (
     CONFIG_NAME,
     SPEECH_PAD_ID,
-    check_lengths,
     check_wav,
-    problem_with,
-    resampled,
+    clips_of,
 )
 from spear_tts_pytorch.tokens import pad_sequences, remove_repeats
 
@@ -338,16 +336,11 @@ class MelKmeans:
     ) -> list[Tensor]:
         """One id per frame, `[n_i]` for each row of `wav`."""
         wav = check_wav(wav)
-        ends = [wav.shape[1]] * wav.shape[0] if lengths is None else check_lengths(lengths, wav).tolist()
-        if speakers is not None and len(speakers) != wav.shape[0]:
-            raise ValueError(f"speakers must name {wav.shape[0]} speakers, one for each row, got {len(speakers)}")
-        given_hz = self.target_sample_hz if input_sample_hz is None else input_sample_hz
+        if speakers is not None and len(speakers) != len(wav):
+            raise ValueError(f"speakers must name {len(wav)} speakers, one for each row, got {len(speakers)}")
         rows = []
-        for index, end in enumerate(ends):
-            clip = resampled(wav[index, :end].float(), given_hz, self.target_sample_hz)
-            problem = problem_with(clip, self.settings.window, self.target_sample_hz)
-            if problem:
-                raise ValueError(f"row {index} of wav {problem}")
+        clips = clips_of(wav, lengths, input_sample_hz, self.target_sample_hz, self.settings.window)
+        for index, clip in enumerate(clips):
             features = features_of(log_mel(clip.to(self.centroids.device), self.settings), self.settings)
             stats = self.speaker_stats.get(speakers[index] or "") if speakers is not None else None
             rows.append(nearest(normalized(features, stats, self.settings), self.centroids))

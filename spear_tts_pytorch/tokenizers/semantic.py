@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -149,6 +149,38 @@ def problem_with(wav: Tensor, min_samples: int, sample_hz: int) -> str:
     if (wav == wav[0]).all():
         return f"is silent (all {wav.shape[0]} samples are {float(wav[0]):g}): leave the clip out"
     return ""
+
+
+def clips_of(
+    wav: Tensor | np.ndarray,
+    lengths: Tensor | None,
+    input_sample_hz: int | None,
+    target_sample_hz: int,
+    min_samples: int,
+    multiple_of: int = 1,
+) -> Iterator[Tensor]:
+    """The audio of each row of `wav` `[b, t]`, one by one, float32 `[t_i]` at `target_sample_hz`.
+
+    Args:
+        lengths: `[b]`, samples of each row that are audio; all of them if None.
+        input_sample_hz: rate of `wav` in Hz, `target_sample_hz` if None.
+        min_samples: fewest samples of a clip that can be tokenized.
+        multiple_of: clips are cut to a multiple of so many samples.
+
+    Raises:
+        TypeError: `wav` is not floating point.
+        ValueError: `wav` has another shape, or a row that is too short, silent, or not finite.
+    """
+    wav = check_wav(wav)
+    ends = [wav.shape[1]] * len(wav) if lengths is None else check_lengths(lengths, wav).tolist()
+    given_hz = target_sample_hz if input_sample_hz is None else input_sample_hz
+    for index, end in enumerate(ends):
+        clip = resampled(wav[index, :end].float(), given_hz, target_sample_hz)
+        clip = clip[: len(clip) // multiple_of * multiple_of]
+        problem = problem_with(clip, min_samples, target_sample_hz)
+        if problem:
+            raise ValueError(f"row {index} of wav {problem}")
+        yield clip
 
 
 def accepts_argument(function: Callable[..., Any], name: str) -> bool:
