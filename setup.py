@@ -63,6 +63,7 @@ setup(
         "safetensors>=0.4.3",
         "huggingface_hub>=0.25",
         "numpy>=1.24",
+        "filelock>=3.12",
         "soundfile>=0.12.1",
         "soxr>=0.4",
         "pyarrow>=15.0",

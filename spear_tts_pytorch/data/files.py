@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a crash, never meets half of one.
+"""Writing files so that a reader, or a crash, never meets half of one, and folders for one writer at a time.
 
 In: a path and its contents. Knows nothing of what is in them.
 """
@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+LOCK_NAME = ".lock"
 
 
 def write_whole(path: str | Path, data: bytes) -> None:
@@ -33,3 +38,25 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Keeps a folder, made if it does not exist, for one writer; the system lets go of it when the process ends.
+
+    Raises:
+        RuntimeError: another writer has it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_NAME, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RuntimeError(
+            f"{folder} is being written to by another process: wait for it to end, or choose another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,41 @@
+"""Files that are whole or absent, and folders with one writer."""
+
+import subprocess
+import sys
+
+import pytest
+
+from spear_tts_pytorch.data.files import locked, write_whole
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+    with pytest.raises(TypeError):
+        write_whole(path, "not bytes")
+    assert path.read_bytes() == b"old"
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_has_one_writer_at_a_time(tmp_path):
+    folder = tmp_path / "deep" / "folder"
+    with locked(folder):
+        with pytest.raises(RuntimeError, match="another process"), locked(folder):
+            pass
+    with locked(folder):
+        pass
+
+
+def test_a_writer_that_is_killed_lets_go_of_its_folder(tmp_path):
+    code = (
+        "import sys, time; from spear_tts_pytorch.data.files import locked\n"
+        f"with locked({str(tmp_path)!r}): print('mine', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline().strip() == b"mine"
+        with pytest.raises(RuntimeError, match="another process"), locked(tmp_path):
+            pass
+        other.kill()
+        other.wait()
+        with locked(tmp_path):
+            pass
