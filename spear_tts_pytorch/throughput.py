@@ -60,7 +60,7 @@ class ThroughputMixin:
         max_batch_size: int = 32,
         on_error: OnError = "raise",
         progress: bool = True,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         generator: torch.Generator | None = None,
         prompt: Batch | None = None,
         **generate_kwargs: Any,
@@ -87,7 +87,8 @@ class ThroughputMixin:
                 in its place and warns. When the batch fails while it is generated (memory runs out), "raise" names its
                 sources and "skip" tries its halves. Options that `generate` refuses are always raised.
             progress: shows a bar, on terminals.
-            seed: at least 0; makes draws reproducible, on this kind of device.
+            seed: at least 0; makes draws reproducible, on this kind of device. A seed for each source instead makes its
+                draws independent of its index.
             generator: gives a seed instead, and the kind of device draws are made on. Without either,
                 `torch.manual_seed` decides.
             prompt: as in `generate`, one row for each source, or one for all.
@@ -103,6 +104,8 @@ class ThroughputMixin:
         _check_options(source_type, target_type, max_tokens, max_batch_size, on_error, generate_kwargs)
         first_seed = _first_seed(seed, generator)
         rows = _as_rows(sources)
+        if isinstance(first_seed, list) and len(first_seed) != len(rows):
+            raise ValueError(f"seed has {len(first_seed)} numbers for {len(rows)} sources: give one, or one for each")
         if not rows:
             return []
         job = _Job(
@@ -142,7 +145,7 @@ class _Job:
     limits: tuple[int, int]  # ids and rows of a batch
     skip: bool
     progress: bool
-    seed: int
+    seed: int | list[int]
     draws_on: torch.device
     options: dict[str, Any]
     prompts: list[Tensor] | None
@@ -253,7 +256,8 @@ class _Job:
         return None
 
     def generator(self, index: int) -> torch.Generator:
-        mixed = int(np.random.SeedSequence([self.seed, index]).generate_state(1, np.uint64)[0])
+        entropy = [self.seed, index] if isinstance(self.seed, int) else [self.seed[index]]
+        mixed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
         return torch.Generator(device=self.draws_on).manual_seed(mixed >> 1)  # positive in 64 bits with a sign
 
     def generated(self, found: list[Hypothesis]) -> Generated:
@@ -287,15 +291,16 @@ def _check_options(
             raise ValueError(f"{name} cannot be passed on to generate: the results hold ids, score and truncated")
 
 
-def _first_seed(seed: int | None, generator: torch.Generator | None) -> int:
+def _first_seed(seed: int | Sequence[int] | None, generator: torch.Generator | None) -> int | list[int]:
     if seed is not None and generator is not None:
         raise ValueError("give seed or generator, not both")
     if seed is None:
         device = "cpu" if generator is None else generator.device
         return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}")
-    return int(seed)
+    seeds = [seed] if isinstance(seed, int) else [int(one) for one in seed]
+    if min(seeds, default=0) < 0:
+        raise ValueError(f"seed must be at least 0, got {min(seeds)}")
+    return seed if isinstance(seed, int) else seeds
 
 
 def _as_rows(sources: Any) -> list[Any]:

@@ -247,6 +247,15 @@ def test_draws_depend_on_seed_and_index_only(model):
     assert [same(*pair) for pair in zip(results, wanted, strict=False)] == [False, True, True, False, False, True]
 
 
+def test_seeds_of_their_own_make_draws_independent_of_the_place(model):
+    rows, seeds = make_rows(), list(range(100, 100 + len(LENGTHS)))
+    wanted = draw(model, rows, seed=seeds)
+    turned = draw(model, rows[::-1], seed=seeds[::-1], max_batch_size=3)[::-1]
+    assert all(map(same, turned, wanted))
+    with pytest.raises(ValueError, match="seed has 3 numbers for 13 sources"):
+        draw(model, rows, seed=[1, 2, 3])
+
+
 def test_places_that_come_free_are_taken_at_once(model):
     """The batch stays full: sources need not wait for the longest one."""
     rows_seen = []
