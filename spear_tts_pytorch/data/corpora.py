@@ -17,11 +17,10 @@ import numpy as np
 import soundfile
 import torch
 
-from spear_tts_pytorch.data.audio import load_audio
+from spear_tts_pytorch.data.audio import AUDIO_SUFFIXES, load_audio
 from spear_tts_pytorch.tokenizers.semantic import problem_with
 from spear_tts_pytorch.tokenizers.text import normalize_text
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 FIRST_TRAINING_INDEX = 5  # recordings of FSDD below it are its customary test set
 

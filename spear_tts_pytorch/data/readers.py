@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from spear_tts_pytorch.data.audio import load_audio
-from spear_tts_pytorch.data.corpora import AUDIO_SUFFIXES, Utterance, read_ljspeech
+from spear_tts_pytorch.data.audio import AUDIO_SUFFIXES, load_audio
+from spear_tts_pytorch.data.corpora import Utterance, read_ljspeech
 
 TEXT_COLUMNS = ("text", "sentence", "normalized_text", "text_normalized", "transcription", "transcript")
 SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id")
