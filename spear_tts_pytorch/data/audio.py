@@ -16,7 +16,9 @@ import soxr
 from torch import Tensor
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
-SHORT_DATA = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)  # how libsndfile notes that a WAV ends early
+SHORT_DATA = re.compile(
+    r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE
+)  # how libsndfile notes that a WAV ends early
 STREAMED = 0x7FFF0000  # bytes: programs that write WAV into a pipe say this much or more, for they do not know
 MP3_SLACK = 2304  # samples: two frames, within which decoders differ about the end
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,6 +148,13 @@ def check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
+
+
+def check_unique(ids: Iterable[str], where: str = "the corpus") -> None:
+    """Raises ValueError for ids that come more than once, naming some."""
+    repeated = [id_ for id_, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{where}: {len(repeated)} ids come twice or more ({_few(repeated)}): rename or remove clips")
 
 
 def read_ljspeech(folder: str | os.PathLike[str], *, strict: bool = True) -> list[Utterance]:
