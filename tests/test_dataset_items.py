@@ -25,6 +25,8 @@ TUPLES = {  # what follows waveform and rate in torchaudio 2.11: text, speaker, 
     "VoxCeleb1Identification": ((3, "id10003-na8-00001"), (None, "3", "id10003-na8-00001")),
     "a text": (("hello",), ("hello", None, "0")),
     "a text and a speaker": (("hello", 5), ("hello", "5", "0")),
+    "a text and no speaker": (("hello you", None), ("hello you", None, "0")),
+    "no text and a speaker": ((None, 5), (None, "5", "0")),
     "nothing": ((), (None, None, "0")),
 }
 

@@ -80,7 +80,7 @@ def _fields(rest: list[Any]) -> tuple[Any, Any, Any]:
     match rest:
         case []:
             return None, None, None
-        case [str(text)]:
+        case [None | str() as text] | [None | str() as text, None]:
             return text, None, None
         case [dict(row)]:  # COMMONVOICE
             path = _first(row, ID_COLUMNS)
@@ -99,7 +99,7 @@ def _fields(rest: list[Any]) -> tuple[Any, Any, Any]:
             return text, speaker, f"{speaker}-{chapter}-{number:04d}"
         case [Integral() as speaker, str(id_)]:  # VoxCeleb1Identification
             return None, speaker, id_
-        case [str(text), Integral() as speaker]:
+        case [None | str() as text, Integral() as speaker]:
             return text, speaker, None
     kinds = ", ".join(type(value).__name__ for value in rest)
     raise ValueError(f"after waveform and rate it has {kinds}, which no known layout has")
