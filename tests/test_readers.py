@@ -99,6 +99,7 @@ def make(layout, folder):
         return "p225_001", "Please call.", "p225"
     sound(folder / "clips" / "common_voice_en_1.wav")
     (folder / "validated.tsv").write_text("client_id\tpath\tsentence\nabc\tcommon_voice_en_1.wav\tHi.\n")
+    (folder / "train.tsv").write_text("client_id\tpath\tsentence\nabc\tcommon_voice_en_1.wav\tLess.\n")
     return "common_voice_en_1", "Hi.", "abc"
 
 
@@ -186,6 +187,10 @@ def test_common_voice(tmp_path):
     assert "2 audio files in clips/ have no row here: left out (common_voice_ru_2.flac, unlisted.ogg)" in messages
     with pytest.raises(FileNotFoundError, match=r"no test.tsv \(there: validated\)"):
         read_common_voice(tmp_path, split="test")
+    (tmp_path / "clips" / "unlisted.ogg").rename(tmp_path / "clips" / "old.mp3")  # what it holds is found out
+    (tmp_path / "old.tsv").write_text("path\tsentence\nold\tWithout an ending.\n")
+    with pytest.warns(UserWarning, match="2 audio files in clips/"):
+        assert [one.id for one in read_common_voice(tmp_path, split="old")] == ["old"]
     (tmp_path / "train.tsv").write_text("path\ttext\n")
     with pytest.raises(ValueError, match="train.tsv has no column 'sentence', its first line names path, text"):
         read_common_voice(tmp_path, split="train")

@@ -10,6 +10,7 @@ import torch
 from spear_tts_pytorch import MelKmeans
 from spear_tts_pytorch.cli import main
 from spear_tts_pytorch.data import tokenized
+from spear_tts_pytorch.data.audio import resample
 from spear_tts_pytorch.data.files import locked
 from spear_tts_pytorch.data.readers import read_corpus
 from spear_tts_pytorch.data.tokenized import TokenizedSpeech, tokenize_corpus
@@ -105,6 +106,9 @@ def test_folders_of_other_tokenizers_and_ids_that_repeat_are_refused(corpus, tok
     tokenize_corpus(utterances, tokenizer, tmp_path, progress=False)
     with pytest.raises(ValueError, match="ids of another tokenizer"):
         tokenize_corpus(utterances, UniqueConsecutive(tokenizer), tmp_path, progress=False)
+    (tmp_path / tokenized.TOKENIZER).unlink()
+    with pytest.raises(ValueError, match="does not say which tokenizer made its ids"):
+        tokenize_corpus(utterances, tokenizer, tmp_path, progress=False)
     with pytest.raises(ValueError, match=r"1 ids come twice or more \(clip00\)"):
         tokenize_corpus(utterances + utterances[:1], tokenizer, tmp_path / "other", progress=False)
     assert not (tmp_path / "other").exists(), "before any work"
@@ -159,6 +163,24 @@ def test_from_the_shell(corpus, tokenizer, tmp_path, capsys):
     assert main(["tokenize", str(tmp_path / "none"), str(tmp_path / "c")]) == 2
     assert main(["tokenize", "--help"]) == 0
     assert "example: spear-tts tokenize" in capsys.readouterr().out
+
+
+def test_clips_of_several_rates(tokenizer, tmp_path):
+    random = np.random.default_rng(0)
+    for name, rate in (("a", 2 * RATE), ("b", RATE), ("c", RATE)):
+        soundfile.write(tmp_path / f"{name}.wav", random.normal(0, 0.1, rate // 2), rate)
+    utterances = read_corpus(tmp_path)
+    tokenize_corpus(utterances, tokenizer, tmp_path / "ids", progress=False)
+    speech = TokenizedSpeech(tmp_path / "ids")
+    for row, one in zip(speech, utterances, strict=True):
+        assert torch.equal(row, tokenizer(torch.as_tensor(one.audio()), None, one.sample_hz)[0])
+    assert abs(len(speech[0]) - len(speech[1])) <= 1 and torch.equal(speech[-1], speech[2])
+    with pytest.raises(IndexError, match="3 is out of range for 3 clips"):
+        speech[3]
+    own = tokenized.fit_tokenizer(utterances, 4, progress=False)
+    resampled = [resample(one.audio(), one.sample_hz, RATE) for one in utterances]
+    assert own.target_sample_hz == RATE
+    assert own.fingerprint == MelKmeans.fit(resampled, RATE, 4, progress=False).fingerprint
 
 
 def test_ids_without_repeats_can_be_expanded_again(corpus, tokenizer, tmp_path):
