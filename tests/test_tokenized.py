@@ -192,5 +192,21 @@ def test_ids_without_repeats_can_be_expanded_again(corpus, tokenizer, tmp_path):
     assert torch.equal(expand(ids, durations), tokenizer(wav, lengths)) and torch.equal(unique(wav, lengths), ids)
     unique.save(tmp_path)
     assert torch.equal(UniqueConsecutive.load(tmp_path)(wav, lengths), ids)
+    assert torch.equal(ids == -1, durations == 0)
+    halved = wav[:, ::2]
+    assert torch.equal(
+        unique(halved, lengths // 2, RATE // 2), without_repeats(tokenizer(halved, lengths // 2, RATE // 2))
+    )
+    assert expand(torch.tensor([[5, -1]]), torch.tensor([[2, 3]])).tolist() == [[5, 5]], "padding lasts for nothing"
+    for wrong in (durations[:, 1:], -durations):
+        with pytest.raises(ValueError, match="one shape|at least 0 frames"):
+            expand(ids, wrong)
     with pytest.raises(ValueError, match="one shape"):
-        expand(ids, durations[:, 1:])
+        expand(ids[0], durations[0])
+
+
+def without_repeats(frames):
+    """Rows of ids without repeats, by a loop."""
+    rows = [[i for i, before in zip(row, [-1, *row], strict=False) if i not in (-1, before)] for row in frames.tolist()]
+    width = max(len(row) for row in rows)
+    return torch.tensor([row + [-1] * (width - len(row)) for row in rows])
