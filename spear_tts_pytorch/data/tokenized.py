@@ -27,7 +27,7 @@ from spear_tts_pytorch.data.audio import resample
 from spear_tts_pytorch.data.corpora import Utterance, check_unique
 from spear_tts_pytorch.data.files import locked, write_whole
 from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
-from spear_tts_pytorch.tokenizers.semantic import SPEECH_PAD_ID, SemanticTokenizer, tokenize_waveform
+from spear_tts_pytorch.tokenizers.semantic import SPEECH_PAD_ID, SemanticTokenizer, describe, tokenize_waveform
 
 REPORT, TOKENIZER = "report.json", "tokenizer_of_ids.json"
 BATCH_CLIPS = 32
@@ -285,11 +285,7 @@ def _resumed(folder: Path) -> tuple[TokenizeReport, set[str]]:
 
 def _check_same_tokenizer(folder: Path, tokenizer: SemanticTokenizer) -> None:
     """Remembers the tokenizer, or refuses a folder that another one filled."""
-    if hasattr(tokenizer, "to_dict"):
-        own = tokenizer.to_dict()
-    else:
-        own = {"type": type(tokenizer).__name__, "codebook_size": tokenizer.codebook_size}
-    own = json.loads(json.dumps(own))
+    own = json.loads(json.dumps(describe(tokenizer)))
     path = folder / TOKENIZER
     if path.is_file():
         there = json.loads(path.read_text(encoding="utf-8"))
