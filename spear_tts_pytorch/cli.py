@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spear_tts_pytorch.text_to_semantic import TextToSemantic
+    from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer
 
 # OSError covers missing, existing and unreadable files, a full disk and a hub that cannot be reached.
 USER_ERRORS = (ValueError, OSError, ImportError)
+DEFAULT_CLUSTERS = 100
 
 
 class _Parser(argparse.ArgumentParser):
@@ -103,25 +105,38 @@ def _generate(args: argparse.Namespace) -> None:
 
 
 def _tokenize(args: argparse.Namespace) -> None:
+    from spear_tts_pytorch.data.files import locked
     from spear_tts_pytorch.data.readers import read_corpus
     from spear_tts_pytorch.data.tokenized import fit_tokenizer, tokenize_corpus
     from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive
     from spear_tts_pytorch.tokenizers.semantic import load_semantic_tokenizer
 
-    utterances = list(read_corpus(args.corpus))
     own = args.output / "tokenizer"
-    if args.tokenizer is not None:
-        tokenizer = load_semantic_tokenizer(args.tokenizer)
-    elif (own / "tokenizer.json").is_file():
-        tokenizer = load_semantic_tokenizer(own)
-    else:
-        tokenizer = fit_tokenizer(utterances, args.clusters, seed=args.seed, progress=args.progress)
-        tokenizer = UniqueConsecutive(tokenizer) if args.unique else tokenizer
-        tokenizer.save(own)
+    saved = args.tokenizer or (own if (own / "tokenizer.json").is_file() else None)
+    if saved is not None:
+        tokenizer = load_semantic_tokenizer(saved)
+        _check_asked_for(args, tokenizer, saved)
+    utterances = list(read_corpus(args.corpus))
+    if saved is None:
+        with locked(args.output):
+            clusters = DEFAULT_CLUSTERS if args.clusters is None else args.clusters
+            tokenizer = fit_tokenizer(utterances, clusters, seed=args.seed, progress=args.progress)
+            tokenizer = UniqueConsecutive(tokenizer) if args.unique else tokenizer
+            tokenizer.save(own)
     workers = args.workers if args.workers > 1 else 0
     report = tokenize_corpus(utterances, tokenizer, args.output, workers=workers, progress=args.progress)
     left_out = f", {len(report.skipped)} left out (see {args.output / 'report.json'})" if report.skipped else ""
     print(f"{report.clips} clips, {report.hours:.2f} hours in {args.output}{left_out}")
+
+
+def _check_asked_for(args: argparse.Namespace, tokenizer: SemanticTokenizer, saved: Path | str) -> None:
+    """Raises ValueError for what is asked of a fitted tokenizer and differs in the one that is there."""
+    there = f"the tokenizer in {saved} is taken, which"
+    remedy = "leave the option out, or choose another OUT without --tokenizer"
+    if args.clusters not in (None, tokenizer.codebook_size):
+        raise ValueError(f"--clusters {args.clusters}: {there} has {tokenizer.codebook_size} ids: {remedy}")
+    if args.unique and not getattr(tokenizer, "unique_consecutive", False):
+        raise ValueError(f"--unique: {there} repeats ids: {remedy}")
 
 
 def _load(name: str) -> TextToSemantic:
@@ -260,9 +275,11 @@ def _add_tokenize(commands: argparse._SubParsersAction) -> None:
     )
     tokenize.add_argument("corpus", metavar="CORPUS", help="folder of the corpus")
     tokenize.add_argument("output", type=Path, metavar="OUT", help="folder to write")
-    tokenize.add_argument("--tokenizer", metavar="FOLDER", help="a saved tokenizer; without it one is fitted on CORPUS")
     tokenize.add_argument(
-        "--clusters", type=_positive, default=100, metavar="N", help="ids of a fitted tokenizer (default %(default)s)"
+        "--tokenizer", metavar="FOLDER", help="a saved tokenizer; without it OUT's own, fitted on CORPUS the first time"
+    )
+    tokenize.add_argument(
+        "--clusters", type=_positive, metavar="N", help=f"ids of a fitted tokenizer (default {DEFAULT_CLUSTERS})"
     )
     tokenize.add_argument("--unique", action="store_true", help="a fitted tokenizer leaves out repeats")
     tokenize.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes (default %(default)s)")
