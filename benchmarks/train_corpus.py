@@ -4,7 +4,7 @@
     SPEAR_TTS_CORPORA=corpora python benchmarks/train_corpus.py --predecessor old
 
 The corpus is asterisk_en in the folder SPEAR_TTS_CORPORA, or any that `read_corpus` reads. Each contestant trains a model
-of width 256, 3 + 3 layers, with the trainer, the batches and the optimizer that its users get; ours has batches by
+of width 192, 3 + 3 layers, with the trainer, the batches and the optimizer that its users get; ours has batches by
 tokens, as many in an epoch as 0.4.8 has batches of --batch-size clips. Useful tokens are ids that are not padding. All
 contestants stay loaded, each in a process of its own, and take turns of a few steps; speeds are medians over the turns,
 ratios medians of the turns' ratios.
@@ -28,7 +28,7 @@ from typing import Any
 
 from workers import Contestant, serve, stand_in_modules, take_turns
 
-WIDTH, DEPTH, CLUSTERS, VOCABULARY = 256, 3, 100, 64
+WIDTH, DEPTH, CLUSTERS, VOCABULARY = 192, 3, 100, 64
 OURS = ("fp32", "bf16")
 RELEASE = "release 0.4.8"
 STAGES = {"pretraining": "SpeechSpeechPretrainer", "speech to text": "SemanticToTextTrainer"}
@@ -79,7 +79,7 @@ def build(model_class: type) -> Any:
         WIDTH,
         source_depth=DEPTH,
         target_depth=DEPTH,
-        heads=4,
+        heads=3,
         dim_head=64,
         num_text_token_ids=VOCABULARY,
         num_semantic_token_ids=CLUSTERS + 1,

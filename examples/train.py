@@ -14,7 +14,9 @@ on two machines of eight (on the other one, --machine_rank 1); --output must be 
     accelerate launch --multi_gpu --num_machines 2 --machine_rank 0 --num_processes 16 --main_process_ip 10.0.0.1 \\
         --main_process_port 29500 --mixed_precision bf16 examples/train.py my-ids --output /shared/my-model
 
-LAUNCH_CPU
+and in several processes on CPUs (`--cpu` starts more than one of them only by MPI, so this goes the other way):
+
+    ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 examples/train.py my-ids
 
 `--batch-tokens` counts for each process. Sizes and steps are small; with hours of speech raise them all.
 """
