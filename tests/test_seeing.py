@@ -51,6 +51,14 @@ def test_alignment_is_the_models_own(drawn, tmp_path):
     torch.testing.assert_close(drawn[1][1][0], wanted[:, 0].mean(dim=(0, 1))[:-1, 1:-1])
 
 
+def test_shows_the_whole_item_and_leaves_nothing_behind(drawn, tmp_path):
+    trainer = make_trainer("backtranslate", token_dropout=0.5)
+    trainer.train()
+    trainer.plot(tmp_path)
+    assert drawn[1][1][0].shape[0] == len(trainer.valid_ds[0][0])  # as in validation, nothing is dropped
+    assert not trainer.model._forward_pre_hooks and trainer.model.training
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_plotting_changes_nothing_of_the_run(tmp_path, stage):
     def run(plotting):
