@@ -82,7 +82,7 @@ def plot_records(records: Sequence[Mapping[str, Any]], path: str | Path, title: 
     for axes, (name, panel) in zip(rows, curves.items(), strict=True):
         for index, (key, points) in enumerate(panel.items()):
             if len(points):
-                marker = "o" if key.startswith("valid") else None
+                marker = None if key in ("loss", "lr") else "o"  # seldom recorded
                 label = key.replace("valid_", "validation ").replace("_", " ")
                 axes.plot(*points.T, color=COLORS[index], linewidth=1.5, marker=marker, markersize=3.5, label=label)
         axes.set(ylabel=name)
