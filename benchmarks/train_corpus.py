@@ -144,7 +144,8 @@ class Counted:
 
     def __next__(self) -> Any:
         batch = next(self.batches)
-        for ids in batch.values() if isinstance(batch, dict) else batch:
+        rows = [batch[name] for name in ("semantic", "text") if name in batch] if isinstance(batch, dict) else batch
+        for ids in rows:
             self.useful += int((ids > 0).sum())
             self.padded += ids.numel()
         return batch
