@@ -278,7 +278,15 @@ class GenerationMixin:
         return sampling_steps(*begun, rows, **drawing, **self._limits(target_type, max_length))
 
     @torch.no_grad()
-    def alignment(self, source: Batch, target: Batch, *, source_type: Modality, target_type: Modality) -> Tensor:
+    def alignment(
+        self,
+        source: Batch,
+        target: Batch,
+        *,
+        source_type: Modality,
+        target_type: Modality,
+        source_position_rate: float | None = None,
+    ) -> Tensor:
         """Cross-attention weights of every layer, `[layers, b, h, n + 1, 1 + m]` (start token and null first)."""
         weights: list[Tensor] = []
         hooks = [
@@ -289,7 +297,8 @@ class GenerationMixin:
         ]
         try:
             with evaluating(self):
-                self(source, target, source_type=source_type, target_type=target_type)
+                options = dict(source_type=source_type, target_type=target_type)
+                self(source, target, source_position_rate=source_position_rate, **options)
         finally:
             for hook in hooks:
                 hook.remove()
