@@ -1,7 +1,8 @@
-"""The shell: `spear-tts demo`, `spear-tts generate`, `spear-tts tokenize`, `spear-tts version`.
+"""The shell: `spear-tts demo`, `spear-tts generate`, `spear-tts tokenize`, `spear-tts label`, `spear-tts version`.
 
-Arguments come in, exit codes go out: 0 done, 2 something the user can mend (one line on stderr, `SPEAR_TTS_DEBUG=1`
-shows where), 130 interrupted. Commands import what they need when they run, so that `--help` is instant.
+Arguments come in, exit codes go out: 0 done, 1 done but for some items, 2 something the user can mend (one line on
+stderr, `SPEAR_TTS_DEBUG=1` shows where), 130 interrupted. Commands import what they need when they run, so that `--help`
+is instant.
 This file knows no recipe, no model and no audio; it only hands arguments over.
 """
 
@@ -16,6 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from spear_tts_pytorch.arguments import columns, path_with, positive, seed, temperature
+from spear_tts_pytorch.label_command import add_label
 from spear_tts_pytorch.version import __version__
 
 if TYPE_CHECKING:
@@ -205,6 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_generate(commands)
     _add_tokenize(commands)
+    add_label(commands)
     command = commands.add_parser(
         "version", help="print the versions that a bug report needs", epilog="example: spear-tts version"
     )
@@ -221,9 +225,9 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
         epilog="example: spear-tts demo --corpus fsdd:free-spoken-digit-dataset --labelled 15 --output digits",
     )
     demo.add_argument("--quick", action="store_true", help="smaller and shorter: about a minute, figures mean little")
-    demo.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of everything random (default 0)")
+    demo.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of everything random (default 0)")
     demo.add_argument("--output", type=Path, default=Path("spear-tts-demo"), metavar="DIR", help="default %(default)s")
-    demo.add_argument("--labelled", type=_positive, metavar="N", help="utterances whose text may be used")
+    demo.add_argument("--labelled", type=positive, metavar="N", help="utterances whose text may be used")
     demo.add_argument(
         "--corpus",
         metavar="SPEC",
@@ -232,7 +236,7 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
     )
     demo.add_argument(
         "--columns",
-        type=_columns,
+        type=columns,
         default="ad",
         metavar="LETTERS",
         help="which of a (scratch), b (pretrained), c (backtranslation), d (both) to run (default %(default)s)",
@@ -252,15 +256,15 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     )
     generate.add_argument("model", metavar="MODEL", help="folder written by save_pretrained, or a Hub id")
     generate.add_argument("text", metavar="TEXT", help="what to say")
-    generate.add_argument("--output", type=_path_with(".json"), metavar="FILE.json", help="write the ids there as well")
-    generate.add_argument("--wav", type=_path_with(".wav"), metavar="FILE.wav", help="write their sound there")
+    generate.add_argument("--output", type=path_with(".json"), metavar="FILE.json", help="write the ids there as well")
+    generate.add_argument("--wav", type=path_with(".wav"), metavar="FILE.wav", help="write their sound there")
     generate.add_argument(
-        "--temperature", type=_temperature, default=0.3, metavar="T", help="0 is greedy (default %(default)s)"
+        "--temperature", type=temperature, default=0.3, metavar="T", help="0 is greedy (default %(default)s)"
     )
-    generate.add_argument("--samples", type=_positive, default=1, metavar="N", help="how many (default %(default)s)")
-    generate.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of sampling (default %(default)s)")
+    generate.add_argument("--samples", type=positive, default=1, metavar="N", help="how many (default %(default)s)")
+    generate.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of sampling (default %(default)s)")
     generate.add_argument(
-        "--max-length", type=_positive, default=2048, metavar="N", help="at most N ids a sample (default %(default)s)"
+        "--max-length", type=positive, default=2048, metavar="N", help="at most N ids a sample (default %(default)s)"
     )
     generate.set_defaults(command=_generate)
 
@@ -279,54 +283,13 @@ def _add_tokenize(commands: argparse._SubParsersAction) -> None:
         "--tokenizer", metavar="FOLDER", help="a saved tokenizer; without it OUT's own, fitted on CORPUS the first time"
     )
     tokenize.add_argument(
-        "--clusters", type=_positive, metavar="N", help=f"ids of a fitted tokenizer (default {DEFAULT_CLUSTERS})"
+        "--clusters", type=positive, metavar="N", help=f"ids of a fitted tokenizer (default {DEFAULT_CLUSTERS})"
     )
     tokenize.add_argument("--unique", action="store_true", help="a fitted tokenizer leaves out repeats")
-    tokenize.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes (default %(default)s)")
-    tokenize.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of fitting (default %(default)s)")
+    tokenize.add_argument("--workers", type=positive, default=1, metavar="N", help="processes (default %(default)s)")
+    tokenize.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of fitting (default %(default)s)")
     tokenize.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bar")
     tokenize.set_defaults(command=_tokenize)
-
-
-def _positive(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
-    return number
-
-
-def _seed(text: str) -> int:
-    if not (text.isdecimal() and int(text) < 2**32):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**32 - 1}")
-    return int(text)
-
-
-def _temperature(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number >= 0")
-    return number
-
-
-def _columns(text: str) -> str:
-    if not text or set(text) - set("abcd") or len(set(text)) != len(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a choice of the letters a, b, c, d, such as abcd")
-    return "".join(sorted(text))
-
-
-def _path_with(suffix: str):
-    def path_of(text: str) -> Path:
-        if not text.lower().endswith(suffix):
-            raise argparse.ArgumentTypeError(f"{text!r} does not end in {suffix}")
-        return Path(text)
-
-    return path_of
 
 
 if __name__ == "__main__":

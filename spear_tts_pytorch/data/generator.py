@@ -172,7 +172,8 @@ class SemanticToTextDatasetGenerator(nn.Module):
         for window in labeller.windows(items, self.batch_size * WINDOW_BATCHES):
             failed = [item for item in window if item.problem is not None]
             met += len(window)
-            if failed and (self.on_error == "raise" or len(failed) == met):
+            hopeless = len(failed) == met and not counts["skipped"]  # not about items but about the model or options
+            if failed and (self.on_error == "raise" or hopeless):
                 raise failed[0].problem
             for item in window:
                 if item.problem is not None:

@@ -58,6 +58,20 @@ def select(
     Raises:
         ValueError: an option out of range, or nothing is left.
     """
+    kept, left_out = _sound(pairs, best_share, length_ratio, max_repetition, truncated)
+    if not kept.any():
+        raise ValueError(f"{pairs.folder} holds no pair that passes: left out were {left_out}; loosen the filters")
+    return Subset(pairs, kept.nonzero()[0].tolist()), left_out
+
+
+def _sound(
+    pairs: GeneratedAudioTextDataset,
+    best_share: float = 1.0,
+    length_ratio: tuple[float, float] | None = (0.5, 2.0),
+    max_repetition: float | None = 0.5,
+    truncated: bool = False,
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Which pairs pass, bool `[pairs]`, and how many do not for what."""
     if not 0 < best_share <= 1:
         raise ValueError(f"best_share must be above 0 and at most 1, got {best_share}")
     if length_ratio is not None and not 0 <= length_ratio[0] <= 1 <= length_ratio[1]:
@@ -85,9 +99,7 @@ def select(
     places = kept.nonzero()[0]
     worst = places[np.argsort(-scores[places], kind="stable")[max(1, round(best_share * len(places))) :]]
     leave_out("score", np.isin(np.arange(len(kept)), worst))
-    if not kept.any():
-        raise ValueError(f"{pairs.folder} holds no pair that passes: left out were {left_out}; loosen the filters")
-    return Subset(pairs, kept.nonzero()[0].tolist()), left_out
+    return kept, left_out
 
 
 def report(pairs: GeneratedAudioTextDataset, out: str | Path, *, seed: int = 0, **filters: Any) -> dict[str, Any]:
@@ -103,12 +115,12 @@ def report(pairs: GeneratedAudioTextDataset, out: str | Path, *, seed: int = 0, 
     """
     lengths = np.asarray(pairs.lengths)
     scores = np.array([score for score in pairs.column("score") if score is not None], dtype=np.float64)
-    sound, left_out = select(pairs, **filters)
+    sound, left_out = _sound(pairs, **filters)
     chosen = np.random.default_rng(seed).permutation(len(pairs))[:EXAMPLES]
     ids, texts, all_scores = (pairs.column(name) for name in ("id", "text", "score"))
     found = {
         "pairs": len(pairs),
-        "kept": len(sound),
+        "kept": int(sound.sum()),
         "left_out": left_out,
         "semantic_lengths": _quantiles(lengths[:, 0]),
         "text_lengths": _quantiles(lengths[:, 1]),

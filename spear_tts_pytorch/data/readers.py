@@ -10,12 +10,16 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spear_tts_pytorch.data.audio import AUDIO_SUFFIXES
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from spear_tts_pytorch.data.audio import AUDIO_SUFFIXES, resample
 from spear_tts_pytorch.data.corpora import Utterance, check_unique, few, file_utterance, read_ljspeech
 from spear_tts_pytorch.data.dataset_items import read_dataset
 
@@ -228,3 +232,23 @@ def _lines(path: Path, *, blank: bool = False) -> list[str]:
 
 def _clean(text: str) -> str | None:
     return " ".join(text.split()) or None
+
+
+class Waveforms(Dataset):
+    """The audio of utterances as a dataset of waveforms `[t]`, float32, all at one rate.
+
+    Attributes:
+        ids: names of the clips.
+        texts: of each clip, None where unknown.
+    """
+
+    def __init__(self, utterances: Sequence[Utterance], sample_hz: int):
+        self.utterances, self.sample_hz = utterances, sample_hz
+        self.ids, self.texts = [one.id for one in utterances], [one.text for one in utterances]
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, index: int) -> Tensor:
+        one = self.utterances[index]
+        return torch.from_numpy(resample(one.audio(), one.sample_hz, self.sample_hz))
