@@ -1,4 +1,4 @@
-"""The shell: `spear-tts demo`, `spear-tts generate`, `spear-tts tokenize`, `spear-tts version`.
+"""The shell: `spear-tts demo`, `spear-tts generate`, `spear-tts tokenize`, `spear-tts pairs`, `spear-tts version`.
 
 Arguments come in, exit codes go out: 0 done, 2 something the user can mend (one line on stderr, `SPEAR_TTS_DEBUG=1`
 shows where), 130 interrupted. Commands import what they need when they run, so that `--help` is instant.
@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from spear_tts_pytorch.pair_commands import add_pairs
 from spear_tts_pytorch.version import __version__
 
 if TYPE_CHECKING:
@@ -190,6 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_generate(commands)
     _add_tokenize(commands)
+    add_pairs(commands)
     command = commands.add_parser(
         "version", help="print the versions that a bug report needs", epilog="example: spear-tts version"
     )
