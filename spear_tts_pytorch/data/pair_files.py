@@ -117,11 +117,17 @@ def read_column(shard: Path, name: str) -> pa.ChunkedArray:
     return read_shard(shard, [name]).column(name)
 
 
+def _numpy(array: pa.Array) -> np.ndarray:
+    if array.null_count:
+        return array.to_numpy(zero_copy_only=False)
+    return np.from_dlpack(array)  # to_numpy would import pandas where it is installed
+
+
 def ragged(column: pa.ChunkedArray | pa.ListArray) -> Ragged:
     """A column of ids as values and offsets, int64 `[rows + 1]`; without copying the values if it is one piece."""
     chunks = getattr(column, "chunks", [column])
-    values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in chunks]
-    lengths = [np.diff(chunk.offsets.to_numpy()) for chunk in chunks]
+    values = [_numpy(chunk.flatten()) for chunk in chunks]
+    lengths = [np.diff(_numpy(chunk.offsets)) for chunk in chunks]
     offsets = np.concatenate([[0], *lengths]).astype(np.int64).cumsum()
     return values[0] if len(values) == 1 else np.concatenate([np.empty(0, np.int32), *values]), offsets
 

@@ -217,10 +217,12 @@ class GeneratedAudioTextDataset(Dataset):
             raise ValueError(f"{self.folder} holds no scores: leave out min_score and score_quantile")
         return scores
 
-    def _part(self, index: int) -> Part:
+    def _part(self, index: int, keep: bool = True) -> Part:
         part = self._parts.get(index)
         if part is None:
-            part = self._parts[index] = read_part(self.paths[index], self._limits, self._caches)
+            part = read_part(self.paths[index], self._limits, self._caches)
+            if keep:
+                self._parts[index] = part
         return part
 
     def _column(self, part: int, name: str) -> Any:
@@ -245,7 +247,9 @@ class GeneratedAudioTextDataset(Dataset):
     @property
     def lengths(self) -> np.ndarray:
         if self._lengths is None:
-            lengths = np.concatenate([self._part(part).lengths for part in range(len(self._starts) - 1)])
+            # What is mapped for this alone is let go of: the touched pages of all shards would count as memory.
+            parts = (self._part(part, keep=not self._caches) for part in range(len(self._starts) - 1))
+            lengths = np.concatenate([part.lengths for part in parts])
             self._lengths = lengths if self._kept is None else lengths[self._kept]
         return self._lengths
 
