@@ -71,6 +71,14 @@ def test_large_folders_are_mapped_and_small_ones_are_not(tmp_path, monkeypatch):
     assert as_lists(dataset) == as_lists(GeneratedAudioTextDataset(tmp_path)) == expected
 
 
+def test_ids_beyond_16_bits(tmp_path, mapped):
+    rows = [([70_000, 0, 2**31 - 1], [1]), ([], [65_535, 65_536])]
+    with PairWriter(tmp_path) as writer:
+        for number, pair in enumerate(rows):
+            writer.write(str(number), *pair)
+    assert as_lists(GeneratedAudioTextDataset(tmp_path)) == rows
+
+
 def test_mapped_shards_hold_no_descriptor(tmp_path, mapped):
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("/proc is of Linux")

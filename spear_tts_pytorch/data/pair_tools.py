@@ -190,7 +190,10 @@ def stats(folder: str | Path, *, ids_per_second: float | None = None) -> dict[st
 def _shards(folder: str | Path) -> list[Path]:
     shards = list_shards(folder) if Path(folder).is_dir() else []
     if not shards:
-        raise FileNotFoundError(f"there are no pairs in {folder}: expected pairs-*.parquet files")
+        raise FileNotFoundError(
+            f"there are no pairs in {folder}: expected pairs-*.parquet files (old .pt rows become such by "
+            "write_pairs(new_folder, GeneratedAudioTextDataset(folder)))"
+        )
     return shards
 
 
