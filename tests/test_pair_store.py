@@ -90,13 +90,14 @@ def test_mapped_shards_hold_no_descriptor(tmp_path, mapped):
     assert len(os.listdir("/proc/self/fd")) < before + 5
 
 
-def test_changed_and_broken_files_are_decoded_again(tmp_path, mapped):
+@pytest.mark.parametrize("content", [b"half", b""])
+def test_changed_and_broken_files_are_decoded_again(tmp_path, mapped, content):
     fill(tmp_path, rows=14)
     assert len(as_lists(GeneratedAudioTextDataset(tmp_path))) == 14
     first, second = list_shards(tmp_path)
     before = decoded(tmp_path)
     pq.write_table(read_shard(second), first)  # the same rows, but other bytes
-    (tmp_path / CACHE_NAME / before[1]).write_bytes(b"half")
+    (tmp_path / CACHE_NAME / before[1]).write_bytes(content)
     dataset = GeneratedAudioTextDataset(tmp_path)
     assert as_lists(dataset) == [row(number) for number in range(7, 14)] * 2
     after = decoded(tmp_path)
@@ -118,7 +119,10 @@ def test_folders_that_cannot_be_written_to(tmp_path, mapped, monkeypatch):
     with pytest.raises(OSError, match="cannot be decoded .* cache_folder"):
         dataset[0]
     elsewhere = GeneratedAudioTextDataset(folder, cache_folder=tmp_path / "elsewhere")
-    assert len(as_lists(elsewhere)) == 40 and len(list((tmp_path / "elsewhere").iterdir())) == 6
+    assert len(as_lists(elsewhere)) == 40 and len(list((tmp_path / "elsewhere").rglob("*.arrow"))) == 6
+    fill(tmp_path / "other", rows=3)
+    assert len(as_lists(GeneratedAudioTextDataset(tmp_path / "other", cache_folder=tmp_path / "elsewhere"))) == 3
+    assert len(list((tmp_path / "elsewhere").rglob("*.arrow"))) == 7  # each folder has its own
 
 
 def read_all(folder):

@@ -73,8 +73,7 @@ def read_part(shard: Path, limits: Mapping[str, tuple[int, int | None]], caches:
         ValueError: the shard cannot be read, or holds ids out of range.
         OSError: none of the folders can be written to.
     """
-    state = shard.stat()
-    name = f"{shard.stem}.{state.st_size:x}-{state.st_mtime_ns:x}.arrow"
+    name = _name(shard)
     for folder in caches:
         batch = _mapped(folder / name)
         if batch is not None:
@@ -87,11 +86,31 @@ def read_part(shard: Path, limits: Mapping[str, tuple[int, int | None]], caches:
     return Part(_store(batch, name, shard, caches))
 
 
-def default_caches(folder: Path) -> list[Path]:
-    """Where decoded shards of a folder go: beside them, or to the user's cache if that folder cannot be written to."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+def cache_folders(folder: Path, chosen: str | Path | None = None) -> list[Path]:
+    """Where decoded shards of a folder go: beside them, or to the user's cache if that folder cannot be written to.
+
+    A folder that was chosen instead may serve many folders of pairs.
+    """
     digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
+    if chosen is not None:
+        return [Path(chosen) / digest]
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return [folder / CACHE_NAME, Path(root) / "spear-tts-pytorch" / digest]
+
+
+def remove_stale(shards: Sequence[Path], caches: Sequence[Path]) -> None:
+    """Removes what was decoded of shards that have changed or are gone."""
+    names = {_name(shard) for shard in shards}
+    for folder in caches:
+        with contextlib.suppress(OSError):
+            for path in folder.glob("pairs-*.arrow"):
+                if path.name not in names:
+                    path.unlink(missing_ok=True)
+
+
+def _name(shard: Path) -> str:
+    state = shard.stat()
+    return f"{shard.stem}.{state.st_size:x}-{state.st_mtime_ns:x}.arrow"
 
 
 def _store(batch: pa.RecordBatch, name: str, shard: Path, caches: Sequence[Path]) -> pa.RecordBatch:
@@ -108,11 +127,6 @@ def _store(batch: pa.RecordBatch, name: str, shard: Path, caches: Sequence[Path]
         except OSError as error:
             problems.append(f"{folder}: {error.strerror}")
             continue
-        with contextlib.suppress(OSError):
-            for path in folder.glob("pairs-*.arrow"):  # of what the shard was before, and of shards that are gone
-                stem = path.name.split(".")[0]
-                if path.name != name and (stem == shard.stem or not shard.with_name(f"{stem}.parquet").exists()):
-                    path.unlink(missing_ok=True)
         return _mapped(folder / name) or batch
     raise OSError(
         f"{shard} cannot be decoded for reading at random, {len(data) >> 20} MiB ({'; '.join(problems)}): make room, or "
@@ -125,8 +139,7 @@ def _mapped(path: Path) -> Any:
     import pyarrow as pa
 
     try:
-        # torch holds no file descriptor open for a mapping; pyarrow and mmap would hold one for each shard.
-        data = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
-        return pa.ipc.open_file(pa.py_buffer(data.numpy())).get_batch(0)
-    except (OSError, RuntimeError, pa.ArrowException):
+        with pa.memory_map(str(path)) as file:  # the mapping outlives the file, which would be one open for each shard
+            return pa.ipc.open_file(file).get_batch(0)
+    except (OSError, pa.ArrowException):
         return None

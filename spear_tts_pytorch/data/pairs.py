@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spear_tts_pytorch.data.legacy_pairs import legacy_rows, read_legacy_rows
-from spear_tts_pytorch.data.pair_cache import Part, decode, default_caches, read_part
+from spear_tts_pytorch.data.pair_cache import Part, cache_folders, decode, read_part, remove_stale
 from spear_tts_pytorch.data.pair_files import (
     COLUMNS,
     DATASET_NAME,
@@ -80,7 +80,7 @@ class GeneratedAudioTextDataset(Dataset):
         ids: leaves out pairs of other ids.
         on_error: "raise", or "skip" to leave out shards that cannot be read or hold ids out of range, with a warning;
             every shard is decoded for this at once.
-        cache_folder: where decoded shards are kept instead.
+        cache_folder: where decoded shards are kept instead; it may serve several folders of pairs.
 
     Attributes:
         metadata: contents of dataset.json; {} for `{n}.pt` rows.
@@ -122,7 +122,7 @@ class GeneratedAudioTextDataset(Dataset):
                 f"there are no pairs in {self.folder}: expected pairs-*.parquet files (or old .pt rows)"
             )
         self.metadata, self.skipped = read_metadata(self.folder), []
-        self._caches = [] if cache_folder is None else [Path(cache_folder)]
+        self._caches = [] if cache_folder is None else cache_folders(self.folder, cache_folder)
         self._parts: dict[int, Part] = {}
         self._kept: np.ndarray | None = None
         self._lengths: np.ndarray | None = None
@@ -140,7 +140,8 @@ class GeneratedAudioTextDataset(Dataset):
             except ValueError as error:
                 self._skip(error, skip)
         if not self._caches and sum(_count_ids(footer) for _, footer in footers) > IN_MEMORY_IDS:
-            self._caches = default_caches(self.folder)
+            self._caches = cache_folders(self.folder)
+        remove_stale(shards, self._caches)
         limits = (self.metadata.get(f"num_{kind}_token_ids") for kind in ("semantic", "text"))
         self._limits = id_limits(*limits)
         self.paths: list[Path] = []
