@@ -22,37 +22,74 @@ def add_pairs(commands: argparse._SubParsersAction) -> None:
     )
     below = pairs.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    merge = _add(below, "merge", _merge, "several folders into a new one", "run1 run2 --out all")
+    merge = _add(
+        below,
+        "merge",
+        _merge,
+        "put several folders into a new one",
+        "Folders of one description are merged; an id that comes twice is an error unless --drop-duplicates is given.",
+        "run1 run2 --out all",
+    )
     merge.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="folders of pairs")
-    merge.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+    _add_out(merge)
     merge.add_argument("--drop-duplicates", action="store_true", help="keep the first pair of an id that comes twice")
     merge.add_argument("--mixed", action="store_true", help="allow pairs of different models and options")
 
-    split = _add(below, "split", _split, "a folder into several at random", "pairs train=0.98 valid=0.02 --out parts")
+    split = _add(
+        below,
+        "split",
+        _split,
+        "deal a folder out to several at random",
+        "DIR then holds a folder for each NAME. What is left over goes nowhere.",
+        "pairs train=0.98 valid=0.02 --out parts",
+    )
     split.add_argument("folder", type=Path, metavar="FOLDER", help="folder of pairs")
     split.add_argument(
         "parts", nargs="+", metavar="NAME=PART", help="shares such as 0.9, or numbers of pairs such as 500"
     )
-    split.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder to make; it holds one for each NAME"
-    )
+    _add_out(split)
     split.add_argument("--seed", type=int, default=0, metavar="N", help="another seed deals otherwise (default 0)")
 
-    dedupe = _add(below, "dedupe", _dedupe, "a folder without what comes twice", "pairs --out clean --by contents")
+    dedupe = _add(
+        below,
+        "dedupe",
+        _dedupe,
+        "leave out what comes twice",
+        "Of equal pairs the first is kept.",
+        "pairs --out clean --by contents",
+    )
     dedupe.add_argument("folder", type=Path, metavar="FOLDER", help="folder of pairs")
-    dedupe.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
-    dedupe.add_argument("--by", choices=("id", "contents"), default="id", help="what is the same (default %(default)s)")
+    _add_out(dedupe)
+    dedupe.add_argument(
+        "--by",
+        choices=("id", "contents"),
+        default="id",
+        help="what is the same: the id, or all ids (default %(default)s)",
+    )
 
-    stats = _add(below, "stats", _stats, "counts and quantiles of a folder", "pairs --ids-per-second 50")
+    stats = _add(
+        below,
+        "stats",
+        _stats,
+        "count, and name broken shards",
+        "Numbers, and quantiles of lengths and scores. Every shard is read; broken ones are named.",
+        "pairs --ids-per-second 50",
+    )
     stats.add_argument("folder", type=Path, metavar="FOLDER", help="folder of pairs")
     stats.add_argument("--ids-per-second", type=float, metavar="N", help="of the tokenizer: gives hours of speech")
 
 
-def _add(below: argparse._SubParsersAction, name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
+def _add(
+    below: argparse._SubParsersAction, name: str, run: Any, text: str, description: str, example: str
+) -> argparse.ArgumentParser:
     epilog = f"example: spear-tts pairs {name} {example}"
-    parser = below.add_parser(name, help=text, description=f"Make of folders of pairs: {text}.", epilog=epilog)
+    parser = below.add_parser(name, help=text, description=description, epilog=epilog)
     parser.set_defaults(command=run)
     return parser
+
+
+def _add_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
 
 
 def _merge(args: argparse.Namespace) -> None:

@@ -339,9 +339,21 @@ def test_killed_writers_leave_whole_shards(tmp_path):
     dataset = GeneratedAudioTextDataset(tmp_path / "p")
     assert len(dataset) > 0 and dataset.ids == [f"u{number}" for number in range(len(dataset))]
     assert as_lists(dataset) == [row(number) for number in range(len(dataset))]
+    half, new = (tmp_path / "p" / f".pairs-00000-000900.parquet.{name}.tmp" for name in ("half", "new"))
+    half.write_bytes(b"P")
+    new.write_bytes(b"P")
+    os.utime(half, (0, 0))
     PairWriter(tmp_path / "p", num_semantic_token_ids=500, num_text_token_ids=30).close()
-    assert not list((tmp_path / "p").glob(".pairs*"))  # halves are cleared away
+    assert not half.exists() and new.exists()  # old halves are cleared away, another writer may be at the new one
     assert json.loads((tmp_path / "p" / "dataset.json").read_text())["counts"]["pairs"] == len(dataset)
+
+
+def test_two_writers_of_one_rank_lose_nothing(tmp_path):
+    one, two = PairWriter(tmp_path), PairWriter(tmp_path)
+    for number, writer in enumerate((one, two, two, one)):
+        writer.write(f"u{number}", [number], [1])
+        writer.flush()
+    assert GeneratedAudioTextDataset(tmp_path).ids == ["u0", "u1", "u2", "u3"]
 
 
 @pytest.fixture

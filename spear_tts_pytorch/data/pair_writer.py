@@ -6,6 +6,8 @@ Knows nothing of models, audio or how pairs come about.
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +48,7 @@ def write_shard(path: Path, table: pa.Table) -> None:
     """Writes a table as a shard, whole or not at all.
 
     Raises:
+        FileExistsError: there is such a shard.
         OSError: it could not be written; the message names the folder.
     """
     import pyarrow as pa
@@ -54,7 +57,9 @@ def write_shard(path: Path, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     try:
-        write_whole(path, sink.getvalue())
+        write_whole(path, sink.getvalue(), replace=False)
+    except FileExistsError:
+        raise
     except OSError as error:
         raise OSError(
             error.errno,
@@ -115,8 +120,12 @@ class ShardWriter:
         if self.pending:
             import pyarrow as pa
 
-            write_shard(self.folder / shard_name(self.rank, self.next_shard), pa.concat_tables(self.pending))
-            self.next_shard += 1
+            table, written = pa.concat_tables(self.pending), False
+            while not written:
+                with contextlib.suppress(FileExistsError):  # another writer of this rank was quicker: the next number
+                    write_shard(self.folder / shard_name(self.rank, self.next_shard), table)
+                    written = True
+                self.next_shard += 1
             self.pending, self.rows, self.bytes = [], 0, 0
 
 
@@ -157,8 +166,9 @@ class PairWriter:
         self.shards = ShardWriter(self.folder, rank, rows_per_shard, bytes_per_shard)
         if rank == 0:
             self._open(describe(num_semantic_token_ids, num_text_token_ids, unique_consecutive, model_hash, options))
-        for path in self.folder.glob(f".pairs-{rank:05d}-*.tmp"):  # halves that a killed writer of this rank left
-            path.unlink(missing_ok=True)
+        for path in self.folder.glob(f".pairs-{rank:05d}-*.tmp"):  # halves that killed writers of this rank left
+            if time.time() - path.stat().st_mtime > 3600:
+                path.unlink(missing_ok=True)
         self._clear()
 
     def _open(self, description: dict[str, Any]) -> None:
