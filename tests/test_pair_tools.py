@@ -171,6 +171,10 @@ def test_stats(tmp_path):
     list_shards(tmp_path)[0].write_bytes(b"PAR1")
     found = stats(tmp_path)
     assert found["pairs"] == 2 and len(found["broken"]) == 1 and "pairs-00000-000000.parquet" in found["broken"][0]
+    table = read_shard(list_shards(tmp_path)[2])
+    wrong = pa.array([[20]], table.schema.field("semantic_ids").type)
+    pq.write_table(table.set_column(1, "semantic_ids", wrong), list_shards(tmp_path)[2])
+    assert "the pair 'd' in" in stats(tmp_path)["broken"][1]
     with pytest.raises(FileNotFoundError, match="no pairs in .*nowhere"):
         stats(tmp_path / "nowhere")
 
