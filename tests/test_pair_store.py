@@ -1,5 +1,6 @@
 """The store of pairs beyond one reader and one writer: random access, filters, damage, other readers, kills, full disks."""
 
+import itertools
 import json
 import os
 import pickle
@@ -19,7 +20,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 from spear_tts_pytorch.data import pairs as pairs_module
 from spear_tts_pytorch.data.pair_cache import CACHE_NAME
-from spear_tts_pytorch.data.pair_files import COLUMNS, pair_schema, read_shard
+from spear_tts_pytorch.data.pair_files import COLUMNS, pair_schema, read_footer, read_shard
 from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset, PairWriter, list_shards, write_pairs
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
@@ -220,6 +221,10 @@ def test_damaged_shards_are_named_and_can_be_left_out(tmp_path):
         dataset = GeneratedAudioTextDataset(tmp_path, on_error="skip")
     assert len(caught) == len(dataset.skipped) == 2
     assert as_lists(dataset) == [row(number) for number in [*range(7), *range(21, 28)]]
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=f"no shard of .*{cut.name}"):
+        (tmp_path / "2").mkdir()
+        (tmp_path / "2" / cut.name).write_bytes(cut.read_bytes())
+        GeneratedAudioTextDataset(tmp_path / "2", on_error="skip")
     cut.unlink()
     dataset = GeneratedAudioTextDataset(tmp_path)
     assert dataset[0][0].tolist() == row(0)[0]
@@ -310,42 +315,47 @@ def test_hf_datasets_read_the_folder(store, tmp_path, monkeypatch):
     same_rows(found["train"][:])
 
 
+def long_row(number):
+    return np.random.default_rng(number).integers(0, 500, 150_000)
+
+
 def write_for_ever(folder, start):
-    with PairWriter(folder, num_semantic_token_ids=500, num_text_token_ids=30, rows_per_shard=20) as writer:
-        number = start
-        while True:
-            writer.write(f"u{number}", *row(number))
-            number += 1
+    with PairWriter(folder, num_semantic_token_ids=500, num_text_token_ids=30, rows_per_shard=10) as writer:
+        for number in itertools.count(start):
+            writer.write(f"u{number}", long_row(number), [1 + number % 29])
 
 
 @needs_fork
 def test_killed_writers_leave_whole_shards(tmp_path):
     draw = random.Random(0)
-    (tmp_path / "p").mkdir()
-    seen = 0
+    folder = tmp_path / "p"
+    folder.mkdir()
     for _ in range(3):
-        rows = sum(pq.read_metadata(path).num_rows for path in list_shards(tmp_path / "p"))
-        assert rows >= seen
-        writer = get_context("fork").Process(target=write_for_ever, args=(tmp_path / "p", rows))
+        rows = 10 * len(list_shards(folder))
+        writer = get_context("fork").Process(target=write_for_ever, args=(folder, rows))
         writer.start()
-        stop = time.monotonic() + 0.2 + 0.5 * draw.random()
-        while time.monotonic() < stop:
-            shards = list_shards(tmp_path / "p")
-            if shards:
-                assert len(read_shard(shards[-1])) == 20  # whole at every moment
+        left, slow = 0.5 * draw.random(), time.monotonic() + 60
+        begin = None  # of the time that the writer is given, from its first shard on
+        while begin is None or time.monotonic() < begin + left:
+            assert time.monotonic() < slow and writer.is_alive()
+            shards = list_shards(folder)
+            if begin is None and 10 * len(shards) > rows:
+                begin = time.monotonic()
+            for shard in shards[-1:]:
+                assert read_footer(shard).num_rows == 10  # whole at every moment
         os.kill(writer.pid, signal.SIGKILL)
         writer.join()
-        seen = rows
-    dataset = GeneratedAudioTextDataset(tmp_path / "p")
-    assert len(dataset) > 0 and dataset.ids == [f"u{number}" for number in range(len(dataset))]
-    assert as_lists(dataset) == [row(number) for number in range(len(dataset))]
-    half, new = (tmp_path / "p" / f".pairs-00000-000900.parquet.{name}.tmp" for name in ("half", "new"))
+    dataset = GeneratedAudioTextDataset(folder)
+    assert len(dataset) >= 30 and dataset.ids == [f"u{number}" for number in range(len(dataset))]
+    for number, (semantic_ids, text_ids) in enumerate(dataset):
+        assert np.array_equal(semantic_ids, long_row(number)) and text_ids.tolist() == [1 + number % 29]
+    half, new = (folder / f".pairs-00000-000900.parquet.{name}.tmp" for name in ("half", "new"))
     half.write_bytes(b"P")
     new.write_bytes(b"P")
     os.utime(half, (0, 0))
-    PairWriter(tmp_path / "p", num_semantic_token_ids=500, num_text_token_ids=30).close()
+    PairWriter(folder, num_semantic_token_ids=500, num_text_token_ids=30).close()
     assert not half.exists() and new.exists()  # old halves are cleared away, another writer may be at the new one
-    assert json.loads((tmp_path / "p" / "dataset.json").read_text())["counts"]["pairs"] == len(dataset)
+    assert json.loads((folder / "dataset.json").read_text())["counts"]["pairs"] == len(dataset)
 
 
 def test_two_writers_of_one_rank_lose_nothing(tmp_path):
