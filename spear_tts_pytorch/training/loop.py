@@ -27,6 +27,7 @@ from spear_tts_pytorch.training.batches import TrainingBatches, rows_per_process
 from spear_tts_pytorch.training.checkpoint import RunFolder, restore_random_state
 from spear_tts_pytorch.training.resume import ResumeMixin
 from spear_tts_pytorch.training.schedule import Schedule, ScheduleKind, make_optimizer, parameter_groups
+from spear_tts_pytorch.training.seeing import SeeingMixin
 
 VALID_SEED = 0  # corruption of the validation set is the same at every check
 NOTHING_YET = {"loss": 0.0, "updates": 0, "tokens": 0, "seconds": 0.0}  # sums since the last record
@@ -36,7 +37,7 @@ def noop(*args: Any, **kwargs: Any) -> None:
     pass
 
 
-class Trainer(ResumeMixin):
+class Trainer(ResumeMixin, SeeingMixin):
     """What all trainers do; a subclass is a stage of the recipe.
 
     Args:
