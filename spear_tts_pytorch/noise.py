@@ -40,6 +40,8 @@ def row_uniform(keys: Tensor, length: int, purpose: int = 0) -> Tensor:
     return _shift(numbers, 40).float() / (1 << 24)
 
 
-def uniform_rows(shape: torch.Size | tuple[int, int], device: torch.device, keys: Tensor | None, purpose: int) -> Tensor:
+def uniform_rows(
+    shape: torch.Size | tuple[int, int], device: torch.device, keys: Tensor | None, purpose: int
+) -> Tensor:
     """Numbers in [0, 1) of a shape `[b, n]`: those of the rows' keys, or without keys the generator's."""
     return torch.rand(shape, device=device) if keys is None else row_uniform(keys, shape[1], purpose)

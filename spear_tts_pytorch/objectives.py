@@ -6,14 +6,12 @@ ids. Out: scalars. The formulas are `losses`'s; which of them a call wants is `f
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from spear_tts_pytorch import losses
 from spear_tts_pytorch.nn.transformer import EarlyExit
 from spear_tts_pytorch.noise import uniform_rows
 from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, lengths_of
-
 
 CONDITION = 3  # what a row's noise is for
 

@@ -5,7 +5,6 @@ target ids and end-of-sequence, entry i predicting id i. `row_keys` `[b]` fix wh
 lose their source, see `noise`; without them torch's generator draws. Knows nothing of datasets, optimizers or files.
 """
 
-import torch
 from torch import Tensor, nn
 
 from spear_tts_pytorch.checks import typechecked
@@ -13,7 +12,6 @@ from spear_tts_pytorch.inputs import Batch, to_ids
 from spear_tts_pytorch.noise import uniform_rows
 from spear_tts_pytorch.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.tokens import pad_sequences, valid_mask
-
 
 DELETION, DROPOUT = 1, 2  # what a row's noise is for
 
@@ -87,16 +85,9 @@ class SpeechSpeechPretrainWrapper(nn.Module):
         """
         if return_early_exit_loss:
             raise ValueError("the early exit head is trained on text to speech, not in pretraining: leave it off here")
-        ids = self._ids(x, lengths)
-        valid = valid_mask(ids, self.model.semantic_pad_id)
-        deleted = deletion_mask(valid, self.deletion_prob, row_keys)
-        rate = 1.0
-        if self.mask_id is not None:
-            source = ids.masked_fill(deleted, self.mask_id)
-        else:
-            source = take(ids, valid & ~deleted, self.model.semantic_pad_id)
-            rate = 1 / (1 - self.deletion_prob) if self.reconstruct_seq else 1.0
-        target = ids if self.reconstruct_seq else take(ids, deleted, self.model.semantic_pad_id)
+        source, target = self.corrupt(self._ids(x, lengths), row_keys)
+        shortened = self.mask_id is None and self.reconstruct_seq
+        rate = 1 / (1 - self.deletion_prob) if shortened else 1.0
         return self.model(
             source,
             target,
@@ -107,6 +98,14 @@ class SpeechSpeechPretrainWrapper(nn.Module):
             source_position_rate=rate,
             row_keys=row_keys,
         )
+
+    def corrupt(self, ids: Tensor, row_keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Sources and targets, `[b, n]` and `[b, m]`, for ids `[b, k]`, all padded."""
+        pad_id = self.model.semantic_pad_id
+        valid = valid_mask(ids, pad_id)
+        deleted = deletion_mask(valid, self.deletion_prob, row_keys)
+        source = take(ids, valid & ~deleted, pad_id) if self.mask_id is None else ids.masked_fill(deleted, self.mask_id)
+        return source, ids if self.reconstruct_seq else take(ids, deleted, pad_id)
 
     def _ids(self, x: Batch, lengths: Tensor | None) -> Tensor:
         model = self.model
