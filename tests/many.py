@@ -4,6 +4,9 @@ import os
 import socket
 import traceback
 
+import torch._dynamo  # noqa: F401 (here and below: imported once, not in each process)
+import torch.distributed.fsdp  # noqa: F401
+import torch.distributed.tensor  # noqa: F401
 import torch.multiprocessing as mp
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
@@ -61,3 +64,18 @@ def results(world, function, *arguments):
     for succeeded, value in found:
         assert succeeded, value
     return [value for _, value in found]
+
+
+def killed_after(seconds, function, *arguments):
+    """Kills a process that calls the function with signal 9; True if it had ended in time, well."""
+    child = mp.get_context("fork").Process(target=_alone, args=(function, arguments))
+    child.start()
+    child.join(seconds)
+    child.kill()
+    child.join()
+    return child.exitcode == 0
+
+
+def _alone(function, arguments):
+    _forget_accelerate()
+    function(*arguments)

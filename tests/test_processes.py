@@ -15,13 +15,10 @@ from spear_tts_pytorch.training.trainers import SemanticToTextTrainer, SpeechSpe
 
 STAGES = {
     "pretrain": (SpeechSpeechPretrainer, {}),
-    "pretrain whole": (SpeechSpeechPretrainer, {"reconstruct_seq": True}),
     "backtranslate": (SemanticToTextTrainer, {"token_dropout": 0.2}),
     "backtranslate by CTC": (SemanticToTextTrainer, {"ctc_weight": 1.0, "freeze_encoder": False}),
-    "forward": (TextToSemanticTrainer, {}),
-    "forward, all": (TextToSemanticTrainer, {"freeze": "none"}),
+    "forward": (TextToSemanticTrainer, {"freeze": "none"}),
 }
-# SGD-like comparisons need gradients that are not near 0 divided by their own size: a larger eps than AdamW's default
 STEPS = 20
 
 
@@ -77,7 +74,7 @@ def test_two_processes_do_what_one_does_with_all_rows(tmp_path, stage):
         assert (tmp_path / folder / "best").is_dir()
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "forward"])
+@pytest.mark.parametrize("stage", ["pretrain"])
 def test_two_processes_do_what_one_does_with_accumulated_batches(stage):
     two, _ = many.results(2, train, stage, None, 3, 1, 0.0)
     [one] = many.results(1, train, stage, None, 3, 2, 0.0)
@@ -117,14 +114,11 @@ def interrupted(folder, number):
         trainer.train(send)
     except SystemExit as error:
         return int(trainer.steps), error.code
-    except KeyboardInterrupt:
-        return int(trainer.steps), "KeyboardInterrupt"
 
 
-@pytest.mark.parametrize("number, how", [(signal.SIGTERM, 143), (signal.SIGINT, "KeyboardInterrupt")])
-def test_a_signal_to_one_process_stops_all_with_a_checkpoint(tmp_path, number, how):
-    first, second = many.results(2, interrupted, str(tmp_path / "cut"), number)
-    assert first == second == (8, how)  # told after step 7, all know at the end of the next
+def test_a_signal_to_one_process_stops_all_with_a_checkpoint(tmp_path):
+    first, second = many.results(2, interrupted, str(tmp_path / "cut"), signal.SIGTERM)
+    assert first == second == (8, 143)  # told after step 7, all know at the end of the next
     assert (tmp_path / "cut" / "latest").read_text() == "step-8\n"
     resumed, _ = many.results(2, train, "forward", str(tmp_path / "cut"), 2)
     whole, _ = many.results(2, train, "forward", None, 2)
@@ -136,9 +130,8 @@ def test_a_signal_to_one_process_stops_all_with_a_checkpoint(tmp_path, number, h
 
 def sharded(folder, steps, **options):
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_offload=False, **options)
-    trainer = make(
-        "forward, all", folder, 2, accelerate_kwargs={"fsdp_plugin": plugin, "cpu": True}, save_model_every=5
-    )
+    accelerate_kwargs = {"fsdp_plugin": plugin, "cpu": True}
+    trainer = make("forward", folder, 2, 2, accelerate_kwargs=accelerate_kwargs, save_model_every=5)
     before = int(trainer.steps)
     parts = sum(parameter.to_local().numel() for parameter in trainer.model.parameters())
     while int(trainer.steps) < steps:
@@ -150,7 +143,7 @@ def sharded(folder, steps, **options):
 
 def test_fully_sharded_training_saves_whole_models_and_resumes(tmp_path):
     (_, parts, _), (_, other_parts, _) = many.results(2, sharded, str(tmp_path / "cut"), 5)
-    plain = make("forward, all", tmp_path / "plain", 4, save_model_every=5)
+    plain = make("forward", tmp_path / "plain", 4, 2, save_model_every=5)
     assert abs(parts - other_parts) < 0.2 * parts < 0.2 * sum(map(torch.numel, plain.model.parameters()))
     for _ in range(5):
         plain.train_step()
@@ -161,13 +154,13 @@ def test_fully_sharded_training_saves_whole_models_and_resumes(tmp_path):
     torch.testing.assert_close(loaded(source, target, **types), plain.model(source, target, **types), atol=1e-5, rtol=0)
     (before, _, records), _ = many.results(2, sharded, str(tmp_path / "cut"), STEPS)
     assert before == 5
-    whole, _ = many.results(2, train, "forward, all", str(tmp_path / "whole"), 2)
+    whole, _ = many.results(2, train, "forward", str(tmp_path / "whole"), 2, 2)
     assert_close(whole, ({**_numpy(tmp_path / "cut")}, records))
 
 
 def test_a_sharded_run_goes_on_in_one_process(tmp_path):
     many.results(2, sharded, str(tmp_path), 5)
-    [rest] = many.results(1, train, "forward, all", str(tmp_path), 2, 2, 1.0)
+    [rest] = many.results(1, train, "forward", str(tmp_path), 2, 4)
     assert rest[1][-1]["step"] == STEPS
 
 

@@ -391,7 +391,9 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
         trainer.train_step()
     before = weights(trainer)
     trainer.model.token_emb["text"].register_forward_hook(lambda module, args, output: output * float("nan"))
-    with pytest.raises(FloatingPointError, match=r"at step 4 \(epoch 1, batch 0: items \[\d+, \d+, \d+\] of the dataset\).*step-3"):
+    with pytest.raises(
+        FloatingPointError, match=r"at step 4 \(epoch 1, batch 0: items \[\d+, \d+, \d+\] of the dataset\).*step-3"
+    ):
         trainer.train()
     assert same(before, weights(trainer)) and int(trainer.steps) == 4
 

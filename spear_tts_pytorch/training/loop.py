@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from spear_tts_pytorch.data.loader import Collate, Position
 from spear_tts_pytorch.tokens import Modality, append_eos, valid_mask
 from spear_tts_pytorch.training.batches import Mixture, TrainingBatches, rows_per_process, split_dataset
-from spear_tts_pytorch.training.checkpoint import RunFolder, restore_random_state
+from spear_tts_pytorch.training.checkpoint import RunFolder, random_state, restore_random_state
 from spear_tts_pytorch.training.processes import make_accelerator
 from spear_tts_pytorch.training.resume import ResumeMixin
 from spear_tts_pytorch.training.schedule import (
@@ -145,6 +145,10 @@ class Trainer(UpdateMixin, ValidationMixin, ResumeMixin):
 
         self._step, self.position, self.best_valid_loss, self.best_step = 0, Position(), None, None
         self._check_validation()
+        if optimizer == "adafactor" and self.accelerator.distributed_type == DistributedType.FSDP:
+            raise ValueError(
+                "optimizer='adafactor' needs whole weights, which fully sharded training has not: use 'adamw'"
+            )
         self._signals, self._stop = StopSignals(), None
         self._running = dict(NOTHING_YET)
         self._last_valid, self._last_saved = -1, -1
@@ -346,6 +350,7 @@ class Trainer(UpdateMixin, ValidationMixin, ResumeMixin):
                 bar.set_postfix(self._shown(logs), refresh=False)
                 if self._stop is not None:
                     self._save_once()
+                    self._pending_rng, self._begun = random_state(), False  # whoever calls train again goes on from here
                     raise stop(self._stop)
         if self._last_valid != self._step and self.save_results_every:
             self.validate()

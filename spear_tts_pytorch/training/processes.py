@@ -31,6 +31,9 @@ def make_accelerator(options: dict[str, Any]) -> Accelerator:
         # Each stage leaves some parts out (text tables in pretraining, heads not asked for).
         handlers.append(DistributedDataParallelKwargs(find_unused_parameters=True))
     accelerator = Accelerator(**{**options, "kwargs_handlers": handlers})
+    plugin = options.get("fsdp_plugin")
+    if plugin is not None and accelerator.distributed_type == DistributedType.MULTI_CPU:  # accelerate passes these over
+        accelerator.state.distributed_type, accelerator.state.fsdp_plugin = DistributedType.FSDP, plugin
     if accelerator.distributed_type == DistributedType.FSDP and not getattr(accelerator, "is_fsdp2", False):
         raise ValueError(
             "fully sharded training needs version 2: FullyShardedDataParallelPlugin(fsdp_version=2), or fsdp_version: 2 in "
