@@ -272,21 +272,6 @@ def test_files_of_a_run(tmp_path):
     assert [record["step"] for record in trainer.history if "loss" in record] == [2, 4, 6, 8]
 
 
-def test_best_is_the_earlier_step_when_validation_gets_worse(tmp_path):
-    model = make_model()
-    other = [(speech.flip(0), text) for speech, text in make_pairs(6, seed=3)]
-    trainer = TextToSemanticTrainer(
-        model, dataset=make_pairs(4), valid_dataset=other, freeze="none",
-        **train_options(tmp_path, num_train_steps=60, save_results_every=10, lr=2e-2),
-    )  # fmt: skip
-    trainer.train()
-    valid = [record["valid_loss"] for record in trainer.history if "valid_loss" in record]
-    assert valid[-1] > min(valid)
-    reloaded = TextToSemantic.from_pretrained(tmp_path / "best")
-    model.load_state_dict(reloaded.state_dict())
-    assert trainer.validate() == pytest.approx(min(valid), rel=1e-5)
-
-
 def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trainer = make_trainer("backtranslate")

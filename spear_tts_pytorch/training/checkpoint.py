@@ -190,11 +190,14 @@ class RunFolder:
         return next((path for path in found.values() if path.name == name), found[max(found)])
 
     def save(self, step: int, write_model: Callable[[Path], None], state: Mapping[str, Any]) -> Path:
-        """Writes the checkpoint of a step, points `latest` to it and removes those that are too old."""
+        """Writes the checkpoint of a step, removes those that are too old and points `latest` to it.
+
+        In this order: whoever is cut off before the end resumes from the one before, and does it all again.
+        """
         path = self.path / CHECKPOINTS / f"step-{step}"
         save_checkpoint(path, write_model, state)
-        write_whole(self.path / LATEST, f"{path.name}\n".encode())
         self._prune(step)
+        write_whole(self.path / LATEST, f"{path.name}\n".encode())
         return path
 
     def _prune(self, step: int) -> None:
@@ -203,6 +206,7 @@ class RunFolder:
         for path in (self.path / CHECKPOINTS).iterdir():
             match = _STEP.fullmatch(path.name)
             if match and int(match[1]) < first:  # or what is left of it
+                (path / STATE_NAME).unlink(missing_ok=True)  # at once no checkpoint any more
                 shutil.rmtree(path)
 
     def save_best(self, write_model: Callable[[Path], None]) -> None:

@@ -350,7 +350,10 @@ class Trainer(UpdateMixin, ValidationMixin, ResumeMixin):
                 bar.set_postfix(self._shown(logs), refresh=False)
                 if self._stop is not None:
                     self._save_once()
-                    self._pending_rng, self._begun = random_state(), False  # whoever calls train again goes on from here
+                    self._pending_rng, self._begun = (
+                        random_state(),
+                        False,
+                    )  # whoever calls train again goes on from here
                     raise stop(self._stop)
         if self._last_valid != self._step and self.save_results_every:
             self.validate()
