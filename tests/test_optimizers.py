@@ -67,16 +67,17 @@ def test_compiled_training_is_the_same_and_names_stay(tmp_path, monkeypatch):
         return graph.forward
 
     _compile_with(monkeypatch, backend)
-    options = dict(num_train_steps=3, save_results_every=None)
-    plain = make_trainer("forward", **options)
-    compiled = make_trainer("forward", tmp_path, compile=True, **options)
+    options = train_options(num_train_steps=2, num_warmup_steps=0, save_results_every=None)
+    plain = TextToSemanticTrainer(make_model(source_depth=1), dataset=make_pairs(), **options)
+    options.update(results_folder=tmp_path, compile=True)
+    compiled = TextToSemanticTrainer(make_model(source_depth=1), dataset=make_pairs(), **options)
     plain.train()
     assert not graphs
     compiled.train()
     assert graphs
     for name, value in weights(plain).items():
         assert torch.allclose(value, compiled.model.state_dict()[name], atol=1e-6), name
-    saved = TextToSemantic.from_pretrained(tmp_path / "checkpoints" / "step-3").state_dict()
+    saved = TextToSemantic.from_pretrained(tmp_path / "checkpoints" / "step-2").state_dict()
     assert same(saved, weights(compiled)) and set(saved) == set(weights(plain))
 
 
@@ -87,7 +88,7 @@ def test_without_a_compiler_it_says_so(monkeypatch):
         raise InvalidCxxCompiler
 
     _compile_with(monkeypatch, backend)
-    trainer = make_trainer("forward", compile=True)
+    trainer = TextToSemanticTrainer(make_model(source_depth=1), dataset=make_pairs(), **train_options(compile=True))
     with pytest.raises(RuntimeError, match="compile=True failed .* needs a C\\+\\+ compiler, such as g\\+\\+"):
         trainer.train()
 

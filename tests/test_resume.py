@@ -231,11 +231,13 @@ def test_killed_at_random_times(tmp_path):
     start = time.monotonic()
     [whole] = many.results(1, _train, str(tmp_path / "whole"), "forward")
     seconds = time.monotonic() - start
-    chance, killed = random.Random(time.time_ns()), 0
-    for run in range(KILLS):
-        folder = tmp_path / str(run)
-        while not many.killed_after(chance.uniform(0, seconds), _train, str(folder), "forward"):
+    chance, kills = random.Random(time.time_ns()), []
+    while sum(map(bool, kills)) < KILLS:
+        folder, killed = tmp_path / str(len(kills)), 0
+        while not many.killed_after(chance.uniform(0.1, 1) * seconds, _train, str(folder), "forward"):
             killed += 1
+        seconds *= 1 if killed else 0.8  # it had ended by then: other runs are killed earlier
         [found] = many.results(1, _train, str(folder), "forward")
         assert_same_run(folder, tmp_path / "whole", found, whole)
-    print(f"{KILLS} runs, killed {killed} times")
+        kills.append(killed)
+    print(f"{len(kills)} runs, killed so often: {kills}")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -183,6 +184,53 @@ def test_what_each_stage_trains():
         trained(forward, make_pairs(), freeze="none", train_encoder_layers=1)
     with pytest.raises(ValueError, match="freeze must be 'paper' or 'none'"):
         trained(forward, make_pairs(), freeze="all")
+
+
+FEED_FORWARD = ["feed_forward.norm.gamma", "feed_forward.to_inner.bias", "feed_forward.to_inner.weight"]
+FEED_FORWARD += ["feed_forward.to_out.bias", "feed_forward.to_out.weight"]
+ATTENTION = ["attention.norm.gamma", "attention.to_kv.weight", "attention.to_out.weight", "attention.to_q.weight"]
+CROSS = ["cross_attention.norm.gamma", "cross_attention.null_kv", "cross_attention.to_kv.weight"]
+CROSS += ["cross_attention.to_out.weight", "cross_attention.to_q.weight"]
+NAMES = {
+    **{f"encoder {i}": [f"source_transformer.layers.{i}.{n}" for n in ATTENTION + FEED_FORWARD] for i in range(3)},
+    "encoder norm": ["source_transformer.final_norm.gamma"],
+    "decoder": [f"target_transformer.layers.0.{name}" for name in ATTENTION + FEED_FORWARD]
+    + ["target_transformer.final_norm.gamma"],
+    "cross": [f"target_transformer.layers.0.{name}" for name in CROSS],
+    "speech": ["token_emb.speech.weight", "start_token.speech"],
+    "text": ["token_emb.text.weight", "start_token.text"],
+    "ctc": ["to_ctc_logits.bias", "to_ctc_logits.weight"],
+    "exit": [f"early_exit.{name}" for name in FEED_FORWARD] + ["early_exit.norm.gamma", "early_exit.to_logits.weight"],
+}
+HEADS = ["text", "ctc", "exit"]
+
+
+@pytest.mark.parametrize(
+    "trainer_class, data, options, trained",
+    [
+        (SpeechSpeechPretrainer, make_speech, {}, list(NAMES)),
+        (SemanticToTextTrainer, make_pairs, {}, ["decoder", "cross", *HEADS]),
+        (TextToSemanticTrainer, make_pairs, {}, ["encoder 0", "cross", *HEADS]),
+        (TextToSemanticTrainer, make_pairs, {"train_encoder_layers": 2}, ["encoder 0", "encoder 1", "cross", *HEADS]),
+        (
+            TextToSemanticTrainer,
+            make_pairs,
+            {"freeze_encoder_layers_below": 2},  # of releases up to 0.4.8
+            ["encoder 2", "encoder norm", *HEADS],
+        ),
+        (TextToSemanticTrainer, make_pairs, {"freeze": "none"}, list(NAMES)),
+    ],
+)
+def test_names_of_what_each_stage_trains_and_moves(trainer_class, data, options, trained):
+    model = make_model(source_depth=3, ctc=True, target_early_exit_layer=1)
+    assert sorted(sum(NAMES.values(), [])) == sorted(name for name, _ in model.named_parameters())
+    trainer = trainer_class(model, dataset=data(), **options, **train_options(num_warmup_steps=0))
+    expected = sorted(name for part in trained for name in NAMES[part])
+    assert sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad) == expected
+    before = weights(trainer)
+    trainer.train_step()
+    moved = {name for name, value in weights(trainer).items() if not torch.equal(value, before[name])}
+    assert moved <= set(expected) and moved
 
 
 def test_overfits_a_few_pairs():
@@ -383,6 +431,70 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
     assert same(before, weights(trainer)) and int(trainer.steps) == 4
 
 
+def test_items_that_fail_are_named(tmp_path):
+    swapped = [*make_pairs(7), tuple(reversed(make_pairs()[0])), *make_pairs(4)]
+    swapped[7] = (torch.tensor([3]), torch.tensor([19]))  # semantic ids where the text should be
+    for workers in (0, 1):
+        trainer = make_trainer(
+            "forward", dataset=swapped, valid_dataset=make_pairs(), num_workers=workers, batch_size=1
+        )
+        with pytest.raises(ValueError, match=r"semantic ids first.*\(among items \[7\] of the dataset\)"):
+            _train_epoch(trainer)
+    bad = [(speech.float() if index == 4 else speech, text) for index, (speech, text) in enumerate(make_pairs(9))]
+    trainer = make_trainer("forward", dataset=bad, valid_dataset=make_pairs(), batch_size=9)
+    with pytest.raises(TypeError, match=r"both waveforms and semantic ids.*\(among items \[.*4.*\] of the dataset\)"):
+        trainer.train()
+    split = make_trainer("forward", dataset=swapped, valid_frac=0.3, batch_size=1)
+    if 7 in split.ds.indices:
+        with pytest.raises(ValueError, match=r"\(among items \[7\] of the dataset\)"):
+            _train_epoch(split)
+
+
+def _train_epoch(trainer):
+    trainer.num_train_steps = 100
+    trainer.save_results_every = 0
+    trainer.train()
+
+
+def test_items_longer_than_the_budget_are_named():
+    pairs = make_pairs(12)
+    pairs[8] = (torch.ones(200, dtype=torch.long), torch.ones(3, dtype=torch.long))
+    with pytest.warns(UserWarning, match=r"1 of 10 items are longer than batch_tokens=60.*: item 8 \(203 ids\)"):
+        trainer = make_trainer("forward", dataset=pairs, valid_frac=0.1, batch_size=None, batch_tokens=60)
+    assert [8] in [trainer.batches.names(batch) for batch in trainer.batches.sampler.batches(0)]
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(30, "Read-only file system")])
+def test_a_folder_that_can_not_be_written_to_is_named(tmp_path, monkeypatch, error):
+    def refuse(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(type(error), match="results_folder .*new cannot be used .*choose one that can be written to"):
+        make_trainer("forward", tmp_path / "new")
+
+
+def test_a_loss_that_is_not_a_number_names_its_items(tmp_path):
+    trainer = make_trainer("forward", tmp_path, batch_size=2, grad_accum_every=2, num_train_steps=30)
+    run_step, seen = trainer.run_step, []
+
+    def poisoned(wrapper, batch):
+        loss, logits = run_step(wrapper, batch)
+        poison = (batch["text"] == 7).any() and len(seen) > 8
+        seen.append(batch)
+        return loss * float("nan") if poison else loss, logits
+
+    trainer.run_step = poisoned
+    with pytest.raises(FloatingPointError) as raised:
+        trainer.train()
+    named = json.loads(re.search(r"items (\[.*?\])", str(raised.value))[1])
+    assert len(named) in (2, 4) and any((make_pairs()[item][1] == 7).any() for item in named)
+    latest = (tmp_path / "latest").read_text().strip()
+    assert f"the last checkpoint is {tmp_path / 'checkpoints' / latest}" in str(raised.value)
+    model = TextToSemantic.from_pretrained(tmp_path / "checkpoints" / latest)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
 def test_generated_pairs_join_the_real_ones(tmp_path):
     write_pairs(tmp_path, make_pairs(5), num_semantic_token_ids=20, num_text_token_ids=12, unique_consecutive=True)
     model = make_model()
@@ -404,6 +516,71 @@ def test_generated_pairs_join_the_real_ones(tmp_path):
     with pytest.raises(ValueError, match="num_text_token_ids 12, the model has 13"):
         other = make_model(num_text_token_ids=13)
         TextToSemanticTrainer(other, generated_audio_text_dataset_folder=tmp_path, **options)
+
+
+def _kinds(trainer, epochs=1):
+    """How often each item of the dataset comes, by epoch, from what is really loaded."""
+    trainer._begin()
+    counts = []
+    for epoch in range(epochs):
+        plan = trainer.batches.sampler.batches(epoch)
+        numbers = [index for _ in plan for index in trainer.batches.names(next(trainer.dl_iter)["number"].tolist())]
+        counts.append([numbers.count(item) for item in range(30)])
+    return counts
+
+
+@pytest.mark.parametrize("batches", [{"batch_size": 3}, {"batch_size": None, "batch_tokens": 60}])
+def test_real_and_generated_pairs_mix_by_share(tmp_path, batches):
+    write_pairs(
+        tmp_path / "p", make_pairs(26), num_semantic_token_ids=20, num_text_token_ids=12, unique_consecutive=True
+    )
+
+    def make(share, **options):
+        return TextToSemanticTrainer(
+            make_model(), dataset=make_pairs(4), generated_audio_text_dataset_folder=tmp_path / "p", real_share=share,
+            **train_options(**{"valid_frac": 0.0, **batches, **options}),
+        )  # fmt: skip
+
+    first, second = _kinds(make(0.3), epochs=2)
+    for counts in (first, second):
+        assert counts[4:] == [1] * 26  # generated pairs once each, real ones two or three times
+        assert sum(counts[:4]) == round(26 / 0.7 * 0.3) == 11 and set(counts[:4]) == {2, 3}
+    assert _kinds(make(0.3), 2) == [first, second] and _kinds(make(0.3, seed=1), 2) != [first, second]
+    assert sum(_kinds(make(0.05))[0][:4]) == 4 and sum(_kinds(make(0.05))[0][4:]) == 76  # the other way round
+    assert _kinds(make(None)) == [[1] * 30]
+    split = make(0.5, valid_frac=0.2)
+    held_out = set(split.valid_ds.indices)
+    [counts] = _kinds(split)
+    assert all((counts[item] == 0) == (item in held_out) for item in range(30))
+    assert sum(counts[:4]) == sum(counts[4:])
+    for share in (0.0, 1.0):
+        with pytest.raises(ValueError, match="real_share must be above 0 and below 1"):
+            make(share)
+    with pytest.raises(ValueError, match="real_share needs pairs of both kinds"):
+        TextToSemanticTrainer(make_model(), dataset=make_pairs(4), real_share=0.5, **train_options())
+
+
+def test_a_mixture_resumes(tmp_path):
+    write_pairs(
+        tmp_path / "p", make_pairs(8), num_semantic_token_ids=20, num_text_token_ids=12, unique_consecutive=True
+    )
+
+    def make(folder, share=0.5, seed=0):
+        return TextToSemanticTrainer(
+            make_model(seed), dataset=make_pairs(3), generated_audio_text_dataset_folder=tmp_path / "p",
+            real_share=share, **train_options(folder, num_train_steps=14),
+        )  # fmt: skip
+
+    whole = make(tmp_path / "whole")
+    whole.train()
+    cut = make(tmp_path / "cut")
+    for _ in range(10):
+        cut.train_step()
+    resumed = make(tmp_path / "cut", seed=1)
+    resumed.train()
+    assert same(weights(whole), weights(resumed)) and timeless(whole.history) == timeless(resumed.history)
+    with pytest.raises(ValueError, match="mixture is .*0.5.* there and .*0.25.* here"):
+        make(tmp_path / "cut", share=0.25)
 
 
 class Frames:
