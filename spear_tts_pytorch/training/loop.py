@@ -281,8 +281,7 @@ class Trainer(UpdateMixin, ValidationMixin, ResumeMixin):
         with self._smoothing(self.label_smoothing):
             loss, tokens = self._update(lr)
         self._step += 1
-        used = self.grad_accum_every * self.accelerator.num_processes
-        self.position = self.position.advance(self.batches.sampler, used)
+        self.position = self.position.advance(self.batches.sampler, self._batches_per_update)
         seconds = time.perf_counter() - start
         for key, value in (("loss", loss), ("updates", 1), ("tokens", tokens), ("seconds", seconds)):
             self._running[key] += value
@@ -350,10 +349,7 @@ class Trainer(UpdateMixin, ValidationMixin, ResumeMixin):
                 bar.set_postfix(self._shown(logs), refresh=False)
                 if self._stop is not None:
                     self._save_once()
-                    self._pending_rng, self._begun = (
-                        random_state(),
-                        False,
-                    )  # whoever calls train again goes on from here
+                    self._pending_rng, self._begun = random_state(), False  # for whoever calls train again
                     raise stop(self._stop)
         if self._last_valid != self._step and self.save_results_every:
             self.validate()
