@@ -1,7 +1,8 @@
-"""The shell: `spear-tts demo`, `spear-tts generate`, `spear-tts tokenize`, `spear-tts version`.
+"""The shell: `spear-tts demo`, `spear-tts generate`, `spear-tts tokenize`, `spear-tts label`, `spear-tts version`.
 
-Arguments come in, exit codes go out: 0 done, 2 something the user can mend (one line on stderr, `SPEAR_TTS_DEBUG=1`
-shows where), 130 interrupted. Commands import what they need when they run, so that `--help` is instant.
+Arguments come in, exit codes go out: 0 done, 1 done but for some items, 2 something the user can mend (one line on
+stderr, `SPEAR_TTS_DEBUG=1` shows where), 130 interrupted. Commands import what they need when they run, so that `--help`
+is instant.
 This file knows no recipe, no model and no audio; it only hands arguments over.
 """
 
@@ -16,15 +17,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from spear_tts_pytorch.arguments import columns, path_with, positive, seed, temperature
+from spear_tts_pytorch.label_command import add_label
 from spear_tts_pytorch.version import __version__
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from spear_tts_pytorch.text_to_semantic import TextToSemantic
+    from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer
 
 # OSError covers missing, existing and unreadable files, a full disk and a hub that cannot be reached.
 USER_ERRORS = (ValueError, OSError, ImportError)
+DEFAULT_CLUSTERS = 100
 
 
 class _Parser(argparse.ArgumentParser):
@@ -103,25 +108,38 @@ def _generate(args: argparse.Namespace) -> None:
 
 
 def _tokenize(args: argparse.Namespace) -> None:
+    from spear_tts_pytorch.data.files import locked
     from spear_tts_pytorch.data.readers import read_corpus
     from spear_tts_pytorch.data.tokenized import fit_tokenizer, tokenize_corpus
     from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive
     from spear_tts_pytorch.tokenizers.semantic import load_semantic_tokenizer
 
-    utterances = list(read_corpus(args.corpus))
     own = args.output / "tokenizer"
-    if args.tokenizer is not None:
-        tokenizer = load_semantic_tokenizer(args.tokenizer)
-    elif (own / "tokenizer.json").is_file():
-        tokenizer = load_semantic_tokenizer(own)
-    else:
-        tokenizer = fit_tokenizer(utterances, args.clusters, seed=args.seed, progress=args.progress)
-        tokenizer = UniqueConsecutive(tokenizer) if args.unique else tokenizer
-        tokenizer.save(own)
+    saved = args.tokenizer or (own if (own / "tokenizer.json").is_file() else None)
+    if saved is not None:
+        tokenizer = load_semantic_tokenizer(saved)
+        _check_asked_for(args, tokenizer, saved)
+    utterances = list(read_corpus(args.corpus))
+    if saved is None:
+        with locked(args.output):
+            clusters = DEFAULT_CLUSTERS if args.clusters is None else args.clusters
+            tokenizer = fit_tokenizer(utterances, clusters, seed=args.seed, progress=args.progress)
+            tokenizer = UniqueConsecutive(tokenizer) if args.unique else tokenizer
+            tokenizer.save(own)
     workers = args.workers if args.workers > 1 else 0
     report = tokenize_corpus(utterances, tokenizer, args.output, workers=workers, progress=args.progress)
     left_out = f", {len(report.skipped)} left out (see {args.output / 'report.json'})" if report.skipped else ""
     print(f"{report.clips} clips, {report.hours:.2f} hours in {args.output}{left_out}")
+
+
+def _check_asked_for(args: argparse.Namespace, tokenizer: SemanticTokenizer, saved: Path | str) -> None:
+    """Raises ValueError for what is asked of a fitted tokenizer and differs in the one that is there."""
+    there = f"the tokenizer in {saved} is taken, which"
+    remedy = "leave the option out, or choose another OUT without --tokenizer"
+    if args.clusters not in (None, tokenizer.codebook_size):
+        raise ValueError(f"--clusters {args.clusters}: {there} has {tokenizer.codebook_size} ids: {remedy}")
+    if args.unique and not getattr(tokenizer, "unique_consecutive", False):
+        raise ValueError(f"--unique: {there} repeats ids: {remedy}")
 
 
 def _load(name: str) -> TextToSemantic:
@@ -190,6 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_generate(commands)
     _add_tokenize(commands)
+    add_label(commands)
     command = commands.add_parser(
         "version", help="print the versions that a bug report needs", epilog="example: spear-tts version"
     )
@@ -206,9 +225,9 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
         epilog="example: spear-tts demo --corpus fsdd:free-spoken-digit-dataset --labelled 15 --output digits",
     )
     demo.add_argument("--quick", action="store_true", help="smaller and shorter: about a minute, figures mean little")
-    demo.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of everything random (default 0)")
+    demo.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of everything random (default 0)")
     demo.add_argument("--output", type=Path, default=Path("spear-tts-demo"), metavar="DIR", help="default %(default)s")
-    demo.add_argument("--labelled", type=_positive, metavar="N", help="utterances whose text may be used")
+    demo.add_argument("--labelled", type=positive, metavar="N", help="utterances whose text may be used")
     demo.add_argument(
         "--corpus",
         metavar="SPEC",
@@ -217,7 +236,7 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
     )
     demo.add_argument(
         "--columns",
-        type=_columns,
+        type=columns,
         default="ad",
         metavar="LETTERS",
         help="which of a (scratch), b (pretrained), c (backtranslation), d (both) to run (default %(default)s)",
@@ -237,15 +256,15 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     )
     generate.add_argument("model", metavar="MODEL", help="folder written by save_pretrained, or a Hub id")
     generate.add_argument("text", metavar="TEXT", help="what to say")
-    generate.add_argument("--output", type=_path_with(".json"), metavar="FILE.json", help="write the ids there as well")
-    generate.add_argument("--wav", type=_path_with(".wav"), metavar="FILE.wav", help="write their sound there")
+    generate.add_argument("--output", type=path_with(".json"), metavar="FILE.json", help="write the ids there as well")
+    generate.add_argument("--wav", type=path_with(".wav"), metavar="FILE.wav", help="write their sound there")
     generate.add_argument(
-        "--temperature", type=_temperature, default=0.3, metavar="T", help="0 is greedy (default %(default)s)"
+        "--temperature", type=temperature, default=0.3, metavar="T", help="0 is greedy (default %(default)s)"
     )
-    generate.add_argument("--samples", type=_positive, default=1, metavar="N", help="how many (default %(default)s)")
-    generate.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of sampling (default %(default)s)")
+    generate.add_argument("--samples", type=positive, default=1, metavar="N", help="how many (default %(default)s)")
+    generate.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of sampling (default %(default)s)")
     generate.add_argument(
-        "--max-length", type=_positive, default=2048, metavar="N", help="at most N ids a sample (default %(default)s)"
+        "--max-length", type=positive, default=2048, metavar="N", help="at most N ids a sample (default %(default)s)"
     )
     generate.set_defaults(command=_generate)
 
@@ -260,56 +279,17 @@ def _add_tokenize(commands: argparse._SubParsersAction) -> None:
     )
     tokenize.add_argument("corpus", metavar="CORPUS", help="folder of the corpus")
     tokenize.add_argument("output", type=Path, metavar="OUT", help="folder to write")
-    tokenize.add_argument("--tokenizer", metavar="FOLDER", help="a saved tokenizer; without it one is fitted on CORPUS")
     tokenize.add_argument(
-        "--clusters", type=_positive, default=100, metavar="N", help="ids of a fitted tokenizer (default %(default)s)"
+        "--tokenizer", metavar="FOLDER", help="a saved tokenizer; without it OUT's own, fitted on CORPUS the first time"
+    )
+    tokenize.add_argument(
+        "--clusters", type=positive, metavar="N", help=f"ids of a fitted tokenizer (default {DEFAULT_CLUSTERS})"
     )
     tokenize.add_argument("--unique", action="store_true", help="a fitted tokenizer leaves out repeats")
-    tokenize.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes (default %(default)s)")
-    tokenize.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of fitting (default %(default)s)")
+    tokenize.add_argument("--workers", type=positive, default=1, metavar="N", help="processes (default %(default)s)")
+    tokenize.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of fitting (default %(default)s)")
     tokenize.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bar")
     tokenize.set_defaults(command=_tokenize)
-
-
-def _positive(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
-    return number
-
-
-def _seed(text: str) -> int:
-    if not (text.isdecimal() and int(text) < 2**32):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**32 - 1}")
-    return int(text)
-
-
-def _temperature(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number >= 0")
-    return number
-
-
-def _columns(text: str) -> str:
-    if not text or set(text) - set("abcd") or len(set(text)) != len(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a choice of the letters a, b, c, d, such as abcd")
-    return "".join(sorted(text))
-
-
-def _path_with(suffix: str):
-    def path_of(text: str) -> Path:
-        if not text.lower().endswith(suffix):
-            raise argparse.ArgumentTypeError(f"{text!r} does not end in {suffix}")
-        return Path(text)
-
-    return path_of
 
 
 if __name__ == "__main__":

@@ -27,6 +27,10 @@ class GuidedCache(KVCache):
     def select(self, rows: Tensor) -> None:
         super().select(torch.cat((rows, rows + self.rows // 2)))
 
+    def replace(self, sources: list[int], other: KVCache) -> None:
+        half = self.sources // 2
+        super().replace([*sources, *(half + source for source in sources)], other)
+
     def truncate(self, lengths: list[int]) -> None:
         super().truncate(lengths * 2)
 

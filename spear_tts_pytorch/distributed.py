@@ -7,6 +7,7 @@ rows are; one process is the identity.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,20 @@ from torch import Tensor
 
 def num_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank_and_world() -> tuple[int, int]:
+    """The number of this process and how many there are; joins the others where `accelerate launch` or torchrun say so."""
+    if dist.is_available() and not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState  # slow to import
+
+        PartialState()
+    return (dist.get_rank() if num_processes() > 1 else 0), num_processes()
+
+
+def wait_for_everyone() -> None:
+    if num_processes() > 1:
+        dist.barrier()
 
 
 class _Gather(torch.autograd.Function):

@@ -233,18 +233,21 @@ class GenerationMixin:
     ) -> tuple[DecoderStep, KVCache]:
         """Encodes checked source ids and reads the prompt: the step, for so many rows of each source, and its cache."""
         if prompt is not None:
-            prompt = self.to_ids(prompt, target_type, "prompt", empty_rows=False)
-            vocabulary = self.vocabulary[target_type]
-            if vocabulary.autoset_eos and bool((prompt == vocabulary.eos_id).any()):
-                raise ValueError(
-                    f"prompt holds end-of-sequence ({vocabulary.eos_id}), which nothing follows: leave it out"
-                )
+            prompt = self.prompt_ids(prompt, target_type)
             if len(prompt) != len(source):
                 raise ValueError(f"source has {len(source)} rows and prompt {len(prompt)}: they must agree")
         context, mask, positions = self.encode_ids(source, source_type)
         expected = dict(rows=len(source) * rows_per_source, steps=max_length, drafts=drafts)
         step = DecoderStep(self, target_type, cond_scale, **expected)
         return step, step.new_cache(context, mask, positions.expand(context.shape[0], -1), prompt)
+
+    def prompt_ids(self, prompt: Batch, target_type: Modality) -> Tensor:
+        """A prompt as ids `[b, n]`, checked: at least one in each row, and no end-of-sequence."""
+        prompt = self.to_ids(prompt, target_type, "prompt", empty_rows=False)
+        vocabulary = self.vocabulary[target_type]
+        if vocabulary.autoset_eos and bool((prompt == vocabulary.eos_id).any()):
+            raise ValueError(f"prompt holds end-of-sequence ({vocabulary.eos_id}), which nothing follows: leave it out")
+        return prompt
 
     def _limits(self, target_type: Modality, max_length: int) -> dict[str, Any]:
         """What every strategy has to know of the target vocabulary."""
@@ -275,7 +278,15 @@ class GenerationMixin:
         return sampling_steps(*begun, rows, **drawing, **self._limits(target_type, max_length))
 
     @torch.no_grad()
-    def alignment(self, source: Batch, target: Batch, *, source_type: Modality, target_type: Modality) -> Tensor:
+    def alignment(
+        self,
+        source: Batch,
+        target: Batch,
+        *,
+        source_type: Modality,
+        target_type: Modality,
+        source_position_rate: float | None = None,
+    ) -> Tensor:
         """Cross-attention weights of every layer, `[layers, b, h, n + 1, 1 + m]` (start token and null first)."""
         weights: list[Tensor] = []
         hooks = [
@@ -286,7 +297,8 @@ class GenerationMixin:
         ]
         try:
             with evaluating(self):
-                self(source, target, source_type=source_type, target_type=target_type)
+                options = dict(source_type=source_type, target_type=target_type)
+                self(source, target, source_position_rate=source_position_rate, **options)
         finally:
             for hook in hooks:
                 hook.remove()

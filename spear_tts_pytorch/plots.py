@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 COLORS = ("#2f6690", "#d1603d", "#4a8c5c", "#8a5a9e", "#b5891f", "#5c6b73")
 LINES = ("-", "--", ":")
 INK, GRID = "#333333", "#dddddd"
+BINS = 60
 
 
 def plot_losses(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> Path:
@@ -57,8 +58,50 @@ def plot_losses(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str 
     return _write(figure, path)
 
 
+def plot_records(records: Sequence[Mapping[str, Any]], path: str | Path, title: str = "Training") -> Path:
+    """Draw the records of one run over its steps: losses, accuracies if it has some, and the learning rate.
+
+    Args:
+        records: rows with `step`, and any of `loss`, `valid_loss`, `lr` and keys that end in `accuracy`; values that
+            are absent, None or not finite are left out. Rows may come in any order.
+        path: PNG to write; its folder is made if need be.
+        title: title above the panels.
+
+    Returns: the path written.
+
+    Raises:
+        ValueError: there is nothing to draw.
+        ImportError: matplotlib is not installed.
+    """
+    accuracies = sorted({key for row in records for key in row if key.endswith("accuracy")})
+    panels = {"loss (nats per token)": ["loss", "valid_loss"], "accuracy": accuracies, "learning rate": ["lr"]}
+    curves = {name: {key: _points(records, key) for key in keys} for name, keys in panels.items()}
+    curves = {name: panel for name, panel in curves.items() if any(map(len, panel.values()))}
+    if not curves:
+        raise ValueError("records hold no finite loss, accuracy or lr; log a step before plotting")
+    figure, rows = _panels(8.0, 0.8 + 2.6 * len(curves), len(curves))
+    for axes, (name, panel) in zip(rows, curves.items(), strict=True):
+        for index, (key, points) in enumerate(panel.items()):
+            if len(points):
+                marker = None if key in ("loss", "lr") else "o"  # seldom recorded
+                label = key.replace("valid_", "validation ").replace("_", " ")
+                axes.plot(*points.T, color=COLORS[index], linewidth=1.5, marker=marker, markersize=3.5, label=label)
+        axes.set(ylabel=name)
+        axes.grid(True, color=GRID, linewidth=0.8)
+        if len(panel) > 1:
+            axes.legend(frameon=False, fontsize=9)
+    rows[0].set(title=title)
+    rows[-1].set(xlabel="step")
+    return _write(figure, path)
+
+
 def plot_alignment(
-    attention: Any, source_labels: Sequence[str], path: str | Path, title: str = "Cross-attention"
+    attention: Any,
+    source_labels: Sequence[str],
+    path: str | Path,
+    title: str = "Cross-attention",
+    xlabel: str = "text position",
+    ylabel: str = "semantic token",
 ) -> Path:
     """Draw which source position each target position looks at.
 
@@ -67,6 +110,7 @@ def plot_alignment(
         source_labels: one label for each source position, such as the characters of the text; blanks are shown as ␣.
         path: PNG to write; its folder is made if need be.
         title: title above the picture.
+        xlabel, ylabel: what source and target positions are.
 
     Returns: the path written.
 
@@ -88,7 +132,7 @@ def plot_alignment(
     image = axes.imshow(weights, aspect="auto", origin="lower", cmap="magma", interpolation="nearest", vmin=0.0)
     labels = ["␣" if label.isspace() else label for label in source_labels]
     axes.set_xticks(range(sources), labels, fontsize=max(5, min(10, 400 // sources)))
-    axes.set(xlabel="text position", ylabel="semantic token", title=title)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     figure.colorbar(image, ax=axes, label="attention weight", fraction=0.046, pad=0.02)
     return _write(figure, path)
 
@@ -136,6 +180,34 @@ def plot_error_rates(
     return _write(figure, path)
 
 
+def plot_histograms(columns: Mapping[str, Any], path: str | Path, title: str = "Pairs") -> Path:
+    """Draw a histogram of each column of numbers, one above the other.
+
+    Args:
+        columns: name -> numbers; those that are not finite are left out, and columns without any.
+        path: PNG to write; its folder is made if need be.
+
+    Returns: the path written.
+
+    Raises:
+        ValueError: there is nothing to draw.
+        ImportError: matplotlib is not installed.
+    """
+    drawn = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
+    drawn = {name: values[np.isfinite(values)] for name, values in drawn.items()}
+    drawn = {name: values for name, values in drawn.items() if len(values)}
+    if not drawn:
+        raise ValueError("columns hold no finite number; write some pairs before plotting")
+    figure, panels = _panels(8.0, 0.8 + 1.9 * len(drawn), len(drawn), sharex=False)
+    for axes, (name, values) in zip(panels, drawn.items(), strict=True):
+        axes.hist(values, bins=BINS, color=COLORS[0])
+        axes.axvline(float(np.median(values)), color=COLORS[1], linewidth=1.5, label=f"median {np.median(values):.3g}")
+        axes.set(xlabel=name, ylabel="pairs")
+        axes.legend(frameon=False, fontsize=9)
+    panels[0].set(title=title)
+    return _write(figure, path)
+
+
 def _points(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
     """Rows -> [points, 2] of (step, value), by step, finite values only."""
     points = [(row["step"], float(row[key])) for row in rows if row.get(key) is not None]
@@ -144,7 +216,12 @@ def _points(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of width x height inches that pyplot does not know of."""
+    figure, (axes,) = _panels(width, height, 1)
+    return figure, axes
+
+
+def _panels(width: float, height: float, rows: int, sharex: bool = True) -> tuple[Figure, list[Axes]]:
+    """A figure of width x height inches that pyplot does not know of, with panels one above the other."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -152,9 +229,10 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
         raise ImportError('plots need matplotlib: pip install "spear-tts-pytorch[plots]"') from error
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    panels = list(figure.subplots(rows, sharex=sharex, squeeze=False)[:, 0])
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
 
 
 def _write(figure: Figure, path: str | Path) -> Path:

@@ -62,16 +62,19 @@ def load_tensors(path: str | Path, *, stand_ins: tuple[str, ...] = ()) -> Any:
         ValueError: it is damaged or of another kind; as RefusedError, it holds a name that is not of data.
     """
     path = _existing(path)
-    made: dict[str, type] = {}
+    known = _numpy_scalars(path)
+    made: dict[str, Any] = {}
     while True:
         try:
             with torch.serialization.safe_globals(list(made.values())):
                 return torch.load(path, map_location="cpu", weights_only=True)
+        except RefusedError:
+            raise
         except DAMAGED as error:
             found = GLOBAL.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
             name = found[1] if found else ""
-            if name and name not in made and _expected(name, stand_ins):
-                made[name] = _stand_in(name)  # and once more
+            if name and name not in made and (name in known or _expected(name, stand_ins)):
+                made[name] = known.get(name) or _stand_in(name)  # and once more
             elif name:
                 raise RefusedError(_refusal(path, name)) from error
             else:
@@ -112,6 +115,25 @@ class _Type(StandIn):
         return np.dtype(self.order + self.code)
 
 
+def _numpy_scalars(path: Path) -> dict[str, Any]:
+    """By name, what makes numbers of NumPy from their bytes, in place of NumPy's own, which trusts what it is told."""
+
+    def scalar(kind: Any, data: Any) -> np.generic:
+        if not isinstance(kind, _Type) or not isinstance(data, bytes):
+            raise RefusedError(f"{path} holds a {type(data).__name__} as a number of NumPy: save numbers only")
+        return np.frombuffer(data, kind.made(path))[0]
+
+    found: dict[str, Any] = {"numpy.dtype": type("dtype", (_Type,), {"__module__": "numpy", "__qualname__": "dtype"})}
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+
+        def own(kind: Any, data: Any) -> np.generic:
+            return scalar(kind, data)
+
+        own.__module__, own.__qualname__ = module, "scalar"  # by which torch finds it
+        found[f"{module}.scalar"] = own
+    return found
+
+
 class _Array(StandIn):
     """joblib's note in the pickle that the bytes of an array follow."""
 
@@ -122,11 +144,9 @@ class _ArrayUnpickler(pickle._Unpickler):  # the one in Python: an array is read
         self.made: dict[str, Any] = {
             "collections.OrderedDict": OrderedDict,
             "joblib.numpy_pickle.NumpyArrayWrapper": _Array,
-            "numpy.dtype": _Type,
             "numpy.ndarray": _stand_in("numpy.ndarray"),
             "_codecs.encode": lambda text, encoding="latin1": text.encode("latin1"),  # how old pickles spell bytes
-            "numpy.core.multiarray.scalar": self.scalar,
-            "numpy._core.multiarray.scalar": self.scalar,
+            **_numpy_scalars(path),
         }
         super().__init__(self.file)
 
@@ -137,9 +157,6 @@ class _ArrayUnpickler(pickle._Unpickler):  # the one in Python: an array is read
                 raise RefusedError(_refusal(self.path, full))
             self.made[full] = _stand_in(full)
         return self.made[full]
-
-    def scalar(self, kind: _Type, data: bytes) -> Any:
-        return np.frombuffer(data, kind.made(self.path))[0]
 
     def load_build(self) -> None:
         if not isinstance(self.stack[-2], StandIn):

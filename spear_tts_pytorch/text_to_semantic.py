@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from spear_tts_pytorch import losses
 from spear_tts_pytorch.acceleration import AccelerationMixin
 from spear_tts_pytorch.checks import typechecked
+from spear_tts_pytorch.continuous import ContinuousMixin
 from spear_tts_pytorch.freezing import FreezingMixin
 from spear_tts_pytorch.generation import GenerationMixin
 from spear_tts_pytorch.inputs import Batch, number_of_rows, to_ids
@@ -30,6 +31,7 @@ from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, append_eo
 
 class TextToSemantic(
     GenerationMixin,
+    ContinuousMixin,
     ThroughputMixin,
     ScoringMixin,
     AccelerationMixin,

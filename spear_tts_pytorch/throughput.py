@@ -1,14 +1,14 @@
-"""Any number of sources: sorted by length, batched under a budget of ids, results in the order of the sources.
+"""Any number of sources: sorted by length, decoded under a budget of ids, results in the order of the sources.
 
-In: texts, waveforms or rows of ids. Out: a list of `Generated`. `ThroughputMixin` asks the model for `to_ids` and
-`generate`, and knows nothing of its layers nor of how ids are chosen.
+In: texts, waveforms or rows of ids. Out: a list of `Generated`. `ThroughputMixin` asks the model for `to_ids` and for
+results as they come (`continuous.py`), and knows nothing of its layers nor of how ids are chosen.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +16,9 @@ import torch
 from torch import LongTensor, Tensor
 from tqdm.auto import tqdm
 
+from spear_tts_pytorch.decoding.beam import Hypothesis
 from spear_tts_pytorch.inputs import Batch
-from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, pad_sequences, strip
+from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, strip
 
 OnError = Literal["raise", "skip"]
 SAMPLES_PER_ID = 320  # of tokenizers that do not say
@@ -33,11 +34,13 @@ class Generated:
         ids: int64 `[n]` on the CPU, without padding and end-of-sequence; n may be 0.
         score: as `generate(return_scores=True)` gives it: mean log-probability per id, or the beam search's score.
         truncated: `max_length` came before end-of-sequence.
+        others: of a beam search with `n_best` above 1 the other hypotheses, best first.
     """
 
     ids: LongTensor
     score: float
     truncated: bool
+    others: list[Generated] = field(default_factory=list)
 
 
 class ThroughputMixin:
@@ -57,7 +60,7 @@ class ThroughputMixin:
         max_batch_size: int = 32,
         on_error: OnError = "raise",
         progress: bool = True,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         generator: torch.Generator | None = None,
         prompt: Batch | None = None,
         **generate_kwargs: Any,
@@ -65,31 +68,31 @@ class ThroughputMixin:
         """Generates for any number of sources.
 
         All sources are checked, and tokenized where they must be, in chunks, before anything is generated. Then they
-        go through `generate` in batches of like length, the longest first: what does not fit into memory fails at once.
-        Rows that end leave their batch; the next batch starts when all rows of this one have ended, so one row that
-        goes on to `max_length` keeps its batch waiting: give a `max_length` that fits the sources.
+        are decoded in a batch, the longest first: what does not fit into memory fails at once. Where a row ends, the
+        next source takes its place (continuous batching), so that one row that goes on to `max_length` keeps nobody
+        waiting. Speculative decoding goes batch after batch.
 
-        Sampling is reproducible: each batch draws from a generator of its own, made of the seed and the index of its
-        first source. Equal sources, options and seed give equal ids, whatever ran before, and what happens in one batch
-        changes nothing in another. Within a batch draws are made for all rows together, so other batch mates (another
-        `max_tokens` or `max_batch_size`, a source more or less) mean other draws. With `max_batch_size=1` a source's
-        draws depend on the seed and its index alone. The draws are not those of `generate` with the same seed.
+        Sampling is reproducible: each source has noise of its own, made of the seed and its index, so its draws do not
+        depend on the other sources nor on `max_tokens` or `max_batch_size`. (With speculative decoding a batch has
+        noise of its own, made of the seed and the index of its first source.) The draws are not those of `generate`
+        with the same seed.
 
         Args:
             sources: list of texts, of ids `[n]`, or (speech) of waveforms `[t]`, as tensors, arrays or lists; or a
                 padded batch of ids `[b, n]`, or waveforms `[b, t]` that are audio up to their end.
-            max_tokens: most source ids in a batch, padding and end-of-sequence included: rows times the longest. A
-                source that alone is longer makes a batch of its own. What is generated is not limited by this.
-            max_batch_size: most sources in a batch. Memory for what is generated grows with it and `max_length`.
+            max_tokens: most source ids in the batch, padding and end-of-sequence included: rows times the longest. A
+                source that alone is longer is decoded alone. What is generated is not limited by this.
+            max_batch_size: most sources in the batch. Memory for what is generated grows with it and `max_length`.
             on_error: what happens when a source can not be used: "raise" names it, before any work; "skip" leaves None
-                in its place and warns. When a batch fails while it is generated (memory runs out), "raise" names its
+                in its place and warns. When the batch fails while it is generated (memory runs out), "raise" names its
                 sources and "skip" tries its halves. Options that `generate` refuses are always raised.
             progress: shows a bar, on terminals.
-            seed: at least 0; makes draws reproducible, on this kind of device.
+            seed: at least 0; makes draws reproducible, on this kind of device. A seed for each source instead makes its
+                draws independent of its index.
             generator: gives a seed instead, and the kind of device draws are made on. Without either,
                 `torch.manual_seed` decides.
             prompt: as in `generate`, one row for each source, or one for all.
-            generate_kwargs: for `generate`: strategy, temperature, `max_length` and so on.
+            generate_kwargs: for `generate`: strategy, temperature, `max_length` and so on; `n_best` for beam search.
 
         Returns:
             One `Generated` for each source, in their order; an empty list if there are none.
@@ -101,6 +104,8 @@ class ThroughputMixin:
         _check_options(source_type, target_type, max_tokens, max_batch_size, on_error, generate_kwargs)
         first_seed = _first_seed(seed, generator)
         rows = _as_rows(sources)
+        if isinstance(first_seed, list) and len(first_seed) != len(rows):
+            raise ValueError(f"seed has {len(first_seed)} numbers for {len(rows)} sources: give one, or one for each")
         if not rows:
             return []
         job = _Job(
@@ -124,7 +129,7 @@ class ThroughputMixin:
         if prompt is None:
             return None
         pad_id = self.vocabulary[target_type].pad_id
-        rows = [strip(row, pad_id, None) for row in self.to_ids(prompt, target_type, "prompt", empty_rows=False)]
+        rows = [strip(row, pad_id, None) for row in self.prompt_ids(prompt, target_type)]
         if len(rows) not in (1, number):
             raise ValueError(f"prompt has {len(rows)} rows for {number} sources: give one for each, or one for all")
         return rows * number if len(rows) == 1 else rows
@@ -140,7 +145,7 @@ class _Job:
     limits: tuple[int, int]  # ids and rows of a batch
     skip: bool
     progress: bool
-    seed: int
+    seed: int | list[int]
     draws_on: torch.device
     options: dict[str, Any]
     prompts: list[Tensor] | None
@@ -154,12 +159,9 @@ class _Job:
         self.tokenize()
         source = self.model.vocabulary[self.types["source_type"]]
         lengths = {i: len(row) + int(source.autoset_eos) for i, row in enumerate(self.ids) if row is not None}
-        with self.bar("generating", initial=len(self.problems)) as bar:
-            for batch in _batches(lengths, *self.limits):
-                error = self.generate(batch)
-                if error is not None and not self.succeeded and not isinstance(error, FAILURES):
-                    raise error  # met every source so far: it is about the options, not about one of them
-                bar.update(len(batch))
+        with self.bar("generating", initial=len(self.problems)) as self.shown:
+            for slots, queue in _shifts(lengths, *self.limits):
+                self.generate(queue, slots)
         return self.results
 
     def bar(self, what: str, initial: int = 0, leave: bool = True) -> tqdm:
@@ -200,51 +202,71 @@ class _Job:
 
     # generating
 
-    def generate(self, batch: list[int]) -> Exception | None:
-        """Fills `results` for these sources; the last error if there was one and it may be skipped."""
-        error = self.attempt(batch)
-        if error is None:
-            self.succeeded = True
-        elif not self.skip:
-            if not isinstance(error, FAILURES):
-                raise error
-            raise RuntimeError(
-                f"sources {_listing(batch)} could not be generated together: {_reason(error)}. If memory ran out, lower "
-                f"max_batch_size, max_tokens or max_length; on_error='skip' tries smaller batches"
-            ) from error
-        elif len(batch) == 1:
-            self.problems[batch[0]] = _reason(error)
-        else:
-            middle = len(batch) // 2
-            errors = [self.generate(half) for half in (batch[:middle], batch[middle:])]
-            error = errors[0] or errors[1]
-        return error
+    def generate(self, queue: list[int], slots: int) -> None:
+        """Fills `results` for the sources of a queue, the longest first, at most `slots` of them at a time."""
+        queue = list(reversed(queue))  # the next one last
+        while queue:
+            begun: dict[int, None] = {}  # those without a result yet, in order
+            error = self.attempt(queue, begun, slots)
+            if error is None:
+                continue
+            failed = list(begun)
+            if not self.skip or not failed:
+                if not failed or not isinstance(error, FAILURES):
+                    raise error
+                raise RuntimeError(
+                    f"sources {_listing(failed)} could not be generated together: {_reason(error)}. If memory ran out, "
+                    f"lower max_batch_size, max_tokens or max_length; on_error='skip' tries smaller batches"
+                ) from error
+            if len(failed) > 1:
+                half = (len(failed) + 1) // 2
+                for part in (failed[:half], failed[half:]):
+                    self.generate(part, half)
+            else:
+                self.problems[failed[0]] = _reason(error)
+                self.shown.update()
+            if not self.succeeded and not isinstance(error, FAILURES):
+                raise error  # met every source so far: it is about the options, not about one of them
 
-    def attempt(self, batch: list[int]) -> Exception | None:
-        """One call of the model; the error if it failed, without the frames that would keep its tensors alive."""
+    def attempt(self, queue: list[int], begun: dict[int, None], slots: int) -> Exception | None:
+        """Works through the queue; the error if it failed, without the frames that would keep its tensors alive.
+
+        Sources leave `queue` when they are encoded, and stand in `begun` until they have a result.
+        """
+
+        def rows() -> Iterator[tuple[int, Tensor]]:
+            while queue:
+                begun[queue[-1]] = None
+                yield queue[-1], self.ids[queue.pop()]
+
         options = dict(self.options)
-        if self.prompts is not None:
-            pad_id = self.model.vocabulary[self.types["target_type"]].pad_id
-            options["prompt"] = pad_sequences([self.prompts[i] for i in batch], pad_id)
+        each = self.model._speculate_each
+        if not options.pop("spec_decode", False):
+            each = self.model._generate_each
+            options = {name: value for name, value in options.items() if not name.startswith("spec_decode_")}
+        how = dict(slots=slots, generator=self.generator, prompts=self.prompts, **self.types)
         try:
-            ids, scores = self.model.generate(
-                [self.ids[i] for i in batch],
-                generator=_generator(self.seed, batch[0], self.draws_on),
-                return_scores=True,
-                **self.types,
-                **options,
-            )
+            for index, found in each(rows(), **how, **options):
+                self.results[index] = self.generated(found)
+                self.succeeded = True
+                del begun[index]
+                self.shown.update()
         except Exception as error:
             return error.with_traceback(None) if self.skip else error
-        for i, row, score in zip(batch, ids.cpu(), scores.tolist(), strict=True):
-            self.results[i] = self.generated(row, score)
         return None
 
-    def generated(self, row: Tensor, score: float) -> Generated:
+    def generator(self, index: int) -> torch.Generator:
+        entropy = [self.seed, index] if isinstance(self.seed, int) else [self.seed[index]]
+        mixed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+        return torch.Generator(device=self.draws_on).manual_seed(mixed >> 1)  # positive in 64 bits with a sign
+
+    def generated(self, found: list[Hypothesis]) -> Generated:
         target = self.model.vocabulary[self.types["target_type"]]
         eos_id = target.eos_id if target.autoset_eos else None
-        truncated = eos_id is not None and not bool((row == eos_id).any())
-        return Generated(strip(row, target.pad_id, eos_id), score, truncated)
+        best, *others = (
+            Generated(strip(one.ids.cpu(), target.pad_id, eos_id), one.score, one.truncated) for one in found
+        )
+        return replace(best, others=others)
 
 
 def _check_options(
@@ -269,20 +291,16 @@ def _check_options(
             raise ValueError(f"{name} cannot be passed on to generate: the results hold ids, score and truncated")
 
 
-def _first_seed(seed: int | None, generator: torch.Generator | None) -> int:
+def _first_seed(seed: int | Sequence[int] | None, generator: torch.Generator | None) -> int | list[int]:
     if seed is not None and generator is not None:
         raise ValueError("give seed or generator, not both")
     if seed is None:
         device = "cpu" if generator is None else generator.device
         return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}")
-    return int(seed)
-
-
-def _generator(seed: int, index: int, device: torch.device) -> torch.Generator:
-    mixed = int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0])
-    return torch.Generator(device=device).manual_seed(mixed >> 1)  # positive in 64 bits with a sign
+    seeds = [seed] if isinstance(seed, int) else [int(one) for one in seed]
+    if min(seeds, default=0) < 0:
+        raise ValueError(f"seed must be at least 0, got {min(seeds)}")
+    return seed if isinstance(seed, int) else seeds
 
 
 def _as_rows(sources: Any) -> list[Any]:
@@ -317,6 +335,17 @@ def _batches(lengths: dict[int, int], max_tokens: int, max_rows: int) -> list[li
         else:
             batches.append([key])
     return batches
+
+
+def _shifts(lengths: dict[int, int], max_tokens: int, max_rows: int) -> list[tuple[int, list[int]]]:
+    """Keys by falling length, in parts with the number of rows there is room for; more rows once twice as many fit."""
+    shifts: list[tuple[int, list[int]]] = []
+    for key in sorted(lengths, key=lambda key: -lengths[key]):
+        room = min(max_rows, max(1, max_tokens // lengths[key]))
+        if not shifts or room >= 2 * shifts[-1][0]:
+            shifts.append((room, []))
+        shifts[-1][1].append(key)
+    return shifts
 
 
 def _reason(error: BaseException) -> str:

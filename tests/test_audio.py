@@ -61,6 +61,57 @@ def test_unreadable_files_are_named(tmp_path, write, error, message):
     assert "clip.wav" in str(caught.value) and "\n" not in str(caught.value)
 
 
+CODED = {"wav": {}, "flac": {}, "ogg": {}, "mp3": {}, "opus": dict(format="OGG", subtype="OPUS")}
+
+
+@pytest.mark.parametrize("suffix", CODED)
+@pytest.mark.parametrize("part", ["3 bytes", "within the header", "after the header", "a half", "nine tenths"])
+def test_files_that_are_cut_off_are_named(tmp_path, suffix, part):
+    if suffix == "mp3" and "MP3" not in soundfile.available_formats():
+        pytest.skip("this libsndfile has no MP3")
+    path = tmp_path / f"clip.{suffix}"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 48000), 16000, **CODED[suffix])
+    assert abs(len(load_audio(path)[0]) - 48000) < 3, "the whole file is read"
+    data = path.read_bytes()
+    kept = {"3 bytes": 3, "within the header": 30, "after the header": 60, "a half": len(data) // 2}
+    path.write_bytes(data[: kept.get(part, len(data) * 9 // 10)])
+    with pytest.raises(ValueError, match=rf"clip\.{suffix} (is cut off|cannot be read|holds no audio)"):
+        load_audio(path)
+
+
+def test_wav_that_was_written_into_a_pipe_is_whole(tmp_path):
+    save_audio(tmp_path / "a.wav", tone(440), 16000)
+    data = bytearray((tmp_path / "a.wav").read_bytes())
+    for size in (0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000):
+        data[40:44] = size.to_bytes(4, "little")
+        (tmp_path / "a.wav").write_bytes(data)
+        assert len(load_audio(tmp_path / "a.wav")[0]) == 8000
+
+
+def test_mp3_is_read(tmp_path):
+    if "MP3" not in soundfile.available_formats():
+        pytest.skip("this libsndfile has no MP3")
+    for channels in (1, 2):
+        wav = np.repeat(0.5 * tone(440, 22050)[:, None], channels, axis=1)
+        soundfile.write(tmp_path / "a.mp3", wav, 22050)
+        again, sample_hz = load_audio(tmp_path / "a.mp3")
+        assert sample_hz == 22050 and len(again) == len(wav)
+        assert np.abs(again - wav[:, 0])[1000:-1000].max() < 0.02
+    assert len(load_audio(tmp_path / "a.mp3", 8000)[0]) == 4000
+
+
+def test_mp3_that_does_not_say_how_long_it_is_is_read(tmp_path):
+    if "MP3" not in soundfile.available_formats():
+        pytest.skip("this libsndfile has no MP3")
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 48000), 16000)
+    data = path.read_bytes()
+    counted = max(data.find(b"Xing"), data.find(b"Info"))
+    assert counted > 0
+    path.write_bytes(data[data.find(data[:2], counted) :][:-1000])
+    assert len(load_audio(path)[0]) > 1000
+
+
 @pytest.mark.parametrize(
     ("path", "wav", "sample_hz", "error", "message"),
     [

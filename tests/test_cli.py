@@ -30,7 +30,7 @@ def one_line_error(capsys, *words: str) -> None:
         assert word in captured.err
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["generate"], ["version"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["generate"], ["tokenize"], ["label"], ["version"]])
 def test_help_has_an_example(command, capsys):
     assert cli.main([*command, "--help"]) == 0
     assert "example: spear-tts" in capsys.readouterr().out
@@ -238,3 +238,40 @@ def test_generate_writes_sound(model_folder, capsys, tmp_path):
 def test_unknown_characters_are_one_line(model_folder, capsys):
     assert cli.main(["generate", str(model_folder), "größe"]) == 2
     one_line_error(capsys, "ö")
+
+
+def test_label_reads_audio_and_tokenized_folders_and_says_what_was_left_out(model_folder, capsys, tmp_path):
+    import numpy as np
+    import soundfile
+
+    from spear_tts_pytorch import GeneratedAudioTextDataset
+
+    audio, random = tmp_path / "audio", np.random.default_rng(1)
+    audio.mkdir()
+    for name in "abc":
+        soundfile.write(audio / f"{name}.wav", 0.1 * random.standard_normal(6000), 8000)
+    options = ["--max-length", "5", "--batch-size", "2", "--no-progress"]
+    made = tmp_path / "pairs"
+    arguments = ["label", str(model_folder), str(audio), str(made), *options]
+    assert cli.main([*arguments, "--report", str(tmp_path / "report")]) == 0
+    assert json.loads(capsys.readouterr().out) == {"written": 3, "skipped": 0, "empty": 0, "failed": 0}
+    found = GeneratedAudioTextDataset(made)
+    assert found.ids == ["a", "b", "c"] and len(found[0][0])
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["pairs"] == 3
+
+    (audio / "d.wav").write_bytes((audio / "a.wav").read_bytes()[:1000])
+    assert cli.main(arguments) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"written": 0, "skipped": 3, "empty": 0, "failed": 1}
+    assert captured.err.count("\n") == 1 and "left out: d: " in captured.err
+
+    ids = tmp_path / "ids"
+    assert cli.main(["tokenize", str(audio), str(ids), "--tokenizer", str(model_folder / "semantic_tokenizer")]) == 0
+    capsys.readouterr()
+    assert cli.main(["label", str(model_folder), str(ids), str(tmp_path / "again"), *options]) == 0
+    again = GeneratedAudioTextDataset(tmp_path / "again")
+    assert all(
+        a.tolist() == b.tolist()
+        for one, other in zip(found, again, strict=True)
+        for a, b in zip(one, other, strict=True)
+    )

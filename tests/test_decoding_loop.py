@@ -68,7 +68,7 @@ def test_rows_that_ended_leave_the_batch():
 @pytest.mark.parametrize("policy", [lambda gone, live: False, lambda gone, live: gone > 0])
 def test_results_do_not_depend_on_when_rows_leave(policy, monkeypatch):
     expected = run(fake(rows=16), rows=16, generator=seeded(5), filter_logits_fn=top_p)
-    monkeypatch.setattr(loop, "_worth_leaving", policy)
+    monkeypatch.setattr(loop, "worth_leaving", policy)
     result = run(fake(rows=16), rows=16, generator=seeded(5), filter_logits_fn=top_p)
     assert torch.equal(result.ids, expected.ids)
     torch.testing.assert_close(result.scores, expected.scores)
@@ -129,7 +129,7 @@ def test_every_row_runs_to_the_end_without_eos():
 @pytest.mark.parametrize("steps", [2, 8, 50])
 def test_results_do_not_depend_on_how_often_ends_are_looked_for(steps, monkeypatch):
     expected = run(fake(), generator=seeded(5))
-    monkeypatch.setattr(loop, "_check_every", lambda device: steps)
+    monkeypatch.setattr(loop, "check_every", lambda device: steps)
     result = run(fake(), generator=seeded(5))
     assert torch.equal(result.ids, expected.ids)
     torch.testing.assert_close(result.scores, expected.scores)
@@ -138,7 +138,7 @@ def test_results_do_not_depend_on_how_often_ends_are_looked_for(steps, monkeypat
 
 @pytest.mark.parametrize("leaving", [True, False])
 def test_the_callback_sees_every_id_once_and_padding_after_the_end(leaving, monkeypatch):
-    monkeypatch.setattr(loop, "_worth_leaving", lambda gone, live: leaving and gone > 0)
+    monkeypatch.setattr(loop, "worth_leaving", lambda gone, live: leaving and gone > 0)
     columns: list[torch.Tensor] = []
     result = run(fake(), generator=seeded(0), on_token=columns.append)
     assert torch.equal(torch.stack(columns, dim=1), result.ids)

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from spear_tts_pytorch.data.files import locked
 from spear_tts_pytorch.data.generator import SemanticToTextDatasetGenerator, model_hash
 from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset, MockDataset, list_shards
 from spear_tts_pytorch.text_to_semantic import TextToSemantic
@@ -69,7 +70,7 @@ def test_rows_are_what_the_model_says_to_each_item_alone(tmp_path):
     model, items = make_model(), make_ids()
     generator = SemanticToTextDatasetGenerator(model, dataset=items, folder=tmp_path, batch_size=4, progress=False)
     counts = generator(max_length=12, beam_search_decode=False, temperature=0.0)
-    assert counts == {"written": 11, "skipped": 0, "empty": 0}
+    assert counts == {"written": 11, "skipped": 0, "empty": 0, "failed": 0}
     dataset = GeneratedAudioTextDataset(tmp_path)
     assert dataset.ids == [str(index) for index in range(11)]  # the dataset's order, however they were batched
     truncated = 0
@@ -94,12 +95,15 @@ def test_a_second_call_goes_on_where_the_first_stopped(tmp_path):
     SemanticToTextDatasetGenerator(model, dataset=items, folder=tmp_path / "whole", **options)(max_length=4)
     broken = Counting(items, fail_after=50)
     with pytest.raises(RuntimeError, match="disk gone"):
-        SemanticToTextDatasetGenerator(model, dataset=broken, folder=tmp_path / "cut", **options)(max_length=4)
+        generator = SemanticToTextDatasetGenerator(
+            model, dataset=broken, folder=tmp_path / "cut", on_error="raise", **options
+        )
+        generator(max_length=4)
     done = len(GeneratedAudioTextDataset(tmp_path / "cut"))
     assert 0 < done < 100
     rest = Counting(items)
     counts = SemanticToTextDatasetGenerator(model, dataset=rest, folder=tmp_path / "cut", **options)(max_length=4)
-    assert counts == {"written": 100 - done, "skipped": done, "empty": 0}
+    assert counts == {"written": 100 - done, "skipped": done, "empty": 0, "failed": 0}
     assert rest.reads == 100 - done + 1  # one to see that it is the same speech
     assert read(tmp_path / "cut") == read(tmp_path / "whole")
     assert json.loads((tmp_path / "cut" / "dataset.json").read_text())["counts"]["pairs"] == 100
@@ -114,7 +118,7 @@ def test_another_model_or_other_options_are_refused(tmp_path):
         return generator(overwrite=overwrite, **{"max_length": 4, **options})
 
     run()
-    assert run() == {"written": 0, "skipped": 3, "empty": 0}
+    assert run() == {"written": 0, "skipped": 3, "empty": 0, "failed": 0}
     before = list_shards(tmp_path)[0].read_bytes()
     with pytest.raises(ValueError, match="model_hash is .* overwrite=True"):
         run(seed=1)
@@ -187,3 +191,64 @@ def test_bad_input(tmp_path):
 
 def test_hash_tells_weights_apart():
     assert model_hash(make_model(0)) == model_hash(make_model(0)) != model_hash(make_model(1))
+
+
+def test_items_that_can_not_be_read_or_tokenized_are_named_and_left_out(tmp_path):
+    class Units:
+        codebook_size, target_sample_hz, downsample_factor = 20, 8000, 80
+
+        def __call__(self, wav, flatten=True):
+            if bool(torch.isnan(wav).any()):
+                raise RuntimeError("a clip holds NaN")
+            return (wav[:, ::80].abs() * 19).long().clamp(0, 19)
+
+    class Broken(Counting):
+        def __getitem__(self, index):
+            if index == 4:
+                raise OSError("clip4.wav is cut off")
+            return super().__getitem__(index)
+
+    clips = [torch.rand(800 + 80 * index) for index in range(9)]
+    clips[7] = torch.full((900,), float("nan"))
+    dataset = Broken(clips, ids=[f"clip{index}" for index in range(9)])
+    model = make_model(wav2vec=Units(), num_semantic_token_ids=None)
+    for num_workers in (0, 2):
+        folder = tmp_path / str(num_workers)
+        generator = SemanticToTextDatasetGenerator(
+            model, dataset=dataset, folder=folder, batch_size=3, num_workers=num_workers, progress=False
+        )
+        with pytest.warns(UserWarning, match="2 items could not be labelled.*'clip4' .*cut off.*'clip7' .*NaN"):
+            assert generator(max_length=3) == {"written": 7, "skipped": 0, "empty": 0, "failed": 2}
+        assert set(generator.problems) == {"clip4", "clip7"}
+        assert list(read(folder)) == [f"clip{index}" for index in (0, 1, 2, 3, 5, 6, 8)]
+    assert read(tmp_path / "0") == read(tmp_path / "2")
+    dataset.items[7] = torch.rand(900)
+    with pytest.warns(UserWarning, match="1 items could not"):
+        assert generator(max_length=3) == {"written": 1, "skipped": 7, "empty": 0, "failed": 1}
+    with pytest.raises(OSError, match="cut off"):
+        SemanticToTextDatasetGenerator(
+            model, dataset=dataset, folder=tmp_path / "strict", on_error="raise", progress=False
+        )(max_length=3)
+
+
+def test_draws_depend_on_the_item_and_the_seed_only(tmp_path):
+    model, items = make_model(), make_ids(12)
+
+    def run(name, order, batch_size, **options):
+        dataset = Counting([items[i] for i in order], ids=[str(i) for i in order])
+        generator = SemanticToTextDatasetGenerator(
+            model, dataset=dataset, folder=tmp_path / name, batch_size=batch_size, progress=False
+        )
+        generator(max_length=8, beam_search_decode=False, filter_logits_fn=None, **options)
+        return read(tmp_path / name)
+
+    wanted = run("a", range(12), 4, seed=3)
+    assert run("b", [7, 3, 11, 0], 1, seed=3) == {name: wanted[name] for name in ("7", "3", "11", "0")}
+    assert run("c", range(12), 4, seed=4) != wanted
+
+
+def test_two_writers_in_one_folder_are_refused(tmp_path):
+    generator = SemanticToTextDatasetGenerator(make_model(), dataset=make_ids(3), folder=tmp_path, progress=False)
+    with locked(tmp_path), pytest.raises(RuntimeError, match="written to by another process"):
+        generator(max_length=3)
+    assert generator(max_length=3)["written"] == 3

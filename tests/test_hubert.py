@@ -1,5 +1,6 @@
 """HuBERT and k-means: the published numbers, any batch, any of the file formats, long audio."""
 
+import gc
 import pickle
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from spear_tts_pytorch.data.audio import load_audio
+from spear_tts_pytorch.data.corpora import Utterance
+from spear_tts_pytorch.data.tokenized import tokenize_corpus
 from spear_tts_pytorch.tokenizers import hubert
 from spear_tts_pytorch.tokenizers.fairseq_hubert import read_centroids
 from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer, load_semantic_tokenizer
@@ -80,6 +83,26 @@ def test_processes_get_it_whole(tokenizer, expected):
     assert torch.equal(again(waves), tokenizer(waves)) and again.to_dict() == tokenizer.to_dict()
 
 
+def test_the_fingerprint_is_of_encoder_and_centroids(tokenizer, files, tmp_path):
+    kmeans = files / "hubert_tiny_L2_km20.bin"
+    model, _ = hubert.read_fairseq_hubert(files / "hubert_tiny.pt")
+    model.save_pretrained(tmp_path / "same")
+    with torch.no_grad():
+        model.encoder.layers[1].final_layer_norm.bias[0] += 1e-3
+    model.save_pretrained(tmp_path / "other")
+    same, other = (hubert.HubertWithKmeans(tmp_path / name, kmeans, output_layer=2) for name in ("same", "other"))
+    assert same.fingerprint == tokenizer.fingerprint != other.fingerprint
+    before = other.fingerprint
+    other.centroids = other.centroids + 1
+    assert other.fingerprint != before
+    clip = Utterance("a", None, None, 16000, lambda: np.random.default_rng(0).normal(0, 0.1, 8000).astype(np.float32))
+    tokenize_corpus([clip], tokenizer, tmp_path / "ids", progress=False)
+    tokenize_corpus([clip], same, tmp_path / "ids", progress=False)
+    other.centroids = tokenizer.centroids
+    with pytest.raises(ValueError, match="ids of another tokenizer .fingerprint"):
+        tokenize_corpus([clip], other, tmp_path / "ids", progress=False)
+
+
 def real_clips(corpora, number):
     files = sorted((corpora / "ljspeech_mini" / "wavs").iterdir())[: number // 2]
     files += sorted((corpora / "asterisk_en" / "wavs").iterdir())[: number - len(files)]
@@ -110,6 +133,27 @@ def test_long_clips_pass_in_windows(tokenizer, corpora, monkeypatch):
         torch.nn.utils.rnn.pad_sequence([clip, clip[:50_000]], batch_first=True), torch.tensor([len(clip), 50_000])
     )
     assert torch.equal(both[0], cut) and torch.equal(both[1, :156], tokenizer(clip[:50_000])[0])
+
+
+def test_features_of_windows_go_once_their_ids_are_known(tokenizer, monkeypatch):
+    monkeypatch.setattr(hubert, "WINDOW", 100)
+    monkeypatch.setattr(hubert, "OVERLAP", 10)
+    monkeypatch.setattr(hubert, "BATCH_FRAMES", 100)
+    dim, alive = tokenizer.centroids.shape[1], []
+
+    def count(*_):
+        found = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in gc.get_objects() if kind(x)}
+        alive.append(sum(found.values()))
+
+    def kind(x):
+        return type(x) is torch.Tensor and x.ndim in (2, 3) and x.shape[-1] == dim
+
+    handle = tokenizer.model.encoder.register_forward_pre_hook(count)
+    try:
+        tokenizer(torch.randn(320 * 2000, generator=torch.Generator().manual_seed(0)))
+    finally:
+        handle.remove()
+    assert len(alive) > 20 and alive[-1] <= alive[1] + 2 * 4 * 100 * dim
 
 
 @pytest.mark.parametrize("frames", [1, 1500, 1501, 2700, 2701, 10_000, 123_457])

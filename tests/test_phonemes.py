@@ -24,10 +24,18 @@ def test_phonemes_of_a_language_and_back(language):
     ids = tokenizer.encode(texts)
     spoken = phonemes.phonemize(texts, language)
     assert tokenizer.decode(ids) == spoken and spoken[1] == "" and len(spoken[0]) > 5
+    assert spoken[2] == phonemes.phonemize(texts[2:], language)[0] != ""
     assert not set("".join(spoken)) & set("ˈˌ,?!。"), "without stress and punctuation"
     assert ids.max() < tokenizer.vocab_size and ids[1].eq(0).all()
     again = tokenizer_from_dict(json.loads(json.dumps(tokenizer.to_dict())))
     assert again.encode(texts).equal(ids)
+
+
+def test_words_of_another_language_leave_no_marks():
+    phonemes = pytest.importorskip("spear_tts_pytorch.tokenizers.phonemes")
+    pytest.importorskip("phonemizer")
+    for text, language in (("le weekend shopping", "fr-fr"), ("Он купил iPhone", "ru"), ("你好 hello", "cmn")):
+        assert not set(phonemes.phonemize([text], language)[0]) & set("()")
 
 
 def test_bad_phoneme_arguments_are_named():
@@ -41,7 +49,8 @@ def test_bad_phoneme_arguments_are_named():
     with pytest.raises(TypeError, match="list of strings"):
         tokenizer.encode("seven")
     unknown = phonemes.PhonemeTokenizer.fit(["seven"], "en-us", unknown="unk")
-    assert "\N{REPLACEMENT CHARACTER}" in unknown.decode(unknown.encode(["thin"]))[0]
+    for known in (unknown, tokenizer_from_dict(unknown.to_dict())):
+        assert "\N{REPLACEMENT CHARACTER}" in known.decode(known.encode(["thin"]))[0]
 
 
 def test_a_huggingface_tokenizer_travels_with_the_model(tmp_path):

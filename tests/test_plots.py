@@ -49,11 +49,34 @@ def test_losses_without_values_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_records_make_a_panel_each_for_what_there_is(figures, tmp_path):
+    train = [{"step": 2, "loss": 1.0, "lr": 0.1}, {"step": 1, "loss": float("nan"), "lr": 0.2}]
+    valid = [{"step": 2, "valid_loss": 1.5, "valid_accuracy": 0.4, "best": True}]
+    path = plots.plot_records(train + valid, tmp_path / "curves.png", "a stage, step 2")
+    found = [{line.get_label(): line.get_xydata().tolist() for line in axes.lines} for axes in figures[0].axes]
+    assert [axes.get_ylabel() for axes in figures[0].axes] == ["loss (nats per token)", "accuracy", "learning rate"]
+    assert found[0] == {"loss": [[2, 1.0]], "validation loss": [[2, 1.5]]}
+    assert found[1] == {"validation accuracy": [[2, 0.4]]}
+    assert found[2] == {"lr": [[1, 0.2], [2, 0.1]]}
+    assert figures[0].axes[0].get_title() == "a stage, step 2" and pixels(path).std() > 0.01
+    plots.plot_records(train[:1], tmp_path / "curves.png")
+    assert len(figures[1].axes) == 2
+
+
+def test_records_without_values_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no finite loss"):
+        plots.plot_records([{"step": 1, "loss": None}], tmp_path / "curves.png")
+    assert not list(tmp_path.iterdir())
+
+
 def test_alignment_keeps_orientation_and_labels(figures, tmp_path):
     attention = np.zeros((7, 3))
     attention[6, 0] = 1.0
-    path = plots.plot_alignment(attention, ["a", " ", "b"], tmp_path / "alignment.png", "one utterance")
+    path = plots.plot_alignment(
+        attention, ["a", " ", "b"], tmp_path / "alignment.png", "one utterance", "here", "there"
+    )
     axes = figures[0].axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("here", "there")
     assert np.array_equal(axes.images[0].get_array(), attention)
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["a", "␣", "b"]
     assert axes.get_title() == "one utterance"

@@ -156,3 +156,77 @@ def test_what_torch_wrote_is_read(tmp_path):
         found = load_tensors(tmp_path / "a.pt")
         assert torch.equal(found["a"], value["a"]) and torch.equal(found["b"]["c"], value["b"]["c"])
         assert found["n"] == 1.5 and found["l"] == [1, "x"]
+
+
+def test_numbers_of_numpy_are_read(tmp_path):
+    value = {"lr": np.float64(0.25), "n": np.int32(-3), "b": np.bool_(True), "h": [np.float16(0.5)], "w": torch.ones(2)}
+    value["big"] = np.frombuffer(np.array([1.5], ">f4").tobytes(), ">f4")[0]
+    for options in ({}, {"_use_new_zipfile_serialization": False}):
+        torch.save(value, tmp_path / "a.pt", **options)
+        found = load_tensors(tmp_path / "a.pt")
+        for name in ("lr", "n", "b", "big"):
+            assert found[name] == value[name] and found[name].dtype == value[name].dtype
+        assert found["h"] == [0.5] and torch.equal(found["w"], value["w"])
+    joblib.dump(value["lr"], tmp_path / "a.bin")
+    assert load_joblib(tmp_path / "a.bin") == 0.25
+
+
+def test_numbers_of_numpy_cannot_be_forged(tmp_path):
+    scalar, number = np._core.multiarray.scalar, np.dtype("f8")
+    forged = [
+        Runs(scalar, np.dtype("O"), b"AAAAAAAA"),  # an address
+        Runs(scalar, number, torch.ones(1)),
+        Runs(scalar, "f8", b"AAAAAAAA"),
+        Runs(scalar, np.dtype([("a", "O")]), b"AAAAAAAA"),
+        Runs(scalar, number, b"AA"),
+    ]
+    for index, value in enumerate(forged):
+        path = tmp_path / f"{index}.pt"
+        torch.save({"x": value}, path)
+        with pytest.raises(ValueError, match=rf"{index}\.pt (holds|is damaged)"):
+            load_tensors(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "state"),
+    [
+        ({"conv_feature_layers": "[(512,10,5"}, {}),
+        ({"conv_feature_layers": "[(512,,5)]"}, {}),
+        ({"conv_feature_layers": "[512]"}, {}),
+        ({"conv_feature_layers": 7}, {}),
+        ({"conv_feature_layers": "[(8,10)]"}, {}),
+        ({"conv_feature_layers": "[]"}, {}),
+        ({"encoder_embed_dim": "wide"}, {}),
+        ({"encoder_attention_heads": 0}, {}),
+        ({"conv_pos_groups": 7}, {}),
+        ({"activation_fn": "no such"}, {}),
+        ({"encoder_embed_dim": 16}, {"layer_norm.weight": "text"}),
+        ({"encoder_embed_dim": 16}, {5: torch.ones(1)}),
+        ({"encoder_embed_dim": 16}, {"layer_norm.weight": torch.ones(3)}),
+    ],
+)
+def test_strange_options_of_a_fairseq_checkpoint_are_said(tmp_path, options, state):
+    pytest.importorskip("transformers")
+    small = dict(encoder_embed_dim=16, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_embed_dim=16)
+    small |= dict(conv_feature_layers="[(8,10,5)]", conv_pos=4, conv_pos_groups=2)
+    torch.save({"cfg": {"model": small | options, "task": {}}, "model": state}, tmp_path / "strange.pt")
+    with pytest.raises(ValueError, match="strange.pt is not a HuBERT that this version knows"):
+        read_fairseq_hubert(tmp_path / "strange.pt")
+
+
+@pytest.mark.parametrize("cfg", [None, 3, {}, {"model": None}, {"model": 5}, []])
+def test_checkpoints_that_do_not_say_how_they_are_built(tmp_path, cfg):
+    pytest.importorskip("transformers")
+    torch.save({"cfg": cfg, "model": {}}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="a.pt does not say how its model is built"):
+        read_fairseq_hubert(tmp_path / "a.pt")
+
+
+def test_numbers_of_numpy_in_the_options_of_a_checkpoint(tmp_path):
+    pytest.importorskip("transformers")
+    small = dict(encoder_embed_dim=np.int64(16), encoder_layers=1, encoder_attention_heads=2, encoder_ffn_embed_dim=16)
+    small |= dict(conv_feature_layers="[(8,10,5)]", conv_pos=4, conv_pos_groups=2, dropout=np.float64(0.1))
+    path = tmp_path / "a.pt"
+    torch.save({"cfg": {"model": small}, "model": {}}, path)
+    with pytest.raises(ValueError, match="a.pt is not a HuBERT that this version knows: missing"):
+        read_fairseq_hubert(path)

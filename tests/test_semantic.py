@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
+from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive
+from spear_tts_pytorch.tokenizers.semantic import describe, tokenize_waveform
 
 
 class Counter:
@@ -28,3 +29,15 @@ def test_tokenizers_without_lengths_are_called_clip_by_clip(foreign):
     assert ids.tolist() == [[0, 1, 2, -1, -1], [0, 1, 2, 3, 4]]
     assert tokenize_waveform(foreign, torch.rand(2, 500)).shape == (2, 5)
     assert tokenize_waveform(foreign, torch.rand(500)).shape == (1, 5)
+
+
+def test_tokenizers_that_cannot_describe_themselves_are_told_apart():
+    larger = Counter()
+    larger.codebook_size = 2000
+    for kind in (lambda one: one, UniqueConsecutive):
+        one, other = describe(kind(Counter())), describe(kind(larger))
+        assert one["type"] == other["type"] == "Counter" and (one["codebook_size"], other["codebook_size"]) == (
+            1000,
+            2000,
+        )
+    assert describe(UniqueConsecutive(Counter())) != describe(Counter())

@@ -303,7 +303,7 @@ def test_the_number_of_drafts_recovers():
 
 def test_rows_that_ended_leave_no_room_for_drafts(monkeypatch):
     """One row ends at once and stays in the batch; the other has room for 8 ids, so for 3 drafts and 1 id twice."""
-    monkeypatch.setattr(speculative, "_worth_leaving", lambda gone, live: False)
+    monkeypatch.setattr(speculative, "worth_leaving", lambda gone, live: False)
     step = fake(noise=0.0)
     for table in (step.model, step.drafts):
         table[0, ..., EOS], table[1, ..., EOS] = 100.0, -100.0
@@ -320,7 +320,7 @@ def test_same_seed_same_result():
 @pytest.mark.parametrize("policy", [lambda gone, live: False, lambda gone, live: gone > 0])
 def test_results_do_not_depend_on_when_rows_leave(policy, monkeypatch):
     expected = run(fake(), 16, generator=seeded(5), max_length=30)
-    monkeypatch.setattr(speculative, "_worth_leaving", policy)
+    monkeypatch.setattr(speculative, "worth_leaving", policy)
     step = fake()
     cache = step.new_cache(16)
     result = run(step, 16, cache, generator=seeded(5), max_length=30)
@@ -338,7 +338,7 @@ def test_rows_that_ended_leave_the_batch():
 
 @pytest.mark.parametrize("leaving", [True, False])
 def test_the_callback_gets_every_id_once_and_the_cache_holds_them(leaving, monkeypatch):
-    monkeypatch.setattr(speculative, "_worth_leaving", lambda gone, live: leaving and gone > 0)
+    monkeypatch.setattr(speculative, "worth_leaving", lambda gone, live: leaving and gone > 0)
     step = fake()
     cache, so_far = step.new_cache(9), [[] for _ in range(9)]
 

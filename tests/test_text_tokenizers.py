@@ -16,8 +16,11 @@ from spear_tts_pytorch.tokenizers.text import (
 
 TEXTS = [
     "three one four",
+    "Where is the library? It's 3 o'clock.",
     "où est le café ?",
+    "Dès Noël, où un zéphyr haï me vêt de glaçons würmiens, l'œuf s'échappe…",
     "Съешь ещё этих мягких французских булок",
+    "今天天气很好，我们去公园吧。",
     "今日は良い天気です",
     "नमस्ते दुनिया",
     "مرحبا بالعالم",
@@ -83,6 +86,15 @@ def test_unknown_characters_are_named_with_their_text():
     with pytest.raises(ValueError, match=r"'one x2'.*'2', 'x'.*respell") as caught:
         tokenizer.encode(["one", "one x2"])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_no_character_is_dropped_silently(text):
+    tokenizer = CharacterTokenizer.fit(["one two"], unknown="unk")
+    wanted = "".join(c if c in set("one tw") else "\ufffd" for c in normalize_text(text))
+    assert tokenizer.decode(tokenizer.encode([text])) == [wanted]
+    with pytest.raises(ValueError, match="vocabulary"):
+        CharacterTokenizer.fit(["one two"]).encode([text])
 
 
 def test_unknown_characters_as_unk():

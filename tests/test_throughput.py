@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from spear_tts_pytorch.decoder_step import DecoderStep
 from spear_tts_pytorch.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.throughput import ThroughputMixin
 
@@ -88,7 +89,7 @@ def make_rows(lengths=LENGTHS, size=9):
 def alone(model, row, types, **options):
     """What `generate` says of one source: ids without padding and end-of-sequence, score, whether it was cut."""
     ids, scores = model.generate(row[None], return_scores=True, **types, **options)
-    ids, eos = ids[0].tolist(), model.eos_id[types["target_type"]]
+    ids, eos = ids[0].tolist(), model.eos_id[{**types, **options}["target_type"]]
     return (ids[: ids.index(eos)], float(scores), False) if eos in ids else (ids, float(scores), True)
 
 
@@ -151,8 +152,9 @@ def test_batches_keep_to_the_budget_and_use_it(model, max_tokens, max_rows):
     assert longest == sorted(longest, reverse=True) and longest[0] == max(LENGTHS) + 1
     for rows, length in watch.shapes:
         assert rows <= max_rows and (rows * length <= max_tokens or rows == 1)
-    for rows, length in watch.shapes[:-1]:  # one more would have been too many
-        assert rows == max_rows or (rows + 1) * length > max_tokens
+    # places are made for the longest source, and anew when twice as many fit; only the last ones may be fewer
+    few = [rows for rows, length in watch.shapes if 2 * rows <= min(max_rows, max_tokens // length)]
+    assert len(few) <= 1
 
 
 def test_every_kind_of_source():
@@ -234,20 +236,74 @@ def test_equal_sources_get_draws_of_their_own(model):
     assert len({tuple(result.ids.tolist()) for result in results}) > 6
 
 
-def test_a_batch_does_not_touch_the_draws_of_another(model):
-    rows = make_rows([5, 4, 9, 8, 2, 1])  # batches of two: (9, 8), (5, 4), (2, 1)
-    wanted = draw(model, rows, seed=4, max_batch_size=2)
-    others = [rows[0], rows[1], rows[2].flip(0), rows[3][:7], rows[4], rows[5].clone().fill_(7)]
-    results = draw(model, others, seed=4, max_batch_size=2)
-    assert same(results[0], wanted[0]) and same(results[1], wanted[1])
-
-
-def test_sources_that_go_alone_draw_by_seed_and_index_only(model):
+def test_draws_depend_on_seed_and_index_only(model):
     rows = make_rows([5, 4, 9, 8, 2, 1])
     wanted = draw(model, rows, seed=4, max_batch_size=1)
+    assert len({tuple(one.ids.tolist()) for one in wanted}) == len(rows)
+    for limits in ({"max_batch_size": 2}, {"max_batch_size": 4}, {"max_tokens": 20}, {}):
+        assert all(map(same, draw(model, rows, seed=4, **limits), wanted))
     others = [rows[0][:1], rows[1], rows[2], rows[0], rows[0], rows[5]]
-    results = draw(model, others + rows, seed=4, max_batch_size=1)
+    results = draw(model, others + rows, seed=4, max_batch_size=3)
     assert [same(*pair) for pair in zip(results, wanted, strict=False)] == [False, True, True, False, False, True]
+
+
+def test_seeds_of_their_own_make_draws_independent_of_the_place(model):
+    rows, seeds = make_rows(), list(range(100, 100 + len(LENGTHS)))
+    wanted = draw(model, rows, seed=seeds)
+    turned = draw(model, rows[::-1], seed=seeds[::-1], max_batch_size=3)[::-1]
+    assert all(map(same, turned, wanted))
+    with pytest.raises(ValueError, match="seed has 3 numbers for 13 sources"):
+        draw(model, rows, seed=[1, 2, 3])
+
+
+def test_places_that_come_free_are_taken_at_once(model):
+    """The batch stays full: sources need not wait for the longest one."""
+    rows_seen = []
+    step = DecoderStep.__call__
+
+    def counted(self, ids, cache):
+        if ids.shape[1]:
+            rows_seen.append(cache.rows)
+        return step(self, ids, cache)
+
+    rows = make_rows([6] * 60)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DecoderStep, "__call__", counted)
+        results = draw(model, rows, seed=0, max_batch_size=4)
+    needed = sum(len(one.ids) + int(not one.truncated) - 1 for one in results)  # the first id costs no step
+    lengths = {len(one.ids) for one in results}
+    assert len(lengths) > 3
+    assert rows_seen.count(4) > 0.9 * len(rows_seen)
+    assert sum(rows_seen) < 1.2 * needed
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("strategy", ["greedy", "beam"])
+@pytest.mark.parametrize("options", [{}, dict(cross_attention_prior=True, add_positions=True)])
+def test_refilled_rows_get_what_they_get_alone(strategy, guided, options):
+    """Sources of falling length, so that places shrink; prompts of unequal length; with and without guidance."""
+    model = make_model(cond_drop_prob=0.2, **options)
+    rows = make_rows([40, 33, 25, 19, 14, 11, 8, 6, 5, 4, 3, 2, 1, 1])
+    prompts = make_rows([1, 4, 2, 7, 3, 1, 1, 2, 5, 2, 1, 3, 2, 4], size=12)
+    how = dict(max_length=30, **STRATEGIES[strategy], **TYPES)
+    how |= dict(cond_scale=1.5) if guided else {}
+    results = model.generate_many(rows, prompt=prompts, max_batch_size=3, **how, **QUIET)
+    for row, prompt, result in zip(rows, prompts, results, strict=True):
+        ids, score, truncated = alone(model, row, {}, prompt=prompt[None], **how)
+        assert (result.ids.tolist(), result.truncated) == (ids, truncated)
+        assert result.score == pytest.approx(score, abs=1e-4)
+
+
+def test_the_n_best_are_kept_on_request(model):
+    rows = make_rows()
+    how = dict(beam_size=4, length_penalty=0.6, max_length=6, n_best=3, **TYPES)
+    results = model.generate_many(rows, max_batch_size=4, beam_search_decode=True, **how, **QUIET)
+    for row, result in zip(rows, results, strict=True):
+        wanted = model.generate_n_best(row[None], **how)[0]
+        found = [result, *result.others]
+        assert [one.score for one in found] == pytest.approx([one.score for one in wanted], abs=1e-5)
+        ends = [one.ids[: len(one.ids) - int(not one.truncated)] for one in wanted]
+        assert all(torch.equal(one.ids, ids) for one, ids in zip(found, ends, strict=True))
 
 
 # errors

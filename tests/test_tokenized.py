@@ -10,6 +10,8 @@ import torch
 from spear_tts_pytorch import MelKmeans
 from spear_tts_pytorch.cli import main
 from spear_tts_pytorch.data import tokenized
+from spear_tts_pytorch.data.audio import resample
+from spear_tts_pytorch.data.files import locked
 from spear_tts_pytorch.data.readers import read_corpus
 from spear_tts_pytorch.data.tokenized import TokenizedSpeech, tokenize_corpus
 from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive, expand
@@ -73,7 +75,7 @@ def test_interrupted_work_goes_on(corpus, tokenizer, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         tokenize_corpus(read_corpus(corpus), tokenizer, tmp_path / "a", rows_per_shard=10, progress=False)
     before = {path: path.read_bytes() for path in (tmp_path / "a").glob("*.parquet")}
-    assert len(before) == 6
+    assert len(before) == 7, "what was done is written"
     monkeypatch.setattr(tokenized, "_tokenized", plain)
     tokenize_corpus(read_corpus(corpus), tokenizer, tmp_path / "a", rows_per_shard=10, progress=False)
     report = tokenize_corpus(read_corpus(corpus), tokenizer, tmp_path / "b", progress=False)
@@ -82,9 +84,19 @@ def test_interrupted_work_goes_on(corpus, tokenizer, tmp_path, monkeypatch):
     assert one.ids == other.ids and all(torch.equal(one[i], other[i]) for i in range(report.clips))
 
 
-def test_two_processes_are_one(corpus, tokenizer, tmp_path):
-    for workers in (0, 2):
-        tokenize_corpus(read_corpus(corpus), tokenizer, tmp_path / str(workers), workers=workers, progress=False)
+def test_processes_are_one_and_lose_little(corpus, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenized, "BATCH_CLIPS", 4)
+
+    def interrupted():
+        yield from read_corpus(corpus)[:60]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tokenize_corpus(interrupted(), tokenizer, tmp_path / "2", workers=2, progress=False)
+    written = TokenizedSpeech(tmp_path / "2").ids
+    assert 60 - 4 * 5 <= len(written) < 60, "two batches of each worker and one more are lost at most"
+    for name in ("2", "0"):
+        tokenize_corpus(read_corpus(corpus), tokenizer, tmp_path / name, progress=False)
     one, other = TokenizedSpeech(tmp_path / "0"), TokenizedSpeech(tmp_path / "2")
     assert one.ids == other.ids and all(torch.equal(one[i], other[i]) for i in range(len(one)))
 
@@ -94,10 +106,40 @@ def test_folders_of_other_tokenizers_and_ids_that_repeat_are_refused(corpus, tok
     tokenize_corpus(utterances, tokenizer, tmp_path, progress=False)
     with pytest.raises(ValueError, match="ids of another tokenizer"):
         tokenize_corpus(utterances, UniqueConsecutive(tokenizer), tmp_path, progress=False)
-    with pytest.raises(ValueError, match="comes twice"):
+    (tmp_path / tokenized.TOKENIZER).unlink()
+    with pytest.raises(ValueError, match="does not say which tokenizer made its ids"):
+        tokenize_corpus(utterances, tokenizer, tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"1 ids come twice or more \(clip00\)"):
         tokenize_corpus(utterances + utterances[:1], tokenizer, tmp_path / "other", progress=False)
+    assert not (tmp_path / "other").exists(), "before any work"
+    with pytest.raises(ValueError, match="'clip00' comes twice"):
+        tokenize_corpus(iter(utterances + utterances[:1]), tokenizer, tmp_path / "other", progress=False)
     with pytest.raises(FileNotFoundError, match="holds no tokenized speech"):
         TokenizedSpeech(tmp_path / "none")
+
+
+def test_a_folder_has_one_run_at_a_time(corpus, tokenizer, tmp_path, capsys):
+    with locked(tmp_path):
+        with pytest.raises(OSError, match="written to by another process"):
+            tokenize_corpus(read_corpus(corpus)[:3], tokenizer, tmp_path, progress=False)
+        assert main(["tokenize", str(corpus), str(tmp_path), "--no-progress"]) == 2
+        assert "written to by another process" in capsys.readouterr().err
+    assert tokenize_corpus(read_corpus(corpus)[:3], tokenizer, tmp_path, progress=False).clips == 3
+
+
+class Exhausted:
+    """A tokenizer that has too little memory."""
+
+    codebook_size, target_sample_hz, downsample_factor = 9, RATE, 80
+
+    def __call__(self, wav, lengths=None, input_sample_hz=None, flatten=True):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_too_little_memory_is_no_fault_of_the_clip(corpus, tmp_path):
+    with pytest.raises(torch.OutOfMemoryError):
+        tokenize_corpus(read_corpus(corpus)[:3], Exhausted(), tmp_path, progress=False)
+    assert not (tmp_path / "report.json").exists()
 
 
 def test_from_the_shell(corpus, tokenizer, tmp_path, capsys):
@@ -109,9 +151,36 @@ def test_from_the_shell(corpus, tokenizer, tmp_path, capsys):
     speech = TokenizedSpeech(tmp_path / "b")
     assert max(int(speech[i].max()) for i in range(len(speech))) <= 11
     assert all(bool((speech[i].diff() != 0).all()) for i in range(len(speech)))
+    again = ["tokenize", str(corpus), str(tmp_path / "b")]
+    for options in ([], ["--clusters", "12"], ["--unique"]):
+        assert main([*again, *options]) == 0
+    capsys.readouterr()
+    assert main([*again, "--clusters", "13"]) == 2
+    assert "--clusters 13: the tokenizer in" in capsys.readouterr().err
+    for options in (["--unique"], ["--clusters", "12"]):
+        assert main([*again[:2], str(tmp_path / "c"), "--tokenizer", str(tmp_path / "tokenizer"), *options]) == 2
+        assert f"error: {options[0]}" in capsys.readouterr().err
     assert main(["tokenize", str(tmp_path / "none"), str(tmp_path / "c")]) == 2
     assert main(["tokenize", "--help"]) == 0
     assert "example: spear-tts tokenize" in capsys.readouterr().out
+
+
+def test_clips_of_several_rates(tokenizer, tmp_path):
+    random = np.random.default_rng(0)
+    for name, rate in (("a", 2 * RATE), ("b", RATE), ("c", RATE)):
+        soundfile.write(tmp_path / f"{name}.wav", random.normal(0, 0.1, rate // 2), rate)
+    utterances = read_corpus(tmp_path)
+    tokenize_corpus(utterances, tokenizer, tmp_path / "ids", progress=False)
+    speech = TokenizedSpeech(tmp_path / "ids")
+    for row, one in zip(speech, utterances, strict=True):
+        assert torch.equal(row, tokenizer(torch.as_tensor(one.audio()), None, one.sample_hz)[0])
+    assert abs(len(speech[0]) - len(speech[1])) <= 1 and torch.equal(speech[-1], speech[2])
+    with pytest.raises(IndexError, match="3 is out of range for 3 clips"):
+        speech[3]
+    own = tokenized.fit_tokenizer(utterances, 4, progress=False)
+    resampled = [resample(one.audio(), one.sample_hz, RATE) for one in utterances]
+    assert own.target_sample_hz == RATE
+    assert own.fingerprint == MelKmeans.fit(resampled, RATE, 4, progress=False).fingerprint
 
 
 def test_ids_without_repeats_can_be_expanded_again(corpus, tokenizer, tmp_path):
@@ -123,5 +192,21 @@ def test_ids_without_repeats_can_be_expanded_again(corpus, tokenizer, tmp_path):
     assert torch.equal(expand(ids, durations), tokenizer(wav, lengths)) and torch.equal(unique(wav, lengths), ids)
     unique.save(tmp_path)
     assert torch.equal(UniqueConsecutive.load(tmp_path)(wav, lengths), ids)
+    assert torch.equal(ids == -1, durations == 0)
+    halved = wav[:, ::2]
+    assert torch.equal(
+        unique(halved, lengths // 2, RATE // 2), without_repeats(tokenizer(halved, lengths // 2, RATE // 2))
+    )
+    assert expand(torch.tensor([[5, -1]]), torch.tensor([[2, 3]])).tolist() == [[5, 5]], "padding lasts for nothing"
+    for wrong in (durations[:, 1:], -durations):
+        with pytest.raises(ValueError, match="one shape|at least 0 frames"):
+            expand(ids, wrong)
     with pytest.raises(ValueError, match="one shape"):
-        expand(ids, durations[:, 1:])
+        expand(ids[0], durations[0])
+
+
+def without_repeats(frames):
+    """Rows of ids without repeats, by a loop."""
+    rows = [[i for i, before in zip(row, [-1, *row], strict=False) if i not in (-1, before)] for row in frames.tolist()]
+    width = max(len(row) for row in rows)
+    return torch.tensor([row + [-1] * (width - len(row)) for row in rows])

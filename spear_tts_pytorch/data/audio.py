@@ -7,6 +7,7 @@ Knows nothing of corpora, tokenizers or batches.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +15,35 @@ import soundfile
 import soxr
 from torch import Tensor
 
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+SHORT_DATA = re.compile(
+    r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE
+)  # how libsndfile notes that a WAV ends early
+STREAMED = 0x7FFF0000  # bytes: programs that write WAV into a pipe say this much or more, for they do not know
+MP3_SLACK = 2304  # samples: two frames, within which decoders differ about the end
+
 
 def load_audio(path: str | os.PathLike[str], target_sample_hz: int | None = None) -> tuple[np.ndarray, int]:
     """Reads a file as mono float32 `[t]`, resampled to `target_sample_hz` if that is given, and its rate in Hz.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not audio that libsndfile reads, is empty, or holds values that are not finite.
+        ValueError: the file is not audio that libsndfile reads, is empty, ends before the length that its header gives,
+            or holds values that are not finite.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no audio file at {path}")
     try:
-        frames, sample_hz = soundfile.read(path, dtype="float32", always_2d=True)  # [t, channels]
+        with soundfile.SoundFile(path) as file:
+            frames, sample_hz = file.read(dtype="float32", always_2d=True), file.samplerate  # [t, channels]
+            missing = _missing(file, len(frames), path)
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise ValueError(
             f"{path} cannot be read as audio ({error}): convert it to WAV or FLAC, or remove it"
         ) from error
+    if missing:
+        raise ValueError(f"{path} is cut off, {missing} of it is missing: copy it again or remove it")
     wav = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)
     if wav.size == 0:
         raise ValueError(f"{path} holds no audio: remove it")
@@ -76,6 +89,24 @@ def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     if wav.ndim != 1:
         raise ValueError(f"wav must have the shape [t], got {list(wav.shape)}")
     return wav if from_hz == to_hz else soxr.resample(wav, from_hz, to_hz)
+
+
+def _missing(file: soundfile.SoundFile, found: int, path: Path) -> str:
+    """What the file ends too early for, by its own account; empty if nothing."""
+    note = SHORT_DATA.search(file.extra_info)
+    if note and int(note[2]) < int(note[1]) < STREAMED:
+        return f"{int(note[1]) - int(note[2])} bytes"
+    with open(path, "rb") as raw:
+        head = raw.read(1 << 16)
+        raw.seek(max(0, path.stat().st_size - (1 << 16)))
+        tail = raw.read()
+    if file.format == "OGG":  # libsndfile takes what is left for the whole; the last page must be there to its end
+        page = tail[tail.rfind(b"OggS") :]
+        return "" if len(page) >= 27 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]]) else "a part"
+    if file.format == "MP3" and b"Xing" not in head and b"Info" not in head:
+        return ""  # frames are not counted there, the length is a guess from the size of the file
+    missing = file.frames - found
+    return f"{missing} samples" if missing > (MP3_SLACK if file.format == "MP3" else 0) else ""
 
 
 def _check_rate(name: str, sample_hz: int) -> None:

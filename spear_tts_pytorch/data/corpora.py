@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
 
-from spear_tts_pytorch.data.audio import load_audio
+from spear_tts_pytorch.data.audio import AUDIO_SUFFIXES, load_audio
 from spear_tts_pytorch.tokenizers.semantic import problem_with
 from spear_tts_pytorch.tokenizers.text import normalize_text
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 FIRST_TRAINING_INDEX = 5  # recordings of FSDD below it are its customary test set
 
@@ -97,7 +98,7 @@ def without_bad_audio(corpus: Corpus) -> Corpus:
     parts = {name: [u for u in getattr(corpus, name) if good(u)] for name in ("unlabelled", "labelled", "test")}
     if problems:
         name, problem = next(iter(problems.items()))
-        message = f"{corpus.name}: {len(problems)} clips cannot be used ({_few(list(problems))}); {name} {problem}"
+        message = f"{corpus.name}: {len(problems)} clips cannot be used ({few(list(problems))}); {name} {problem}"
         if not all(parts.values()):
             raise ValueError(f"{message}; no clip is left to train on or to test with")
         warnings.warn(f"{message}; they are left out", stacklevel=2)
@@ -150,6 +151,13 @@ def check_counts(**counts: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {count}")
 
 
+def check_unique(ids: Iterable[str], where: str = "the corpus") -> None:
+    """Raises ValueError for ids that come more than once, naming some."""
+    repeated = [id_ for id_, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{where}: {len(repeated)} ids come twice or more ({few(repeated)}): rename or remove clips")
+
+
 def read_ljspeech(folder: str | os.PathLike[str], *, strict: bool = True) -> list[Utterance]:
     """All utterances of a folder with `metadata.csv` (`id|text|normalised text` or `id|text`) and `wavs/`.
 
@@ -157,12 +165,13 @@ def read_ljspeech(folder: str | os.PathLike[str], *, strict: bool = True) -> lis
     tolerated.
 
     Args:
-        strict: whether rows without audio and audio without rows are errors; else they are left out with a warning.
+        strict: whether rows without audio, audio without rows and audio that cannot be read are errors; else the first
+            two are left out with a warning, and the last says so when it is asked for.
 
     Raises:
         FileNotFoundError: the folder, its metadata.csv or its wavs/ is missing.
-        ValueError: no rows, rows that repeat an id or lack a text, rows and audio that do not match, audio that
-            cannot be read.
+        ValueError: no rows, rows that repeat an id or lack a text, rows and audio that do not match, two files of one
+            name, audio that cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -176,14 +185,14 @@ def read_ljspeech(folder: str | os.PathLike[str], *, strict: bool = True) -> lis
         (without_row, "audio files in wavs/ have no row in metadata.csv", "add rows or remove the files"),
     ):
         if names:
-            message = f"{folder}: {len(names)} {what} ({_few(names)})"
+            message = f"{folder}: {len(names)} {what} ({few(names)})"
             if strict:
                 raise ValueError(f"{message}: {remedy}")
             warnings.warn(f"{message}: left out", stacklevel=2)
-    found = [_file_utterance(id_, text, files[id_]) for id_, text in rows.items() if id_ in files]
+    found = [file_utterance(id_, text, None, files[id_], strict=strict) for id_, text in rows.items() if id_ in files]
     if not found:
         raise ValueError(f"{folder} holds no utterance with both text and audio")
-    rates = {utterance.sample_hz: utterance.id for utterance in found}
+    rates = {utterance.sample_hz: utterance.id for utterance in found if utterance.sample_hz}
     if len(rates) > 1:
         shown = ", ".join(f"{id_} has {rate} Hz" for rate, id_ in sorted(rates.items()))
         raise ValueError(f"{folder}: sampling rates differ ({shown}): resample all audio to one rate")
@@ -330,7 +339,7 @@ def _read_metadata(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: write one line `id|text` for each wavs/id.wav")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): convert it") from error
     rows: dict[str, str] = {}
@@ -346,7 +355,7 @@ def _read_metadata(path: Path) -> dict[str, str]:
             repeated.append(columns[0])
         rows[columns[0]] = text
     if repeated:
-        raise ValueError(f"{path}: {len(repeated)} rows repeat an id ({_few(repeated)}): make each id unique")
+        raise ValueError(f"{path}: {len(repeated)} rows repeat an id ({few(repeated)}): make each id unique")
     if not rows:
         raise ValueError(f"{path} has no rows: write one line `id|text` for each wavs/id.wav")
     return rows
@@ -356,16 +365,31 @@ def _audio_files(folder: Path) -> dict[str, Path]:
     """Id to audio file, by name."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is missing: put the audio there, one file {{id}}.wav for each row")
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in AUDIO_SUFFIXES}
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in AUDIO_SUFFIXES]
+    check_unique([path.stem for path in files], str(folder))
+    return {path.stem: path for path in files}
 
 
-def _file_utterance(id_: str, text: str, path: Path) -> Utterance:
+def file_utterance(id_: str, text: str | None, speaker: str | None, path: Path, *, strict: bool = False) -> Utterance:
+    """A clip in a file that is read when it is asked for.
+
+    Args:
+        strict: whether a file whose header cannot be read is an error; else its rate is 0, and its audio says why.
+    """
     try:
         info = soundfile.info(path)
+        rate, samples = info.samplerate, info.frames
     except (soundfile.SoundFileError, RuntimeError) as error:
-        raise ValueError(f"{path} cannot be read as audio: convert it to WAV or FLAC, or remove it") from error
-    return Utterance(id_, text, None, info.samplerate, lambda: load_audio(path)[0], info.frames)
+        if strict:
+            raise ValueError(f"{path} cannot be read as audio: convert it to WAV or FLAC, or remove it") from error
+        rate, samples = 0, 0
+    return Utterance(id_, text, speaker, rate, partial(_wav_of, path), samples)
 
 
-def _few(names: list[str], limit: int = 3) -> str:
+def _wav_of(path: Path) -> np.ndarray:
+    return load_audio(path)[0]
+
+
+def few(names: list[str], limit: int = 3) -> str:
+    """The first of some names, for a message."""
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

@@ -15,6 +15,10 @@ from filelock import FileLock, Timeout
 LOCK_NAME = ".lock"
 
 
+class FolderInUseError(OSError, RuntimeError):
+    """Another process writes into a folder."""
+
+
 def write_whole(path: str | Path, data: bytes) -> None:
     """Writes a file so that it is seen either whole or not at all, also after a loss of power."""
     path = Path(path)
@@ -45,7 +49,7 @@ def locked(folder: str | Path) -> Iterator[None]:
     """Keeps a folder, made if it does not exist, for one writer; the system lets go of it when the process ends.
 
     Raises:
-        RuntimeError: another writer has it.
+        FolderInUseError: another writer has it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +57,7 @@ def locked(folder: str | Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise RuntimeError(
+        raise FolderInUseError(
             f"{folder} is being written to by another process: wait for it to end, or choose another folder"
         ) from error
     try:

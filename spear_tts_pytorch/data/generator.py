@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
-from torch import LongTensor, Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from spear_tts_pytorch.data.loader import SpeechCollate
+from spear_tts_pytorch.data.files import locked
+from spear_tts_pytorch.data.labelling import Decode, Item, Labeller, read_items
 from spear_tts_pytorch.data.pairs import (
     DATASET_NAME,
     SOURCE_GENERATED,
@@ -30,10 +29,10 @@ from spear_tts_pytorch.data.pairs import (
     read_metadata,
     update_counts,
 )
-from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
-from spear_tts_pytorch.tokens import strip
+from spear_tts_pytorch.distributed import rank_and_world, wait_for_everyone
 
 WINDOW_BATCHES = 32  # batches' worth of items that are read, and sorted by length, together
+SHOWN = 5  # items that could not be labelled that a warning names
 RESERVED = (
     "source",
     "source_type",
@@ -44,20 +43,6 @@ RESERVED = (
     "return_target_mask",
     "return_scores",
 )
-
-Decode = Callable[[LongTensor], list[tuple[Tensor, float]]]
-"""Semantic ids `[b, n]` padded with -1 to text ids `[m]` and a score for each row."""
-
-
-@dataclass
-class _Item:
-    """One item under way, `speech` being a waveform or ids, then ids."""
-
-    id: str
-    speech: Tensor
-    text: Tensor | None = None
-    score: float | None = None
-    truncated: bool = False
 
 
 class SemanticToTextDatasetGenerator(nn.Module):
@@ -73,9 +58,16 @@ class SemanticToTextDatasetGenerator(nn.Module):
         decode: replaces `model.generate`: semantic ids `[b, n]` padded with -1 to a list of (text ids, score).
         rows_per_shard: pairs after which they are safe on disk.
         progress: shows a bar, on terminals.
+        batch_tokens: most semantic ids, with padding, that are decoded at once.
+        num_workers: processes that read the dataset.
+        on_error: "skip" leaves out items that can not be read or labelled, counts and names them, and goes on, unless it
+            is so for all items met; "raise" does not.
+
+    Attributes:
+        problems: of the last call, why items were left out, by their id.
 
     Raises:
-        ValueError: an empty dataset, or pads that are not the model's.
+        ValueError: an empty dataset, an option out of range, or pads that are not the model's.
     """
 
     def __init__(
@@ -91,12 +83,17 @@ class SemanticToTextDatasetGenerator(nn.Module):
         decode: Decode | None = None,
         rows_per_shard: int = 1000,
         progress: bool = True,
+        batch_tokens: int = 32_768,
+        num_workers: int = 0,
+        on_error: Literal["skip", "raise"] = "skip",
     ):
         super().__init__()
         if len(dataset) == 0:
             raise ValueError("dataset is empty: there is nothing to label")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if batch_size < 1 or batch_tokens < 1:
+            raise ValueError(f"batch_size and batch_tokens must be at least 1, got {batch_size} and {batch_tokens}")
+        if on_error not in ("skip", "raise"):
+            raise ValueError(f"on_error must be 'skip' or 'raise', got {on_error!r}")
         audio_pad_id = model.pad_id["speech"] if audio_pad_id is None else audio_pad_id
         if (audio_pad_id, text_pad_id) != (model.pad_id["speech"], model.pad_id["text"]):
             raise ValueError(
@@ -105,8 +102,9 @@ class SemanticToTextDatasetGenerator(nn.Module):
         self.model, self.dataset, self.folder = model, dataset, Path(folder)
         self.batch_size, self.rows_per_shard, self.progress = batch_size, rows_per_shard, progress
         self.delimiter_id, self.audio_pad_id, self.text_pad_id = delimiter_id, audio_pad_id, text_pad_id
+        self.batch_tokens, self.num_workers, self.on_error = batch_tokens, num_workers, on_error
         self.decode = decode
-        self.collate = SpeechCollate.for_model(model)
+        self.problems: dict[str, str] = {}
 
     def forward(
         self,
@@ -125,38 +123,81 @@ class SemanticToTextDatasetGenerator(nn.Module):
             generate_kwargs: for `model.generate`.
 
         Returns:
-            Numbers of items `written`, `skipped` since they were there already, and `empty` ones without any unit.
+            Numbers of items `written`, `skipped` since they were there already, `empty` ones without any unit, and
+            `failed` ones, which `problems` names. Of this process.
 
         Raises:
             ValueError: the folder holds pairs of another model or other options; two items have one id.
+            RuntimeError: another process writes to the folder.
         """
         wrong = [name for name in RESERVED if name in generate_kwargs]
         if wrong:
             raise ValueError(f"{wrong[0]} cannot be passed on to model.generate: the generator sets it itself")
         options = {"max_length": max_length, "beam_search_decode": beam_search_decode, **generate_kwargs}
-        rank, world = _rank_and_world()
+        rank, world = rank_and_world()
         ids = self._ids()
-        if rank == 0:
-            self._prepare_folder(overwrite)
-        _barrier()
-        done = {name for path in list_shards(self.folder) for name in read_column(path, "id").to_pylist()}
-        self._check_same_speech(ids)
-        _barrier()  # nobody writes before everybody has read what is there
-        todo = [index for index in range(rank, len(ids), world) if ids[index] not in done]
-        counts = {"written": 0, "skipped": len(range(rank, len(ids), world)) - len(todo), "empty": 0}
-        with self._writer(rank, options) as writer, self._bar(len(ids), counts["skipped"], rank) as bar:
-            for items in self._labelled(todo, ids, options):
-                for item in items:
-                    counts["written" if item.text is not None else "empty"] += 1
-                    if item.text is not None:
-                        self._write(writer, item)
-                bar.update(len(items) * world)
-        if counts["empty"]:
-            warnings.warn(f"{counts['empty']} items have no semantic ids (too short?) and were left out", stacklevel=2)
-        _barrier()
-        if rank == 0:
-            update_counts(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder) if rank == 0 else nullcontext():
+            if rank == 0 and overwrite:
+                for path in [*list_shards(self.folder), self.folder / DATASET_NAME]:
+                    path.unlink(missing_ok=True)
+            wait_for_everyone()
+            done = {name for path in list_shards(self.folder) for name in read_column(path, "id").to_pylist()}
+            labeller = Labeller(self.model, self.batch_size, self.batch_tokens, self.decode, options)
+            self._check_same_speech(ids, labeller)
+            wait_for_everyone()  # nobody writes before everybody has read what is there
+            own = range(rank, len(ids), world)
+            todo = [index for index in own if ids[index] not in done]
+            counts = {"written": 0, "skipped": len(own) - len(todo), "empty": 0, "failed": 0}
+            with self._writer(rank, options) as writer, self._bar(len(ids), counts["skipped"] * world, rank) as bar:
+                self._run(todo, ids, labeller, writer, bar, counts, world)
+            wait_for_everyone()
+            if rank == 0:
+                update_counts(self.folder)
+        self._warn(counts)
         return counts
+
+    def _run(
+        self,
+        todo: list[int],
+        ids: list[str],
+        labeller: Labeller,
+        writer: PairWriter,
+        bar: tqdm,
+        counts: dict[str, int],
+        world: int,
+    ) -> None:
+        self.problems, hours, met = {}, 0.0, 0
+        items = read_items(self.dataset, todo, ids, self.num_workers)
+        for window in labeller.windows(items, self.batch_size * WINDOW_BATCHES):
+            failed = [item for item in window if item.problem is not None]
+            met += len(window)
+            hopeless = len(failed) == met and not counts["skipped"]  # not about items but about the model or options
+            if failed and (self.on_error == "raise" or hopeless):
+                raise failed[0].problem
+            for item in window:
+                if item.problem is not None:
+                    counts["failed"] += 1
+                    self.problems[item.id] = f"{type(item.problem).__name__}: {item.problem}"
+                elif item.text is None:
+                    counts["empty"] += 1
+                else:
+                    counts["written"] += 1
+                    self._write(writer, item)
+            hours += sum(item.seconds for item in window) * world / 3600
+            bar.update(len(window) * world)
+            if hours:
+                bar.set_postfix_str(f"{hours:.2f} h of audio")
+
+    def _warn(self, counts: dict[str, int]) -> None:
+        if counts["empty"]:
+            warnings.warn(f"{counts['empty']} items have no semantic ids (too short?) and were left out", stacklevel=3)
+        if self.problems:
+            named = "; ".join(f"{id!r} ({reason})" for id, reason in list(self.problems.items())[:SHOWN])
+            more = f" and {len(self.problems) - SHOWN} more" if len(self.problems) > SHOWN else ""
+            warnings.warn(
+                f"{len(self.problems)} items could not be labelled and were left out: {named}{more}", stacklevel=3
+            )
 
     def _ids(self) -> list[str]:
         ids = getattr(self.dataset, "ids", None)
@@ -167,13 +208,7 @@ class SemanticToTextDatasetGenerator(nn.Module):
             )
         return ids
 
-    def _prepare_folder(self, overwrite: bool) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            for path in [*list_shards(self.folder), self.folder / DATASET_NAME]:
-                path.unlink(missing_ok=True)
-
-    def _check_same_speech(self, ids: list[str]) -> None:
+    def _check_same_speech(self, ids: list[str], labeller: Labeller) -> None:
         """Raises ValueError if the first pair in the folder is of other speech than the dataset's item of that name."""
         shards = [path for path in list_shards(self.folder) if len(read_column(path, "id"))]
         if not shards:
@@ -181,8 +216,11 @@ class SemanticToTextDatasetGenerator(nn.Module):
         name, there = (read_column(shards[0], column)[0].as_py() for column in ("id", "semantic_ids"))
         if name not in ids:
             return
-        item = _Item(name, self._speech(ids.index(name), name))
-        self._tokenize([item])
+        item = next(read_items(self.dataset, [ids.index(name)], ids))
+        if item.problem is None:
+            labeller.tokenize([item])
+        if item.problem is not None:
+            raise item.problem
         if item.speech.tolist() != there:
             raise ValueError(
                 f"{self.folder} holds pairs of another dataset: its item {name!r} is other speech. Choose another folder, "
@@ -212,64 +250,7 @@ class SemanticToTextDatasetGenerator(nn.Module):
         hidden = True if not self.progress or rank != 0 else None
         return tqdm(total=total, initial=done, disable=hidden, desc="labelling", unit="utt")
 
-    def _labelled(self, todo: list[int], ids: list[str], options: dict[str, Any]) -> Iterator[list[_Item]]:
-        """Windows of labelled items, in the order of the dataset."""
-        size = self.batch_size * WINDOW_BATCHES
-        for start in range(0, len(todo), size):
-            items = [_Item(ids[index], self._speech(index, ids[index])) for index in todo[start : start + size]]
-            for batch in self._batches(items):
-                self._tokenize(batch)
-            full = [item for item in items if len(item.speech)]
-            for batch in self._batches(full):
-                self._label(batch, options)
-            yield items
-
-    def _speech(self, index: int, id: str) -> Tensor:
-        item = self.dataset[index]
-        item = item[0] if isinstance(item, (tuple, list)) and len(item) == 1 else item
-        if not isinstance(item, Tensor) or item.ndim != 1:
-            raise TypeError(
-                f"item {id!r} of the dataset must be a waveform [t] or semantic ids [n], got {type(item).__name__}"
-            )
-        return item
-
-    def _batches(self, items: list[_Item]) -> Iterator[list[_Item]]:
-        """Items of like length together, the longest first: what does not fit into memory fails at once."""
-        items = sorted(items, key=lambda item: -len(item.speech))
-        for start in range(0, len(items), self.batch_size):
-            yield items[start : start + self.batch_size]
-
-    def _tokenize(self, items: list[_Item]) -> None:
-        """Replaces waveforms by semantic ids `[n]`."""
-        batch = self.collate([item.speech for item in items])
-        if "wave" in batch:
-            if self.model.wav2vec is None:
-                raise ValueError("dataset gives waveforms, which the model cannot tokenize: pass it wav2vec")
-            ids = tokenize_waveform(self.model.wav2vec, batch["wave"].to(self.model.device), batch["wave_lengths"])
-        else:
-            ids = batch["semantic"]
-        for item, row in zip(items, ids.cpu(), strict=True):
-            item.speech = strip(row, self.audio_pad_id, None)
-
-    @torch.no_grad()
-    def _label(self, items: list[_Item], options: dict[str, Any]) -> None:
-        source = self.collate([item.speech for item in items])["semantic"].to(self.model.device)
-        if self.decode is not None:
-            results = self.decode(source)
-            if len(results) != len(items):
-                raise ValueError(f"decode must return a result for each of {len(items)} rows, got {len(results)}")
-            for item, (text, score) in zip(items, results, strict=True):
-                item.text, item.score = strip(torch.as_tensor(text).cpu(), self.text_pad_id, None), float(score)
-            return
-        texts, scores = self.model.generate(
-            source, source_type="speech", target_type="text", return_scores=True, **options
-        )
-        eos_id = self.model.eos_id["text"] if self.model.autoset_eos_id["text"] else None
-        for item, row, score in zip(items, texts.cpu(), scores.tolist(), strict=True):
-            item.truncated = eos_id is not None and not bool((row == eos_id).any())
-            item.text, item.score = strip(row, self.text_pad_id, eos_id), score
-
-    def _write(self, writer: PairWriter, item: _Item) -> None:
+    def _write(self, writer: PairWriter, item: Item) -> None:
         tokenizer = self.model.text_tokenizer
         text = None if tokenizer is None else tokenizer.decode(item.text)[0]
         source = SOURCE_TRUNCATED if item.truncated else SOURCE_GENERATED
@@ -295,13 +276,3 @@ def _describe(value: Any) -> Any:
         return [_describe(item) for item in value]
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
-
-
-def _rank_and_world() -> tuple[int, int]:
-    active = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if active else (0, 1)
-
-
-def _barrier() -> None:
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()

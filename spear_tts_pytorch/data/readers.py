@@ -1,46 +1,59 @@
 """Corpora in the layouts people have: each reader gives `Utterance`s, whose audio is read when it is asked for.
 
-In: a folder (audio alone, LJSpeech, LibriSpeech, LibriTTS, Common Voice, VCTK), a `datasets` object or a dataset in the
-manner of torchaudio. Out: utterances with id, text, speaker and rate where these are known. Texts are as they stand there,
-but for white space; `normalize_text` is the tokenizers' business. Knows nothing of ids or models.
+In: a folder (audio alone, LJSpeech, LibriSpeech, LibriTTS, Common Voice, VCTK), or one that holds such a folder. Out:
+utterances with id, text, speaker and rate where these are known; what a corpus lacks is counted in a warning. Texts are as
+they stand there, but for white space; `normalize_text` is the tokenizers' business. Knows nothing of ids or models.
 """
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Iterable, Iterator
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
 
-from spear_tts_pytorch.data.audio import load_audio
-from spear_tts_pytorch.data.corpora import AUDIO_SUFFIXES, Utterance, read_ljspeech
+from spear_tts_pytorch.data.audio import AUDIO_SUFFIXES, resample
+from spear_tts_pytorch.data.corpora import Utterance, check_unique, few, file_utterance, read_ljspeech
+from spear_tts_pytorch.data.dataset_items import read_dataset
 
-TEXT_COLUMNS = ("text", "sentence", "normalized_text", "text_normalized", "transcription", "transcript")
-SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id")
-ID_COLUMNS = ("id", "file", "path")
+VCTK_FOLDERS = ("wav48_silence_trimmed", "wav48", "wav16")
+TEXTLESS = "clips have no text, their audio is kept"
+DEEPEST = 2  # folders between the one that is given and a corpus in it, as in cv-corpus-17.0/en
 
 
 def read_corpus(source: str | os.PathLike[str] | Iterable[Any]) -> Iterable[Utterance]:
     """Utterances of a folder, whose layout is found out, or of a dataset object (`read_dataset`).
 
+    The corpus may lie one or two folders down, if it is the only one there and all audio belongs to it.
+
     Raises:
         FileNotFoundError: there is no such folder, or no audio in it.
-        ValueError: a layout that is broken.
+        ValueError: a layout that is broken, or several corpora.
     """
     if not isinstance(source, (str, os.PathLike)):
         return read_dataset(source)
     folder = _folder(source)
-    if (folder / "metadata.csv").is_file() and (folder / "wavs").is_dir():
-        return read_ljspeech(folder, strict=False)
-    if (folder / "clips").is_dir() and any(folder.glob("*.tsv")):
-        return read_common_voice(folder)
-    if (folder / "txt").is_dir() and any((folder / name).is_dir() for name in VCTK_FOLDERS):
-        return read_vctk(folder)
+    corpora = _corpora_in(folder, DEEPEST)
+    if len(corpora) > 1:
+        names = [str(path.relative_to(folder)) for path in corpora]
+        raise ValueError(f"{folder} holds {len(corpora)} corpora ({few(names)}): give one of them")
+    if corpora:
+        others = (
+            [path for path in _audio_under(folder) if corpora[0] not in path.parents] if corpora != [folder] else []
+        )
+        if others:
+            raise ValueError(
+                f"{folder} holds a corpus, {corpora[0].relative_to(folder)}, and other audio "
+                f"({few([_id(folder, path) for path in others])}): give the folder of the one you mean"
+            )
+        return _reader(corpora[0])(corpora[0])
     if next(folder.rglob("*.trans.txt"), None):
         return read_librispeech(folder)
     if next(folder.rglob("*.normalized.txt"), None):
@@ -48,32 +61,75 @@ def read_corpus(source: str | os.PathLike[str] | Iterable[Any]) -> Iterable[Utte
     return read_folder(folder)
 
 
+def _reader(folder: Path) -> Callable[[Path], list[Utterance]] | None:
+    """What reads this very folder, if it looks like one of the corpora that have a fixed top."""
+    if (folder / "metadata.csv").is_file() and (folder / "wavs").is_dir():
+        return partial(read_ljspeech, strict=False)
+    if (folder / "clips").is_dir() and any(folder.glob("*.tsv")):
+        return read_common_voice
+    if (folder / "txt").is_dir() and any((folder / name).is_dir() for name in VCTK_FOLDERS):
+        return read_vctk
+    return None
+
+
+def _corpora_in(folder: Path, deepest: int) -> list[Path]:
+    if _reader(folder):
+        return [folder]
+    if not deepest:
+        return []
+    with os.scandir(folder) as entries:
+        inner = sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    return [found for path in inner for found in _corpora_in(path, deepest - 1)]
+
+
 def read_folder(folder: str | os.PathLike[str]) -> list[Utterance]:
-    """All audio under `folder`; a clip's text is in the file of its name that ends in `.txt`, if there is one."""
+    """All audio under `folder`; a clip's text is in the file of its name that ends in `.txt`, if there is one.
+
+    Ids are paths without their ending, or with it where two files differ in nothing else.
+    """
     folder = _folder(folder)
     files = _audio_under(folder)
-    return [_utterance(_id(folder, path), _text_of(path.with_suffix(".txt")), None, path) for path in files]
+    count = Counter(_id(folder, path) for path in files)
+    found = []
+    for path in files:
+        id_ = _id(folder, path) if count[_id(folder, path)] == 1 else path.relative_to(folder).as_posix()
+        found.append(file_utterance(id_, _text_of(path.with_suffix(".txt")), None, path))
+    if any(one.text for one in found):
+        _warn(folder, _without_text(found), TEXTLESS)
+        texts = sorted(_id(folder, path) for path in folder.rglob("*.txt"))
+        _warn(folder, [id_ for id_ in texts if id_ not in count], "texts have no audio")
+    return _checked(found, folder)
 
 
 def read_librispeech(folder: str | os.PathLike[str]) -> list[Utterance]:
     """LibriSpeech, one split or several: `{speaker}/{chapter}/{id}.flac` with texts in `*.trans.txt`."""
-    found = []
-    for listing in sorted(_folder(folder).rglob("*.trans.txt")):
-        files = {path.stem: path for path in listing.parent.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES}
+    folder = _folder(folder)
+    files = _by_stem(_audio_under(folder), folder)
+    found, without_audio = [], []
+    for listing in sorted(folder.rglob("*.trans.txt")):
         for line in _lines(listing):
             id_, _, text = line.partition(" ")
             if id_ in files:
-                found.append(_utterance(id_, text.strip(), id_.split("-")[0], files[id_]))
-    return _some(found, folder)
+                found.append(file_utterance(id_, _clean(text), id_.split("-")[0], files[id_]))
+            else:
+                without_audio.append(id_)
+    _warn(folder, without_audio, "rows of *.trans.txt have no audio: left out")
+    _warn(folder, sorted(files.keys() - {one.id for one in found}), "audio files have no row in *.trans.txt: left out")
+    return _checked(found, folder)
 
 
 def read_libritts(folder: str | os.PathLike[str]) -> list[Utterance]:
-    """LibriTTS: `{speaker}/{chapter}/{id}.wav` with `{id}.normalized.txt`."""
-    found = []
-    for path in _audio_under(_folder(folder)):
-        text = _text_of(path.with_name(f"{path.stem}.normalized.txt"))
-        found.append(_utterance(path.stem, text, path.stem.split("_")[0], path))
-    return _some(found, folder)
+    """LibriTTS, one split or several: `{speaker}/{chapter}/{id}.wav` with `{id}.normalized.txt`."""
+    folder, ending = _folder(folder), ".normalized.txt"
+    files = _by_stem(_audio_under(folder), folder)
+    found = [
+        file_utterance(id_, _text_of(path.with_name(id_ + ending)), id_.split("_")[0], path)
+        for id_, path in files.items()
+    ]
+    texts = sorted(path.name.removesuffix(ending) for path in folder.rglob(f"*{ending}"))
+    _warn(folder, [id_ for id_ in texts if id_ not in files], "texts have no audio: left out")
+    _warn(folder, _without_text(found), TEXTLESS)
+    return found
 
 
 def read_common_voice(folder: str | os.PathLike[str], split: str | None = None) -> list[Utterance]:
@@ -83,20 +139,27 @@ def read_common_voice(folder: str | os.PathLike[str], split: str | None = None) 
     if not names or not (folder / f"{names[0]}.tsv").is_file():
         there = ", ".join(sorted(path.stem for path in folder.glob("*.tsv"))) or "none"
         raise FileNotFoundError(f"{folder} has no {split or 'validated'}.tsv (there: {there})")
-    with open(folder / f"{names[0]}.tsv", encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    if rows and not {"path", "sentence"} <= rows[0].keys():
-        raise ValueError(f"{folder / names[0]}.tsv has no columns 'path' and 'sentence'")
-    found = []
-    for row in rows:
-        path = folder / "clips" / row["path"]
-        path = path if path.suffix else path.with_suffix(".mp3")
-        if path.is_file():
-            found.append(_utterance(path.stem, _clean(row["sentence"]), row.get("client_id"), path))
-    return _some(found, folder)
-
-
-VCTK_FOLDERS = ("wav48_silence_trimmed", "wav48", "wav16")
+    table = folder / f"{names[0]}.tsv"
+    header, *lines = [line.split("\t") for line in _lines(table, blank=True)]
+    missing = [name for name in ("path", "sentence") if name not in header]
+    if missing:
+        raise ValueError(f"{table} has no column {missing[0]!r}, its first line names {', '.join(header)}")
+    files = {path.name: path for path in (folder / "clips").iterdir() if path.suffix.lower() in AUDIO_SUFFIXES}
+    found, without_audio, broken = [], [], []
+    for number, line in enumerate(lines, start=2):
+        row = dict(zip(header, line, strict=False))
+        if len(line) != len(header):
+            broken += [f"line {number}"] if any(line) else []
+        elif (name := row["path"] if Path(row["path"]).suffix else f"{row['path']}.mp3") in files:
+            found.append(
+                file_utterance(Path(name).stem, _clean(row["sentence"]), row.get("client_id") or None, files.pop(name))
+            )
+        else:
+            without_audio.append(row["path"])
+    _warn(table, broken, f"rows do not have {len(header)} columns as the first: left out")
+    _warn(table, without_audio, "rows have no audio of their own in clips/: left out")
+    _warn(table, sorted(files), "audio files in clips/ have no row here: left out")
+    return _checked(found, folder)
 
 
 def read_vctk(folder: str | os.PathLike[str], microphone: int = 1) -> list[Utterance]:
@@ -108,59 +171,21 @@ def read_vctk(folder: str | os.PathLike[str], microphone: int = 1) -> list[Utter
         stem, _, mic = path.stem.partition("_mic")
         if mic in ("", str(microphone)):
             speaker = path.parent.name
-            found.append(_utterance(stem, _text_of(folder / "txt" / speaker / f"{stem}.txt"), speaker, path))
-    return _some(found, folder)
+            text = _text_of(folder / "txt" / speaker / f"{stem}.txt")
+            found.append(file_utterance(stem, text, speaker, path))
+    without_audio = sorted({path.stem for path in (folder / "txt").rglob("*.txt")} - {one.id for one in found})
+    _warn(folder, without_audio, f"texts have no audio of microphone {microphone}: left out")
+    _warn(folder, _without_text(found), TEXTLESS)
+    return _checked(found, folder)
 
 
-def read_dataset(dataset: Iterable[Any]) -> Iterator[Utterance]:
-    """Items of a dataset, one by one.
-
-    Items are utterances; dictionaries as `datasets` has them, with `audio`, a text and perhaps a speaker and an id under
-    their usual names; or tuples as torchaudio's `(waveform [c, t], rate, text, speaker, ...)`. Of four, the last is a
-    second text, as in LJSpeech.
-
-    Raises:
-        ValueError: an item of another kind.
-    """
-    for index, item in enumerate(dataset):
-        if isinstance(item, Utterance):
-            yield item
-        elif isinstance(item, dict) and "audio" in item:
-            audio = item["audio"]
-            text, speaker, id_ = (_first(item, names) for names in (TEXT_COLUMNS, SPEAKER_COLUMNS, ID_COLUMNS))
-            yield _in_memory(str(index) if id_ is None else id_, text, speaker, audio["array"], audio["sampling_rate"])
-        elif isinstance(item, (tuple, list)) and len(item) >= 2:
-            wav, rate, *rest = item
-            texts = [value for value in rest[:2] if isinstance(value, str)]
-            text = (texts[-1] if len(rest) == 2 else texts[0]) if texts else None
-            yield _in_memory(str(index), text, rest[1] if len(rest) > 2 else None, wav, rate)
-        else:
-            raise ValueError(
-                f"item {index} of the dataset is a {type(item).__name__}: give a dictionary with 'audio' or a tuple "
-                "(waveform, sampling rate, text, speaker)"
-            )
+def _warn(where: Path, names: list[str], what: str) -> None:
+    if names:
+        warnings.warn(f"{where}: {len(names)} {what} ({few(names)})", stacklevel=3)
 
 
-def _in_memory(id_: str, text: str | None, speaker: Any, wav: Any, sample_hz: int) -> Utterance:
-    samples = np.asarray(wav, dtype=np.float32)
-    samples = samples.mean(axis=0) if samples.ndim == 2 else samples
-    speaker = None if speaker is None else str(speaker)
-    text = None if text is None else _clean(text)
-    return Utterance(str(id_), text, speaker, int(sample_hz), partial(np.asarray, samples), len(samples))
-
-
-def _utterance(id_: str, text: str | None, speaker: str | None, path: Path) -> Utterance:
-    """Reads the header; a file without one is an utterance whose audio cannot be read, which says so when it is asked."""
-    try:
-        info = soundfile.info(path)
-        rate, frames = info.samplerate, info.frames
-    except (soundfile.SoundFileError, RuntimeError):
-        rate, frames = 0, 0
-    return Utterance(id_, text, speaker, rate, partial(_load, path), frames)
-
-
-def _load(path: Path) -> np.ndarray:
-    return load_audio(path)[0]
+def _without_text(found: list[Utterance]) -> list[str]:
+    return [one.id for one in found if not one.text]
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:
@@ -176,9 +201,15 @@ def _audio_under(folder: Path) -> list[Path]:
     return found
 
 
-def _some(found: list[Utterance], folder: str | os.PathLike[str]) -> list[Utterance]:
+def _by_stem(files: list[Path], folder: Path) -> dict[str, Path]:
+    check_unique([path.stem for path in files], str(folder))
+    return {path.stem: path for path in files}
+
+
+def _checked(found: list[Utterance], folder: Path) -> list[Utterance]:
     if not found:
         raise FileNotFoundError(f"{folder} holds no text that has audio")
+    check_unique([one.id for one in found], str(folder))
     return found
 
 
@@ -187,19 +218,37 @@ def _id(folder: Path, path: Path) -> str:
 
 
 def _text_of(path: Path) -> str | None:
-    return _clean(" ".join(_lines(path))) or None if path.is_file() else None
+    return _clean(" ".join(_lines(path))) if path.is_file() else None
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path, *, blank: bool = False) -> list[str]:
+    """Lines that are not blank, or all."""
     try:
-        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): convert it") from error
+    return [line for line in lines if blank or line.strip()]
 
 
-def _clean(text: str) -> str:
-    return " ".join(text.split())
+def _clean(text: str) -> str | None:
+    return " ".join(text.split()) or None
 
 
-def _first(item: dict[str, Any], names: tuple[str, ...]) -> Any:
-    return next((item[name] for name in names if item.get(name) is not None), None)
+class Waveforms(Dataset):
+    """The audio of utterances as a dataset of waveforms `[t]`, float32, all at one rate.
+
+    Attributes:
+        ids: names of the clips.
+        texts: of each clip, None where unknown.
+    """
+
+    def __init__(self, utterances: Sequence[Utterance], sample_hz: int):
+        self.utterances, self.sample_hz = utterances, sample_hz
+        self.ids, self.texts = [one.id for one in utterances], [one.text for one in utterances]
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, index: int) -> Tensor:
+        one = self.utterances[index]
+        return torch.from_numpy(resample(one.audio(), one.sample_hz, self.sample_hz))

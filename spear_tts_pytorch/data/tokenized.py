@@ -24,13 +24,14 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from spear_tts_pytorch.data.audio import resample
-from spear_tts_pytorch.data.corpora import Utterance
-from spear_tts_pytorch.data.files import write_whole
+from spear_tts_pytorch.data.corpora import Utterance, check_unique
+from spear_tts_pytorch.data.files import locked, write_whole
 from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
-from spear_tts_pytorch.tokenizers.semantic import SPEECH_PAD_ID, SemanticTokenizer, tokenize_waveform
+from spear_tts_pytorch.tokenizers.semantic import SPEECH_PAD_ID, SemanticTokenizer, describe, tokenize_waveform
 
 REPORT, TOKENIZER = "report.json", "tokenizer_of_ids.json"
 BATCH_CLIPS = 32
+FATAL = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))  # not the clip's fault
 Row = tuple[str, "np.ndarray | None", "str | None", "str | None", float, str]  # ids, or why there are none
 
 
@@ -63,26 +64,44 @@ def tokenize_corpus(
     Args:
         utterances: as the readers give them (`data/readers.py`); ids must be unique.
         workers: processes besides this one; 0 works in this one. The tokenizer and utterances must be picklable then.
-        rows_per_shard: clips in a file; so many are lost at most when the process is killed.
+        rows_per_shard: clips in a file. What is done is written when an error or Ctrl-C ends the work, but for batches of
+            32 clips that are in work: one, or two for each worker and one more. A process that is killed outright loses
+            the clips of an unfinished file as well.
 
     Raises:
+        FolderInUseError: another run writes into the folder (an OSError and a RuntimeError).
         ValueError: an id that comes twice; a folder whose ids another tokenizer made; counts out of range.
+        torch.OutOfMemoryError: a GPU has too little memory for a clip; other clips that cannot be used are reported.
     """
     if workers < 0 or rows_per_shard < 1:
         raise ValueError(
             f"workers must be at least 0 and rows_per_shard at least 1, got {workers} and {rows_per_shard}"
         )
+    if isinstance(utterances, Sequence):
+        check_unique([one.id for one in utterances])
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    _check_same_tokenizer(folder, tokenizer)
-    report, done = _resumed(folder)
+    with locked(folder):
+        _check_same_tokenizer(folder, tokenizer)
+        report, done = _resumed(folder)
+        total = len(utterances) - len(done) if isinstance(utterances, Sequence) else None
+        batches = _batches(_unique(utterances, done))
+        results = (
+            _in_processes(batches, tokenizer, workers) if workers else (_tokenized(one, tokenizer) for one in batches)
+        )
+        with tqdm(total=total, unit="clip", desc="tokenizing", disable=None if progress else True, leave=False) as bar:
+            _write_results(folder, results, report, rows_per_shard, bar)
+        report.clips = len(_read(folder, ["id"])["id"]) if _shards(folder) else 0
+        write_whole(folder / REPORT, (json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n").encode())
+    return report
+
+
+def _write_results(
+    folder: Path, results: Iterable[list[Row]], report: TokenizeReport, rows_per_shard: int, bar: tqdm
+) -> None:
+    """Counts results in `report` and writes them as they come; those that came before an error too."""
     shards = max((int(path.stem.rpartition("-")[2]) + 1 for path in _shards(folder)), default=0)
     rows: list[Row] = []
-    batches = _batches(_unique(utterances, done))
-    total = len(utterances) - len(done) if isinstance(utterances, Sequence) else None
-    results = _in_processes(batches, tokenizer, workers) if workers else (_tokenized(one, tokenizer) for one in batches)
-    hidden = None if progress else True
-    with tqdm(total=total, unit="clip", desc="tokenizing", disable=hidden, leave=False) as bar:
+    try:
         for found in results:
             rows += [row for row in found if row[1] is not None]
             report.skipped.update({row[0]: row[5] for row in found if row[1] is None})
@@ -93,11 +112,9 @@ def tokenize_corpus(
             while len(rows) >= rows_per_shard:
                 shards = _write_shard(folder, shards, rows[:rows_per_shard])
                 del rows[:rows_per_shard]
-    if rows:
-        _write_shard(folder, shards, rows)
-    report.clips = len(_read(folder, ["id"])["id"]) if _shards(folder) else 0
-    write_whole(folder / REPORT, (json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n").encode())
-    return report
+    finally:
+        if rows:
+            _write_shard(folder, shards, rows)
 
 
 def fit_tokenizer(
@@ -155,6 +172,7 @@ class TokenizedSpeech(Dataset):
 
 
 def _unique(utterances: Iterable[Utterance], done: set[str]) -> Iterator[Utterance]:
+    """Those that are not done; an iterator is known to repeat an id only when it does."""
     seen: set[str] = set()
     for utterance in utterances:
         if utterance.id in seen:
@@ -185,6 +203,8 @@ def _tokenized(batch: list[Utterance], tokenizer: SemanticTokenizer) -> list[Row
             rate = one.sample_hz or tokenizer.target_sample_hz
             row = tokenize_waveform(tokenizer, wav, None, rate)[0]
             ids, seconds = row[row != SPEECH_PAD_ID].cpu().numpy().astype(np.int32), len(wav) / rate
+        except FATAL:
+            raise
         except (ValueError, TypeError, OSError, RuntimeError) as error:
             problem = " ".join(str(error).split()) or type(error).__name__
         rows.append((one.id, ids, one.text, one.speaker, seconds, problem))
@@ -265,11 +285,7 @@ def _resumed(folder: Path) -> tuple[TokenizeReport, set[str]]:
 
 def _check_same_tokenizer(folder: Path, tokenizer: SemanticTokenizer) -> None:
     """Remembers the tokenizer, or refuses a folder that another one filled."""
-    if hasattr(tokenizer, "to_dict"):
-        own = tokenizer.to_dict()
-    else:
-        own = {"type": type(tokenizer).__name__, "codebook_size": tokenizer.codebook_size}
-    own = json.loads(json.dumps(own))
+    own = json.loads(json.dumps(describe(tokenizer)))
     path = folder / TOKENIZER
     if path.is_file():
         there = json.loads(path.read_text(encoding="utf-8"))

@@ -17,6 +17,8 @@ from spear_tts_pytorch.decoding.loop import Cache, Step, check_lengths, forbidde
 from spear_tts_pytorch.decoding.sampling import LEAST_TEMPERATURE, NEGATIVE_INFINITY
 from spear_tts_pytorch.tokens import pad_sequences
 
+NOTHING_LEFT = "no id left to choose from (all logits are -inf or forbidden): forbid fewer ids"
+
 
 @dataclass(frozen=True)
 class Hypothesis:
@@ -90,21 +92,22 @@ def beam_search(
     if not abs(length_penalty) < float("inf"):
         raise ValueError(f"length_penalty must be a finite number, got {length_penalty}")
     device = torch.device(device)
-    search = _Search(rows, beam_size, n_best, eos_id, pad_id, max_length, length_penalty, device)
+    search = Search(list(range(rows)), beam_size, n_best, eos_id, max_length, length_penalty, device)
     banned = forbidden(forbid_ids, device)
     ids = torch.empty(rows, 0, dtype=torch.long, device=device)
-    for _ in range(max_length):
+    while True:
         logits = step(ids, cache)[:, -1].float()
-        log_probs = (logits / temperature if temperature != 1 else logits).log_softmax(dim=-1)
-        if banned is not None:
-            log_probs = log_probs.index_fill(1, banned, NEGATIVE_INFINITY)
-        taken = search.advance(log_probs)
-        if len(taken) == 0:
+        taken = search.advance(beam_log_probs(logits, temperature, banned))
+        open_ = search.open.nonzero()[:, 0]
+        if len(open_) == 0:
             break
-        if search.length < max_length and not _is_identity(taken, len(log_probs)):
-            cache.select(taken)
+        if len(open_) < len(taken):
+            taken = taken[open_]
+            search.keep(open_)
+        if not is_identity(taken.flatten(), len(logits)):
+            cache.select(taken.flatten())
         ids = search.last_ids()
-    return search.result()
+    return search.result(pad_id)
 
 
 def check_beam(beam_size: int, n_best: int, temperature: float, vocabulary: int | None = None) -> None:
@@ -118,35 +121,44 @@ def check_beam(beam_size: int, n_best: int, temperature: float, vocabulary: int 
         raise ValueError(f"temperature must be above 0 for beam search, got {temperature}: for greedy use beam_size 1")
 
 
-def _is_identity(taken: Tensor, rows: int) -> bool:
+def beam_log_probs(logits: Tensor, temperature: float, banned: Tensor | None) -> Tensor:
+    """Log-probabilities `[r, v]` that hypotheses are made of."""
+    log_probs = (logits / temperature if temperature != 1 else logits).log_softmax(dim=-1)
+    return log_probs if banned is None else log_probs.index_fill(1, banned, NEGATIVE_INFINITY)
+
+
+def is_identity(taken: Tensor, rows: int) -> bool:
+    """Whether `taken` `[r]` leaves each of `rows` rows where it is."""
     return len(taken) == rows and torch.equal(taken, torch.arange(rows, device=taken.device))
 
 
-class _Search:
+class Search:
     """Live and finished hypotheses of the sources still searched; `s` of them with `w` live beams each.
 
     All sources have equally many beams. Where a source has fewer candidates, the rest are dead: log-probability -inf,
-    which neither finish nor come to life again.
+    which neither finish nor come to life again. Sources may have begun at different steps: the ids of a hypothesis are
+    the columns of `ids` from its source's `begun` on.
     """
 
     def __init__(
         self,
-        rows: int,
+        sources: list[int],
         beam_size: int,
         n_best: int,
         eos_id: int | None,
-        pad_id: int,
         max_length: int,
         length_penalty: float,
         device: torch.device,
     ):
-        self.beam_size, self.n_best, self.eos_id, self.pad_id = beam_size, n_best, eos_id, pad_id
+        rows = len(sources)
+        self.beam_size, self.n_best, self.eos_id = beam_size, n_best, eos_id
         self.max_length, self.length_penalty = max_length, length_penalty
-        self.length = 0
-        self.sources = torch.arange(rows, device=device)  # [s], which source each row of the following belongs to
+        self.sources = list(sources)  # which source each row of the following belongs to
+        self.begun = torch.zeros(rows, dtype=torch.long, device=device)  # [s]
+        self.open = torch.ones(rows, dtype=torch.bool, device=device)  # [s]
         self.log_probs = torch.zeros(rows, 1, device=device)  # [s, w]
-        self.ids = torch.empty(rows, 1, 0, dtype=torch.long, device=device)  # [s, w, length]
-        self.kept: list[list[Hypothesis]] = [[] for _ in range(rows)]  # best first, at most n_best each
+        self.ids = torch.empty(rows, 1, 0, dtype=torch.long, device=device)  # [s, w, columns]
+        self.kept: dict[int, list[Hypothesis]] = {source: [] for source in sources}  # best first, at most n_best each
         self.worst = torch.full((rows,), NEGATIVE_INFINITY, device=device)  # [s], what a finished one must beat
 
     def last_ids(self) -> Tensor:
@@ -157,11 +169,11 @@ class _Search:
         """Extends all beams by one id, given `[s * w, v]`.
 
         Returns:
-            The former row of each row that goes on, int64 `[new s * new w]`; empty when the search is over.
+            The former row of each beam, int64 `[s, new w]`; `open` says which sources may go on.
         """
         s, w = self.log_probs.shape
         v = step_log_probs.shape[-1]
-        self.length += 1
+        lengths = self.ids.shape[-1] + 1 - self.begun
         totals = self.log_probs[..., None] + step_log_probs.view(s, w, v)
         # at most one candidate per beam is end-of-sequence, so twice the beam always holds a full beam of others
         best, index = totals.view(s, w * v).topk(min(2 * self.beam_size, w * v), dim=-1)
@@ -169,7 +181,7 @@ class _Search:
             raise ValueError("logits hold NaN: the weights or the conditioning of the model are not finite")
         parents, tokens = index // v, index % v
         is_eos = torch.zeros_like(tokens, dtype=torch.bool) if self.eos_id is None else tokens == self.eos_id
-        self._finish(best, parents, is_eos)
+        self._finish(best, parents, is_eos, lengths)
 
         # the best `beam_size` that go on, in order: a stable sort moves the finished ones behind all others
         order = is_eos.byte().argsort(dim=-1, stable=True)[:, : min(self.beam_size, w * v)]
@@ -178,64 +190,79 @@ class _Search:
         self.log_probs = best
         history = self.ids.gather(1, parents[..., None].expand(-1, -1, self.ids.shape[-1]))
         self.ids = torch.cat((history, tokens[..., None]), dim=-1)
-        if self.length == self.max_length:
-            self._truncate()
-            return parents[:0].flatten()
-        going = self._still_open()
-        taken = torch.arange(s, device=parents.device)[:, None] * w + parents
-        if not bool(going.all()):
-            taken = taken[going]
-            self.sources, self.log_probs, self.ids = self.sources[going], self.log_probs[going], self.ids[going]
-            self.worst = self.worst[going]
-        return taken.flatten()
+        self._truncate(lengths)
+        self.open = self.open & (lengths < self.max_length) & self._can_improve(lengths)
+        return torch.arange(s, device=parents.device)[:, None] * w + parents
 
-    def _score(self, log_prob: Tensor, length: int) -> Tensor:
-        return log_prob / length**self.length_penalty
+    def keep(self, slots: Tensor) -> None:
+        """Goes on with the sources at `slots` only, int64 `[new s]`."""
+        self.sources = [self.sources[slot] for slot in slots.tolist()]
+        for name in ("begun", "open", "log_probs", "ids", "worst"):
+            setattr(self, name, getattr(self, name)[slots])
 
-    def _finish(self, best: Tensor, parents: Tensor, is_eos: Tensor) -> None:
+    def replace(self, slots: list[int], other: Search) -> None:
+        """Puts the sources of a search that is one id old in the place of those at `slots`."""
+        oldest = int(self.begun.min())  # what lies before it nobody needs
+        self.ids, self.begun = self.ids[:, :, oldest:].clone(), self.begun - oldest
+        for slot, source in zip(slots, other.sources, strict=True):
+            self.sources[slot] = source
+            self.kept[source] = other.kept[source]
+        self.begun[slots] = self.ids.shape[-1] - 1
+        self.ids[slots, :, -1:] = other.ids
+        for name in ("open", "log_probs", "worst"):
+            getattr(self, name)[slots] = getattr(other, name)
+
+    def _score(self, log_prob: Tensor, lengths: Tensor) -> Tensor:
+        return log_prob / lengths**self.length_penalty
+
+    def _finish(self, best: Tensor, parents: Tensor, is_eos: Tensor, lengths: Tensor) -> None:
         """Keeps the end-of-sequence candidates among the best `beam_size` that beat a kept hypothesis."""
-        scores = self._score(best[:, : self.beam_size], self.length)
-        new = is_eos[:, : self.beam_size] & (scores > self.worst[:, None])
+        scores = self._score(best[:, : self.beam_size], lengths[:, None])
+        new = is_eos[:, : self.beam_size] & (scores > self.worst[:, None]) & self.open[:, None]
         for row, column in new.nonzero().tolist():
-            prefix = self.ids[row, parents[row, column]]
+            prefix = self.ids[row, parents[row, column], self.begun[row] :]
             ids = torch.cat((prefix, prefix.new_tensor([self.eos_id])))
             self._keep(row, Hypothesis(ids, float(scores[row, column]), truncated=False))
 
-    def _truncate(self) -> None:
+    def _truncate(self, lengths: Tensor) -> None:
         """Ranks the beams that `max_length` cuts among the finished hypotheses."""
-        scores = self._score(self.log_probs, self.length)
-        for row, column in (scores > self.worst[:, None]).nonzero().tolist():
-            hypothesis = Hypothesis(self.ids[row, column].clone(), float(scores[row, column]), self.eos_id is not None)
-            self._keep(row, hypothesis)
+        full = (lengths == self.max_length) & self.open
+        if not bool(full.any()):
+            return
+        scores = self._score(self.log_probs, lengths[:, None])
+        for row, column in ((scores > self.worst[:, None]) & full[:, None]).nonzero().tolist():
+            ids = self.ids[row, column, self.begun[row] :].clone()
+            self._keep(row, Hypothesis(ids, float(scores[row, column]), self.eos_id is not None))
 
     def _keep(self, row: int, hypothesis: Hypothesis) -> None:
-        kept = self.kept[int(self.sources[row])]
+        kept = self.kept[self.sources[row]]
         kept.append(hypothesis)
         kept.sort(key=lambda one: -one.score)  # stable: of equals the earlier stays ahead
         del kept[self.n_best :]
         if len(kept) == self.n_best:
             self.worst[row] = kept[-1].score
 
-    def _still_open(self) -> Tensor:
+    def _can_improve(self, lengths: Tensor) -> Tensor:
         """`[s]`: whether some continuation of a live beam could beat the worst kept hypothesis.
 
         Log-probabilities only fall. So a beam's score is at most its present log-probability divided by the largest
         `length ** length_penalty` it may end with: that of `max_length`, or of the next id if the penalty is negative.
         """
-        final = self.max_length if self.length_penalty >= 0 else self.length + 1
-        open_ = self._score(self.log_probs.amax(dim=1), final) > self.worst
+        final = torch.full_like(lengths, self.max_length) if self.length_penalty >= 0 else lengths + 1
+        can = self._score(self.log_probs.amax(dim=1), final) > self.worst
         if self.beam_size == 1:  # greedy: what ended has ended, whatever a longer hypothesis would score
-            open_ &= torch.isneginf(self.worst)
-        return open_
+            can &= torch.isneginf(self.worst)
+        return can
 
-    def result(self) -> BeamResult:
+    def result(self, pad_id: int) -> BeamResult:
         device = self.worst.device
-        if not all(self.kept):
-            raise ValueError("no id left to choose from (all logits are -inf or forbidden): forbid fewer ids")
-        best = [kept[0] for kept in self.kept]
+        found = list(self.kept.values())
+        if not all(found):
+            raise ValueError(NOTHING_LEFT)
+        best = [kept[0] for kept in found]
         return BeamResult(
-            ids=pad_sequences([one.ids for one in best], self.pad_id),
+            ids=pad_sequences([one.ids for one in best], pad_id),
             scores=torch.tensor([one.score for one in best], device=device),
             truncated=torch.tensor([one.truncated for one in best], device=device),
-            n_best=self.kept,
+            n_best=found,
         )

@@ -169,14 +169,14 @@ def sampling_steps(
     check_lengths(rows, max_length)
     check_temperature(temperature)
     device = torch.device(device)
-    check_every = _check_every(device)
-    restrict = _restriction(forbidden(forbid_ids, device), filter_logits_fn, dict(filter_fn_kwargs or {}))
+    every = check_every(device)
+    restrict = restriction(forbidden(forbid_ids, device), filter_logits_fn, dict(filter_fn_kwargs or {}))
     drawing = Drawing(rows, eos_id, pad_id, temperature, generator, device)
     for index in range(1, max_length + 1):
         logits = step(drawing.ids, cache)[:, -1].float()
         drawing.advance(logits.log_softmax(dim=-1), restrict(logits))
         yield drawing
-        if eos_id is not None and index % check_every == 0 and index < max_length and drawing.dismiss(cache):
+        if eos_id is not None and index % every == 0 and index < max_length and drawing.dismiss(cache):
             break
     return drawing.result()
 
@@ -237,7 +237,7 @@ class Drawing:
     def dismiss(self, cache: Cache) -> bool:
         """Lets rows that ended leave the batch and the cache, if enough did; whether all have ended."""
         gone, live = int(self.ended.sum()), len(self.live)
-        if gone < live and _worth_leaving(gone, live):
+        if gone < live and worth_leaving(gone, live):
             self.record.flush(self.live)
             keep = (~self.ended).nonzero()[:, 0]
             cache.select(keep)
@@ -249,7 +249,7 @@ class Drawing:
         return self.record.result(self.eos_id)
 
 
-def _restriction(
+def restriction(
     banned: Tensor | None, filter_logits_fn: Callable[..., Tensor] | None, options: dict[str, Any]
 ) -> Callable[[Tensor], Tensor]:
     """What makes of the model's logits `[r, v]` those that are drawn from."""
@@ -262,11 +262,11 @@ def _restriction(
     return restrict
 
 
-def _check_every(device: torch.device) -> int:
+def check_every(device: torch.device) -> int:
     """Steps between looks at who has ended. Reading a flag from an accelerator stalls it; steps too many are cut."""
     return 1 if device.type == "cpu" else 8
 
 
-def _worth_leaving(gone: int, live: int) -> bool:
+def worth_leaving(gone: int, live: int) -> bool:
     """Copying what the others hold pays when a quarter of the rows go, or only one stays."""
     return gone > 0 and (4 * gone >= live or live - gone == 1)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spear_tts_pytorch.decoding.loop import Cache, DecodeResult, _restriction, _worth_leaving, check_lengths, forbidden
+from spear_tts_pytorch.decoding.loop import Cache, DecodeResult, check_lengths, forbidden, restriction, worth_leaving
 from spear_tts_pytorch.decoding.sampling import check_drawn, check_temperature, draw, gumbel_noise
 
 FIRST_GUESS, GUESS_WEIGHT = 0.7, 4.0  # acceptance taken for granted before anything is seen, and for how many drafts
@@ -125,7 +125,7 @@ def speculative_steps(
     check_temperature(temperature)
     check_speculation(gamma, lenience, draft_cost)
     device = torch.device(device)
-    restrict = _restriction(forbidden(forbid_ids, device), filter_logits_fn, dict(filter_fn_kwargs or {}))
+    restrict = restriction(forbidden(forbid_ids, device), filter_logits_fn, dict(filter_fn_kwargs or {}))
     options = temperature, lenience, eos_id, max_length, generator, device
     run = Speculation(step, cache, rows, _Pace(gamma, draft_cost), restrict, *options)
     while run.live_rows:
@@ -305,7 +305,7 @@ class Speculation:
             self.live_rows = []
             return
         self.cache.truncate([self.begun[row] + self.counts[row] for row in self.live_rows])
-        if _worth_leaving(sum(self.gone), len(self.gone)):
+        if worth_leaving(sum(self.gone), len(self.gone)):
             stay = [i for i, end in enumerate(self.gone) if not end]
             self.live_rows, self.gone = [self.live_rows[i] for i in stay], [False] * len(stay)
             keep = torch.tensor(stay, device=self.live.device)

@@ -8,6 +8,8 @@ Does not know what the rows mean.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,7 +36,7 @@ class KVCache:
         self.rows = context.shape[0]
         self.keys: Tensor | None = None  # [depth * r, h, capacity, d], layer by layer
         self.values: Tensor | None = None
-        self.cross: tuple[Tensor, Tensor] | None = None  # [depth, s, h, m, d] each
+        self.cross: tuple[Tensor, Tensor] | None = None  # [depth, s, h, 1 + m, d] each, null first
         self.layer_lengths = [[0] * self.rows] * depth  # positions filled, one per row; on the host: no synchronisation
         self.alike: np.ndarray | None = None  # [r, r], positions up to which two rows are known to hold the same
         self.pending: list[tuple[Tensor, Tensor | None]] = []  # drafted positions that the upper layers have yet to see
@@ -99,6 +101,45 @@ class KVCache:
         if self.cross is not None:
             self.cross = (self.cross[0][:, keep], self.cross[1][:, keep])
 
+    def replace(self, sources: list[int], other: KVCache) -> None:
+        """Puts the sources of `other`, with as many rows each, in the place of `sources`, in order and in place.
+
+        In both caches ids have been read, and none of them are drafts. The other cache is used up.
+        """
+        self._replace_sources(sources, other)
+        per_source = self.rows // self.sources
+        rows = [source * per_source + i for source in sources for i in range(per_source)]
+        filled = max(other.lengths)
+        self.reserve(self.keys.shape[1], filled, self.keys.shape[3], self.keys.dtype)
+        for mine, new in ((self.keys, other.keys), (self.values, other.values)):
+            mine.unflatten(0, (-1, self.rows))[:, rows, :, :filled] = new.unflatten(0, (-1, other.rows))[
+                :, :, :, :filled
+            ]
+        if self.alike is not None:
+            self.alike[rows], self.alike[:, rows] = 0, 0
+            self.alike[np.ix_(rows, rows)] = np.diag(other.lengths) if other.alike is None else other.alike
+        for layer, lengths in enumerate(other.layer_lengths):
+            mine = np.array(self.layer_lengths[layer])
+            mine[rows] = lengths
+            self.layer_lengths[layer] = mine.tolist()
+
+    def _replace_sources(self, sources: list[int], other: KVCache) -> None:
+        """The sources' part of `replace`: what is encoded of them, their masks and positions, cross keys and values."""
+        self.context = _put(self.context, sources, other.context)
+        mask, new_mask = (_mask(cache) for cache in (self, other))
+        self.context_mask = _put(mask.clone(), sources, new_mask)  # a new one: masks made of the old one are stale
+        self.context_mask[sources, new_mask.shape[1] :] = False
+        if self.context_positions is not None:
+            self.context_positions = _put(self.context_positions.clone(), sources, other.context_positions)
+        pairs = zip(self.cross, other.cross, strict=True)
+        self.cross = tuple(_put(held, sources, new, row_dim=1, dim=3) for held, new in pairs)
+        longest = int(self.context_mask.sum(dim=1).max())
+        if 2 * longest <= self.context.shape[1]:  # the long sources have left
+            self.context, self.context_mask = self.context[:, :longest], self.context_mask[:, :longest]
+            if self.context_positions is not None:
+                self.context_positions = self.context_positions[:, :longest]
+            self.cross = tuple(held[:, :, :, : 1 + longest].contiguous() for held in self.cross)
+
     def truncate(self, lengths: list[int]) -> None:
         """Forgets every row's positions from `lengths[row]` on."""
         self.layer_lengths = [
@@ -106,6 +147,26 @@ class KVCache:
         ]
         if self.alike is not None:
             self.alike = np.minimum(self.alike, np.minimum.outer(lengths, lengths))
+
+
+def _mask(cache: KVCache) -> Tensor:
+    if cache.context_mask is not None:
+        return cache.context_mask
+    return torch.ones(cache.context.shape[:2], dtype=torch.bool, device=cache.context.device)
+
+
+def _put(held: Tensor, sources: list[int], new: Tensor, row_dim: int = 0, dim: int = 1) -> Tensor:
+    """`held` with `new` in the places `sources` of `row_dim`; where `new` is longer in `dim`, zeros are added before."""
+    if held.shape[dim] < new.shape[dim]:
+        shape = list(held.shape)
+        shape[dim] = new.shape[dim]
+        grown = held.new_zeros(shape)
+        grown.narrow(dim, 0, held.shape[dim]).copy_(held)
+        held = grown
+    place: list[Any] = [slice(None)] * held.ndim
+    place[row_dim], place[dim] = sources, slice(new.shape[dim])
+    held[tuple(place)] = new
+    return held
 
 
 def _grown(cached: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

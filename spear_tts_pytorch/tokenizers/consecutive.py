@@ -19,6 +19,7 @@ from spear_tts_pytorch.tokenizers.semantic import (
     CONFIG_NAME,
     SPEECH_PAD_ID,
     SemanticTokenizer,
+    describe,
     load_semantic_tokenizer,
     tokenize_waveform,
 )
@@ -81,10 +82,7 @@ class UniqueConsecutive:
 
     def to_dict(self) -> dict[str, Any]:
         """What tells this tokenizer from others, as JSON types."""
-        inner = (
-            self.tokenizer.to_dict() if hasattr(self.tokenizer, "to_dict") else {"type": type(self.tokenizer).__name__}
-        )
-        return {**inner, "unique_consecutive": True}
+        return {**describe(self.tokenizer), "unique_consecutive": True}
 
 
 def expand(ids: Tensor, durations: Tensor) -> Tensor:

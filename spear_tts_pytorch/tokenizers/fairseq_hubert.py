@@ -47,8 +47,6 @@ def read_fairseq_hubert(path: str | Path) -> tuple[HubertModel, bool]:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, holds code, or is of another architecture.
     """
-    from transformers import HubertConfig, HubertModel
-
     package = load_tensors(path, stand_ins=STAND_INS)
     if not isinstance(package, dict) or not isinstance(package.get("model"), dict):
         raise ValueError(
@@ -59,8 +57,34 @@ def read_fairseq_hubert(path: str | Path) -> tuple[HubertModel, bool]:
         raise ValueError(
             f"{path} does not say how its model is built: convert it with transformers and give the folder"
         )
+    try:
+        model = _model_of(options)
+        state = {_renamed(key): value.float() for key, value in package["model"].items() if not UNUSED.match(key)}
+        normalize = bool(_section(package, "task").get("normalize", False))
+    except Exception as error:  # transformers has its own kinds for what it cannot build
+        raise ValueError(
+            f"{path} is not a HuBERT that this version knows ({type(error).__name__}: {error}): convert it with "
+            "transformers and give the folder"
+        ) from error
+    own = model.state_dict()
+    wrong = [f"missing {key}" for key in own if key not in state and key != "masked_spec_embed"]
+    wrong += [f"unexpected {key}" for key in state if key not in own]
+    wrong += [
+        f"{key} is {list(state[key].shape)} instead of {list(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if wrong:
+        raise ValueError(f"{path} is not a HuBERT that this version knows: {'; '.join(wrong[:5])}")
+    model.load_state_dict(state, strict=False)
+    return model.eval(), normalize
+
+
+def _model_of(options: dict[str, Any]) -> HubertModel:
+    """A model, not yet trained, of the sizes that fairseq's options give."""
+    from transformers import HubertConfig, HubertModel
+
     layers = _conv_layers(options)
-    pre_norm = bool(options.get("layer_norm_first", False))
     config = HubertConfig(
         hidden_size=options.get("encoder_embed_dim", 768),
         num_hidden_layers=options.get("encoder_layers", 12),
@@ -75,22 +99,9 @@ def read_fairseq_hubert(path: str | Path) -> tuple[HubertModel, bool]:
         feat_extract_norm="layer" if options.get("extractor_mode", "default") == "layer_norm" else "group",
         num_conv_pos_embeddings=options.get("conv_pos", 128),
         num_conv_pos_embedding_groups=options.get("conv_pos_groups", 16),
-        do_stable_layer_norm=pre_norm,
+        do_stable_layer_norm=bool(options.get("layer_norm_first", False)),
     )
-    model = HubertModel(config)
-    state = {_renamed(key): value for key, value in package["model"].items() if not UNUSED.match(key)}
-    own = model.state_dict()
-    wrong = [f"missing {key}" for key in own if key not in state and key != "masked_spec_embed"]
-    wrong += [f"unexpected {key}" for key in state if key not in own]
-    wrong += [
-        f"{key} is {list(state[key].shape)} instead of {list(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    if wrong:
-        raise ValueError(f"{path} is not a HuBERT that this version knows: {'; '.join(wrong[:5])}")
-    model.load_state_dict({key: value.float() for key, value in state.items()}, strict=False)
-    return model.eval(), bool(_section(package, "task").get("normalize", False))
+    return HubertModel(config)
 
 
 def read_centroids(path: str | Path) -> Tensor:
@@ -131,11 +142,11 @@ def read_centroids(path: str | Path) -> Tensor:
 def _section(package: dict[str, Any], name: str) -> dict[str, Any]:
     """What the configuration says of the model or the task; older files hold one flat namespace."""
     section = (package.get("cfg") or {}).get(name) if isinstance(package.get("cfg"), dict) else None
-    if isinstance(section, dict):
-        return section
-    section = vars(section) if hasattr(section, "__dict__") and section is not None else {}
-    arguments = package.get("args")
-    return section or (vars(arguments) if hasattr(arguments, "__dict__") else {})
+    for found in (section, package.get("args")):
+        found = getattr(found, "__dict__", found)
+        if isinstance(found, dict) and found:
+            return {key: value.item() if isinstance(value, np.generic) else value for key, value in found.items()}
+    return {}
 
 
 def _conv_layers(options: dict[str, Any]) -> list[tuple[int, int, int]]:

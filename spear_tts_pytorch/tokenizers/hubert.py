@@ -11,7 +11,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ class HubertWithKmeans(nn.Module):
         self.downsample_factor = math.prod(self.model.config.conv_stride)
         self.window = _receptive_field(self.model.config)
         dim = self.model.config.hidden_size
+        self.encoder_digest = b""  # once it is asked for
         self.register_buffer("centroids", torch.empty(0, dim))
         if kmeans_path is not None:
             centroids = read_centroids(kmeans_path)
@@ -120,8 +122,8 @@ class HubertWithKmeans(nn.Module):
         if self.codebook_size == 0:
             raise ValueError("this tokenizer has no centroids: give kmeans_path, or fit them with fit_kmeans")
         wav = check_wav(wav_input, name="wav_input")
-        rows = [nearest(features, self.centroids) for features in self.features(wav, lengths, input_sample_hz)]
-        ids = pad_sequences(rows, SPEECH_PAD_ID)
+        clips = self._clips(wav, lengths, input_sample_hz)
+        ids = pad_sequences(self._taken(clips, partial(nearest, centroids=self.centroids)), SPEECH_PAD_ID)
         return ids.to(wav_input.device) if isinstance(wav_input, Tensor) else ids.cpu()
 
     @torch.no_grad()
@@ -129,11 +131,7 @@ class HubertWithKmeans(nn.Module):
         self, wav: Tensor | np.ndarray, lengths: Tensor | None = None, input_sample_hz: int | None = None
     ) -> list[Tensor]:
         """What is clustered, float32 `[n_i, d]` of each row of `wav` `[b, t]`; arguments and errors as the call."""
-        rates = input_sample_hz, self.target_sample_hz
-        clips = list(clips_of(wav, lengths, *rates, self.window, self.seq_len_multiple_of or 1))
-        if self.normalize:
-            clips = [(clip - clip.mean()) / (clip.var(unbiased=False) + 1e-7).sqrt() for clip in clips]
-        return self._features_of(clips)
+        return self._taken(self._clips(wav, lengths, input_sample_hz), torch.Tensor.clone)
 
     @torch.no_grad()
     def fit_kmeans(
@@ -219,17 +217,29 @@ class HubertWithKmeans(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that are equal for equal centroids."""
-        return hashlib.sha256(self.centroids.cpu().numpy().tobytes()).hexdigest()[:16]
+        """Sixteen hexadecimal digits that are equal for equal weights of the encoder and equal centroids."""
+        if not self.encoder_digest:
+            self.encoder_digest = _digest(self.model)
+        return hashlib.sha256(self.encoder_digest + self.centroids.cpu().numpy().tobytes()).hexdigest()[:16]
 
     def __reduce__(self) -> tuple:
         """For processes: torch does not pickle the weight norm inside."""
-        names = ("target_sample_hz", "seq_len_multiple_of", "output_layer", "normalize", "downsample_factor", "window")
-        attributes = {name: getattr(self, name) for name in names}
+        names = ["target_sample_hz", "seq_len_multiple_of", "output_layer", "normalize", "downsample_factor", "window"]
+        attributes = {name: getattr(self, name) for name in [*names, "encoder_digest"]}
         return _rebuilt, (type(self.model), self.model.config, self.model.state_dict(), self.centroids, attributes)
 
-    def _features_of(self, clips: list[Tensor]) -> list[Tensor]:
-        """`[n_i, d]` of each clip `[t_i]`, window by window, windows of all clips together."""
+    def _clips(self, wav: Tensor | np.ndarray, lengths: Tensor | None, input_sample_hz: int | None) -> list[Tensor]:
+        rates = input_sample_hz, self.target_sample_hz
+        clips = list(clips_of(wav, lengths, *rates, self.window, self.seq_len_multiple_of or 1))
+        if self.normalize:
+            clips = [(clip - clip.mean()) / (clip.var(unbiased=False) + 1e-7).sqrt() for clip in clips]
+        return clips
+
+    def _taken(self, clips: list[Tensor], take: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """What `take` makes of the features `[n, d]` of each window, put together for each clip `[t_i]`.
+
+        Windows of all clips pass together; of their features nothing is kept but what `take` returns.
+        """
         windows = [(index, *window) for index, clip in enumerate(clips) for window in _windows(self._frames(clip))]
         parts: list[list[Tensor]] = [[] for _ in clips]
         batch: list[tuple[int, int, int, int, int]] = []
@@ -239,7 +249,7 @@ class HubertWithKmeans(nn.Module):
             longest = max(end - begin for _, begin, end, _, _ in following)
             if place + 1 == len(windows) or len(following) * longest > BATCH_FRAMES:
                 for (index, begin, _, first, last), found in zip(batch, self._encoded(clips, batch), strict=True):
-                    parts[index].append(found[first - begin : last - begin])
+                    parts[index].append(take(found[first - begin : last - begin]))
                 batch = []
         return [torch.cat(part) for part in parts]
 
@@ -278,6 +288,16 @@ def _windows(frames: int) -> list[tuple[int, int, int, int]]:
         begin, end = i * step, min(i * step + WINDOW, frames)
         found.append((begin, end, begin + OVERLAP * (i > 0), frames if i == number - 1 else end - OVERLAP))
     return found
+
+
+def _digest(model: nn.Module) -> bytes:
+    """Of all weights that are used, by name."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name != "masked_spec_embed":  # of pretraining
+            found.update(f"{name} {list(tensor.shape)}".encode())
+            found.update(tensor.float().cpu().contiguous().numpy().data)
+    return found.digest()
 
 
 def _receptive_field(config: Any) -> int:

@@ -91,6 +91,13 @@ def tokenize_waveform(
         return pad_sequences(rows, SPEECH_PAD_ID)
 
 
+def describe(tokenizer: SemanticTokenizer) -> dict[str, Any]:
+    """What tells a tokenizer from others, as JSON types: its own `to_dict`, or its type and number of ids."""
+    if hasattr(tokenizer, "to_dict"):
+        return tokenizer.to_dict()
+    return {"type": type(tokenizer).__name__, "codebook_size": tokenizer.codebook_size}
+
+
 def check_lengths(lengths: Tensor, wav: Tensor) -> Tensor:
     """`lengths` as int64 `[b]`, each between 1 and `t` for `wav` `[b, t]`.
 

@@ -32,6 +32,7 @@ from spear_tts_pytorch.training.schedule import (
     make_optimizer,
     parameter_groups,
 )
+from spear_tts_pytorch.training.seeing import SeeingMixin
 from spear_tts_pytorch.training.signals import StopSignals, stop
 from spear_tts_pytorch.training.update import UpdateMixin
 from spear_tts_pytorch.training.validation import ValidationMixin
@@ -43,7 +44,7 @@ def noop(*args: Any, **kwargs: Any) -> None:
     pass
 
 
-class Trainer(UpdateMixin, ValidationMixin, ResumeMixin):
+class Trainer(UpdateMixin, ValidationMixin, ResumeMixin, SeeingMixin):
     """What all trainers do; a subclass is a stage of the recipe.
 
     Args:

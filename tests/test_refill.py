@@ -1,0 +1,150 @@
+"""Places that are refilled: every source gets what it gets alone, by enumeration or by its own noise."""
+
+from functools import partial
+
+import pytest
+import torch
+from fake_step import FakeCache, FakeStep
+
+from spear_tts_pytorch.decoding.beam import beam_search
+from spear_tts_pytorch.decoding.loop import sample_ids
+from spear_tts_pytorch.decoding.refill import Admitted, BeamSearch, Sampling, decode_many
+
+EOS, PAD = 3, -1
+CPU = torch.device("cpu")
+SOURCES = [0, 2, 1, 1, 0, 2, 2, 2, 0, 1, 0, 0, 2, 1, 0]
+
+
+class RaggedCache:
+    """Rows of different lengths: each the source it belongs to and the ids seen so far."""
+
+    def __init__(self, sources):
+        self.rows = [(source, ()) for source in sources]
+
+    def select(self, rows):
+        self.rows = [self.rows[row] for row in rows.tolist()]
+
+    def replace(self, sources, other):
+        each = len(other.rows) // len(sources)
+        for place, source in enumerate(sources):
+            self.rows[source * each : source * each + each] = other.rows[place * each : place * each + each]
+
+
+class Line:
+    """A decoder, and the sources that wait for it; notes how many rows each step has."""
+
+    def __init__(self, step: FakeStep, sources: list[int]):
+        self.fake, self.waiting, self.widths = step, list(enumerate(sources)), []
+
+    def step(self, ids, cache):
+        cache.rows = [(source, (*seen, *new)) for (source, seen), new in zip(cache.rows, ids.tolist(), strict=True)]
+        self.widths += [len(cache.rows)] if ids.shape[1] else []
+        return torch.stack([self.fake.after(*row) for row in cache.rows])[:, None]
+
+    def admit(self, n):
+        batch, self.waiting = self.waiting[:n], self.waiting[n:]
+        if not batch:
+            return None
+        cache = RaggedCache([source for _, source in batch])
+        logits = self.step(torch.empty(len(batch), 0, dtype=torch.long), cache)[:, -1]
+        return Admitted([number for number, _ in batch], cache, logits)
+
+
+def decoded(step, sources, begin, slots):
+    line = Line(step, sources)
+    found = dict(decode_many(line.step, line.admit, begin, slots))
+    assert sorted(found) == list(range(len(sources)))
+    return [found[number] for number in range(len(sources))], line
+
+
+def sampling(temperature=1.0, **options):
+    noise = dict(generator=lambda number: torch.Generator().manual_seed(number), restrict=lambda logits: logits)
+    return partial(Sampling, **noise, temperature=temperature, eos_id=EOS, device=CPU, **options)
+
+
+def alone(step, source):
+    single = FakeStep(length=step.table.shape[1])
+    single.table = step.table[source : source + 1]
+    return single
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4, 30])
+def test_greedy_decoding_is_that_of_each_source_alone(slots):
+    for seed in range(5):
+        step = FakeStep(length=12, seed=seed, sharpness=2.0)
+        results, _ = decoded(step, SOURCES, sampling(temperature=0, max_length=12), slots)
+        for source, (best,) in zip(SOURCES, results, strict=True):
+            options = dict(eos_id=EOS, pad_id=PAD, max_length=12, temperature=0)
+            wanted = sample_ids(alone(step, source), FakeCache(1), 1, **options)
+            assert best.ids.tolist() == wanted.ids[0].tolist()
+            assert best.score == pytest.approx(float(wanted.scores), abs=1e-5)
+            assert best.truncated == bool(wanted.truncated)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4, 30])
+@pytest.mark.parametrize("length_penalty", [0.0, 0.8, -0.5])
+def test_beams_are_those_of_each_source_alone(slots, length_penalty):
+    for seed in range(5):
+        step = FakeStep(length=12, seed=seed, sharpness=2.0)
+        common = dict(beam_size=3, n_best=2, eos_id=EOS, max_length=12, length_penalty=length_penalty)
+        begin = partial(BeamSearch, temperature=1.0, forbid=None, device=CPU, **common)
+        results, _ = decoded(step, SOURCES, begin, slots)
+        for source, found in zip(SOURCES, results, strict=True):
+            wanted = beam_search(alone(step, source), FakeCache(1), 1, pad_id=PAD, **common).n_best[0]
+            assert [(one.ids.tolist(), one.truncated) for one in found] == [
+                (one.ids.tolist(), one.truncated) for one in wanted
+            ]
+            assert [one.score for one in found] == pytest.approx([one.score for one in wanted], abs=1e-5)
+
+
+def test_draws_are_those_of_the_number_alone_in_any_company():
+    step = FakeStep(length=40, seed=1)
+    wanted, _ = decoded(step, SOURCES, sampling(max_length=40), 1)
+    assert len({tuple(best.ids.tolist()) for (best,) in wanted}) > 10
+    for slots in (2, 5, 30):
+        results, _ = decoded(step, SOURCES, sampling(max_length=40), slots)
+        assert all(torch.equal(a.ids, b.ids) for (a,), (b,) in zip(results, wanted, strict=True))
+
+
+def test_draws_have_the_distribution_of_the_logits():
+    """Chi-square over all strings of at most three ids."""
+    step, n = FakeStep(length=3, seed=4, sharpness=1.0), 5_000
+    table = {string: float(torch.tensor(log_p).exp()) for string, log_p in step.strings(1, EOS, 3).items()}
+    logits = {}  # the fake step is slow in Python: look each prefix up once
+    line = Line(step, [1] * n)
+
+    def quick(ids, cache):
+        cache.rows = [(source, (*seen, *new)) for (source, seen), new in zip(cache.rows, ids.tolist(), strict=True)]
+        for row in set(cache.rows) - logits.keys():
+            logits[row] = step.after(*row) if len(row[1]) < 3 else torch.zeros(4)
+        return torch.stack([logits[row] for row in cache.rows])[:, None]
+
+    line.step = quick
+    counts = dict.fromkeys(table, 0)
+    for _, (best,) in decode_many(quick, line.admit, sampling(max_length=3), 500):
+        counts[tuple(best.ids.tolist())] += 1
+    statistic = sum((counts[string] - n * p) ** 2 / (n * p) for string, p in table.items())
+    freedom = len(table) - 1
+    assert statistic < freedom + 4.5 * (2 * freedom) ** 0.5, f"chi-square {statistic:.1f} for {freedom}"
+
+
+@pytest.mark.parametrize("slots", [2, 4])
+def test_places_do_not_stay_empty_while_others_wait(slots):
+    step = FakeStep(length=40, seed=1)
+    _, line = decoded(step, SOURCES * 20, sampling(max_length=40), slots)
+    assert len(line.widths) > 150
+    assert set(line.widths[:-40]) == {slots}  # the last ones leave one after the other
+
+
+@pytest.mark.parametrize("waiting", [1, 5])
+@pytest.mark.parametrize("value", [float("-inf"), float("nan")])
+@pytest.mark.parametrize("strategy", ["sampling", "beams"])
+def test_nothing_to_choose_from_and_nan_are_said(strategy, value, waiting):
+    step = FakeStep(length=5)
+    step.table[1] = value
+    begin = sampling(max_length=5)
+    if strategy == "beams":
+        common = dict(length_penalty=0.0, temperature=1.0, forbid=None, device=CPU)
+        begin = partial(BeamSearch, beam_size=2, n_best=1, eos_id=EOS, max_length=5, **common)
+    with pytest.raises(ValueError, match="NaN|no id"):
+        decoded(step, [0] * waiting + [1], begin, 2)
