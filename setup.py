@@ -23,6 +23,9 @@ extras["test"] = [
     *extras["phonemes"],
     "pytest>=8.0",
     "pandas>=2.0",
+    "polars>=1.0",
+    "duckdb>=1.0",
+    "datasets>=2.19",
     "ruff>=0.5",
     "build>=1.0",
 ]

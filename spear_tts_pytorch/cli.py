@@ -1,4 +1,4 @@
-"""The shell: `spear-tts demo`, `spear-tts generate`, `spear-tts tokenize`, `spear-tts label`, `spear-tts version`.
+"""The shell: `spear-tts demo`, `generate`, `tokenize`, `label`, `pairs` and `version`.
 
 Arguments come in, exit codes go out: 0 done, 1 done but for some items, 2 something the user can mend (one line on
 stderr, `SPEAR_TTS_DEBUG=1` shows where), 130 interrupted. Commands import what they need when they run, so that `--help`
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from spear_tts_pytorch.arguments import columns, path_with, positive, seed, temperature
 from spear_tts_pytorch.label_command import add_label
+from spear_tts_pytorch.pair_commands import add_pairs
 from spear_tts_pytorch.version import __version__
 
 if TYPE_CHECKING:
@@ -209,6 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_tokenize(commands)
     add_label(commands)
+    add_pairs(commands)
     command = commands.add_parser(
         "version", help="print the versions that a bug report needs", epilog="example: spear-tts version"
     )

@@ -6,7 +6,10 @@ In: a path and its contents. Knows nothing of what is in them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,19 +22,71 @@ class FolderInUseError(OSError, RuntimeError):
     """Another process writes into a folder."""
 
 
-def write_whole(path: str | Path, data: bytes) -> None:
-    """Writes a file so that it is seen either whole or not at all, also after a loss of power."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write_whole(path: str | Path, data: bytes | memoryview, *, replace: bool = True) -> None:
+    """Writes a file so that it is seen either whole or not at all, also after a loss of power.
+
+    Raises:
+        FileExistsError: the file exists, and `replace` is False.
+    """
+    with _put_in_place(Path(path), replace) as temporary:
+        temporary.write_bytes(data)
+
+
+def copy_whole(source: str | Path, path: str | Path) -> None:
+    """Copies a file so that the copy is seen either whole or not at all."""
+    with _put_in_place(Path(path)) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+@contextlib.contextmanager
+def _put_in_place(path: Path, replace: bool = True) -> Iterator[Path]:
+    """A file to write, which is renamed to `path` at the end, and removed after an error."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # threads and machines may write at once
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if replace:
+            os.replace(temporary, path)
+        else:
+            _rename_to_free(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def _rename_to_free(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError as error:  # no hard links on this file system: there is a moment between looking and renaming
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `folder` at the end, and is removed after an error.
+
+    Raises:
+        FileExistsError: `folder` exists and is not empty.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists already: choose another folder, or remove it first")
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        sync_folder(temporary)
+        if folder.exists():
+            folder.rmdir()
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,315 +1,71 @@
-"""Pairs of semantic and text ids on disk: a folder of Parquet shards and a dataset.json.
+"""Pairs of semantic and text ids: a folder as a dataset with random access.
 
-In: ids of one pair at a time (`PairWriter`). Out: a dataset of `(semantic_ids [n], text_ids [m])` int64 pairs, without
-padding and end-of-sequence (`GeneratedAudioTextDataset`); the `{n}.pt` rows of releases up to 0.4.8 are read as well.
-A file is here either whole or not at all. Knows nothing of models, audio or how pairs come about.
+In: a folder of Parquet shards, or of `{n}.pt` rows of releases up to 0.4.8. Out: `(semantic_ids [n], text_ids [m])` int64
+pairs without padding and end-of-sequence, other columns if asked. `pair_writer.py` writes such folders, `pair_tools.py`
+merges, splits and counts them. Knows nothing of models, audio or how pairs come about.
 """
 
 from __future__ import annotations
 
-import json
-import re
+import warnings
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from spear_tts_pytorch.data.files import write_whole
 from spear_tts_pytorch.data.legacy_pairs import legacy_rows, read_legacy_rows
-from spear_tts_pytorch.version import __version__
+from spear_tts_pytorch.data.pair_cache import Part, cache_folders, decode, read_part, remove_stale
+from spear_tts_pytorch.data.pair_files import (
+    COLUMNS,
+    DATASET_NAME,
+    ID_COLUMNS,
+    SOURCE_GENERATED,
+    SOURCE_TRUNCATED,
+    difference,
+    id_limits,
+    list_shards,
+    pair_schema,
+    pair_table,
+    read_column,
+    read_footer,
+    read_metadata,
+    update_counts,
+)
+from spear_tts_pytorch.data.pair_writer import PairWriter, write_pairs
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+__all__ = [
+    "DATASET_NAME",
+    "SOURCE_GENERATED",
+    "SOURCE_TRUNCATED",
+    "GeneratedAudioTextDataset",
+    "MockDataset",
+    "PairWriter",
+    "difference",
+    "list_shards",
+    "pair_schema",
+    "read_column",
+    "read_metadata",
+    "update_counts",
+    "write_pairs",
+]
 
-DATASET_NAME = "dataset.json"
-FORMAT_VERSION = 1
-SPEECH_PAD_ID, TEXT_PAD_ID = -1, 0
-SOURCE_GENERATED = "generated"
-SOURCE_TRUNCATED = "generated-truncated"  # generated text that reached its maximal length before it had ended
-_SHARD = re.compile(r"pairs-(\d{5,})-(\d{6,})\.parquet")
-
-
-def pair_schema() -> pa.Schema:
-    """Columns of a shard."""
-    import pyarrow as pa
-
-    ids = pa.list_(pa.int32())
-    return pa.schema(
-        [
-            ("id", pa.string()),
-            ("semantic_ids", ids),
-            ("text_ids", ids),
-            ("text", pa.string()),
-            ("score", pa.float32()),
-            ("source", pa.string()),
-        ]
-    )
-
-
-def list_shards(folder: str | Path) -> list[Path]:
-    """The complete shards of a folder, by rank and number."""
-    found = [(match, path) for path in Path(folder).iterdir() if (match := _SHARD.fullmatch(path.name))]
-    return [path for match, path in sorted(found, key=lambda item: tuple(map(int, item[0].groups())))]
-
-
-def read_column(shard: Path, name: str) -> pa.ChunkedArray:
-    """One column of a shard.
-
-    Raises:
-        ValueError: the file is not a readable shard of pairs.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(shard, columns=[name], memory_map=True).column(name)
-    except (pa.ArrowException, OSError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{shard} is not a readable shard of pairs ({reason}): remove it and let the generator make it anew"
-        ) from error
-
-
-def read_metadata(folder: str | Path) -> dict[str, Any]:
-    """The contents of dataset.json, {} where there is none.
-
-    Raises:
-        ValueError: it is not JSON, or was written by a later version of the format.
-    """
-    path = Path(folder) / DATASET_NAME
-    if not path.is_file():
-        return {}
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-        version = metadata["format_version"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} does not describe a folder of pairs ({error!r}): restore or remove it") from error
-    if version > FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has the format {version}, this version reads up to {FORMAT_VERSION}: upgrade the package"
-        )
-    return metadata
-
-
-def update_counts(folder: str | Path) -> dict[str, Any]:
-    """Counts pairs and shards anew from the shards' footers, writes them to dataset.json and returns its contents."""
-    import pyarrow.parquet as pq
-
-    metadata, shards = read_metadata(folder), list_shards(folder)
-    metadata["counts"] = {"pairs": sum(pq.read_metadata(path).num_rows for path in shards), "shards": len(shards)}
-    write_whole(Path(folder) / DATASET_NAME, (json.dumps(metadata, indent=2, ensure_ascii=False) + "\n").encode())
-    return metadata
-
-
-def _describe(
-    num_semantic_token_ids: int | None,
-    num_text_token_ids: int | None,
-    unique_consecutive: bool | None,
-    model_hash: str | None,
-    options: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    return {
-        "format_version": FORMAT_VERSION,
-        "library_version": __version__,
-        "num_semantic_token_ids": num_semantic_token_ids,
-        "num_text_token_ids": num_text_token_ids,
-        "pad_id": {"speech": SPEECH_PAD_ID, "text": TEXT_PAD_ID},
-        "unique_consecutive": unique_consecutive,
-        "model_hash": model_hash,
-        "options": dict(options or {}),
-    }
-
-
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
-    """How two dataset.json describe different data, in words; None if they agree. Counts and versions do not matter."""
-    keys = [key for key in new if key not in ("counts", "library_version", "format_version", "options")]
-    found = [f"{key} is {old.get(key)!r} there and {new[key]!r} here" for key in keys if old.get(key) != new[key]]
-    there, here = old.get("options") or {}, new.get("options") or {}
-    for key in sorted({*there, *here}):
-        if there.get(key) != here.get(key):
-            found.append(f"the option {key} is {there.get(key)!r} there and {here.get(key)!r} here")
-    return "; ".join(found) or None
-
-
-class PairWriter:
-    """Writes pairs to shards `pairs-{rank:05d}-{n:06d}.parquet`; a context manager.
-
-    Writing to a folder goes on after its last shard; what stands there is never touched.
-
-    Args:
-        folder: made if it does not exist.
-        num_semantic_token_ids, num_text_token_ids: K and V; ids written are checked against them.
-        unique_consecutive: whether the tokenizer removes repeats.
-        model_hash, options: where the pairs come from; kept in dataset.json.
-        rank: number of this process; each process writes shards of its own, the one of rank 0 also dataset.json.
-        rows_per_shard: pairs after which a shard is complete.
-
-    Raises:
-        ValueError: the folder holds pairs of another description, or files that are not pairs of this format.
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        num_semantic_token_ids: int | None = None,
-        num_text_token_ids: int | None = None,
-        unique_consecutive: bool | None = None,
-        model_hash: str | None = None,
-        options: Mapping[str, Any] | None = None,
-        rank: int = 0,
-        rows_per_shard: int = 10_000,
-    ):
-        if rows_per_shard < 1:
-            raise ValueError(f"rows_per_shard must be at least 1, got {rows_per_shard}")
-        self.folder, self.rank, self.rows_per_shard = Path(folder), rank, rows_per_shard
-        self.limits = {"semantic_ids": (0, num_semantic_token_ids), "text_ids": (1, num_text_token_ids)}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        description = _describe(num_semantic_token_ids, num_text_token_ids, unique_consecutive, model_hash, options)
-        if rank == 0:
-            self._open(description)
-        own = [int(_SHARD.fullmatch(path.name)[2]) for path in list_shards(self.folder) if self._is_own(path)]
-        self.next_shard = max(own, default=-1) + 1
-        self.rows: list[dict[str, Any]] = []
-
-    def _is_own(self, path: Path) -> bool:
-        return int(_SHARD.fullmatch(path.name)[1]) == self.rank
-
-    def _open(self, description: dict[str, Any]) -> None:
-        shards = list_shards(self.folder)
-        old = read_metadata(self.folder) if shards else {}  # a description of nothing binds nobody
-        if not old and (shards or legacy_rows(self.folder)):
-            raise ValueError(f"{self.folder} holds pairs without a {DATASET_NAME}: write to another folder")
-        different = difference(old, description) if old else None
-        if different is not None:
-            raise ValueError(f"{self.folder} holds pairs of another kind ({different}): write to another folder")
-        if not old:
-            description["counts"] = {"pairs": 0, "shards": 0}
-            text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-            write_whole(self.folder / DATASET_NAME, text.encode())
-
-    def write(
-        self,
-        id: str,
-        semantic_ids: Tensor | Sequence[int],
-        text_ids: Tensor | Sequence[int],
-        *,
-        text: str | None = None,
-        score: float | None = None,
-        source: str = SOURCE_GENERATED,
-    ) -> None:
-        """Adds a pair of ids `[n]` and `[m]`, without padding and end-of-sequence. It is on disk once its shard is.
-
-        Raises:
-            ValueError: ids out of range or of the wrong shape.
-        """
-        row = {"id": str(id), "text": text, "score": None if score is None else float(score), "source": source}
-        for name, ids in (("semantic_ids", semantic_ids), ("text_ids", text_ids)):
-            row[name] = self._checked(ids, name, row["id"])
-        self.rows.append(row)
-        if len(self.rows) >= self.rows_per_shard:
-            self.flush()
-
-    def _checked(self, ids: Tensor | Sequence[int], name: str, id: str) -> np.ndarray:
-        array = np.asarray(ids.cpu() if isinstance(ids, Tensor) else ids)
-        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-            raise ValueError(f"{name} of the pair {id!r} must be integers [n], got {array.dtype} {list(array.shape)}")
-        low, high = self.limits[name]
-        if array.size and (array.min() < low or (high is not None and array.max() >= high)):
-            worst = array.min() if array.min() < low else array.max()
-            top = "" if high is None else f" to {high - 1}"
-            raise ValueError(
-                f"{name} of the pair {id!r} holds {worst}, ids are {low}{top}: leave out padding and end-of-sequence, "
-                "and give semantic ids first, text ids second"
-            )
-        return array.astype(np.int32)
-
-    def flush(self) -> None:
-        """Writes the pairs held back as a shard of their own."""
-        if not self.rows:
-            return
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        name = f"pairs-{self.rank:05d}-{self.next_shard:06d}.parquet"
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(self.rows, schema=pair_schema()), sink, compression="zstd")
-        write_whole(self.folder / name, sink.getvalue().to_pybytes())
-        self.next_shard += 1
-        self.rows = []
-
-    def close(self) -> None:
-        self.flush()
-        if self.rank == 0:
-            update_counts(self.folder)
-
-    def __enter__(self) -> PairWriter:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()  # pairs that are complete are kept, whatever happened after them
-
-
-def write_pairs(
-    folder: str | Path,
-    pairs: Iterable[tuple[Tensor | Sequence[int], Tensor | Sequence[int]]],
-    *,
-    ids: Iterable[str] | None = None,
-    texts: Iterable[str | None] | None = None,
-    source: str = "real",
-    **metadata: Any,
-) -> None:
-    """Writes `(semantic ids [n], text ids [m])` pairs to a folder; for `metadata` see `PairWriter`."""
-    ids, texts = None if ids is None else iter(ids), None if texts is None else iter(texts)
-    with PairWriter(folder, **metadata) as writer:
-        for index, (semantic_ids, text_ids) in enumerate(pairs):
-            name = str(index) if ids is None else next(ids)
-            writer.write(name, semantic_ids, text_ids, text=None if texts is None else next(texts), source=source)
-
-
-@dataclass(frozen=True)
-class _Ragged:
-    """Rows of different lengths in one array: row i is `values[offsets[i] : offsets[i + 1]]`."""
-
-    values: np.ndarray
-    offsets: np.ndarray
-
-    @classmethod
-    def from_rows(cls, rows: Sequence[Tensor]) -> _Ragged:
-        values = torch.cat([*rows, torch.empty(0, dtype=torch.long)]).to(torch.int32).numpy()
-        return cls(values, np.concatenate(([0], np.cumsum([len(row) for row in rows], dtype=np.int64))))
-
-    @classmethod
-    def from_column(cls, column: pa.ChunkedArray) -> _Ragged:
-        chunks = [chunk for chunk in column.chunks if len(chunk)]
-        values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in chunks]
-        lengths = [np.diff(chunk.offsets.to_numpy(zero_copy_only=False)) for chunk in chunks]
-        offsets = np.concatenate([[0], *lengths]).astype(np.int64).cumsum()
-        return cls(values[0] if len(values) == 1 else np.concatenate([np.empty(0, np.int32), *values]), offsets)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, index: int) -> LongTensor:
-        row = self.values[self.offsets[index] : self.offsets[index + 1]]
-        return torch.from_numpy(row.astype(np.int64))
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.offsets)
+IN_MEMORY_IDS = 16 * 2**20  # folders of fewer ids are decoded into memory, nothing is written beside them
+Range = tuple[int | None, int | None]
 
 
 class GeneratedAudioTextDataset(Dataset):
     """The pairs of a folder, `(semantic_ids [n], text_ids [m])` int64 without padding and end-of-sequence.
 
-    Reads the Parquet shards of `PairWriter`, or the `{n}.pt` rows of releases up to 0.4.8.
+    Opening reads the ends of the shards alone. A shard is decoded when a pair of it, or `lengths`, is first asked for: into
+    memory where the folder is small, else once to a file of 2 bytes for each id in the hidden folder `.decoded-1` beside
+    the shards (in the user's cache, `~/.cache/spear-tts-pytorch`, where the folder cannot be written to), which all
+    processes map into memory. It may be removed at any time. Datasets can be pickled, concatenated and read by workers.
 
     Args:
         folder: where the pairs are.
@@ -317,19 +73,43 @@ class GeneratedAudioTextDataset(Dataset):
         eos_id: end-of-sequence ids to take out of `{n}.pt` rows, as `model.eos_id`. Without it they are recognised: the
             highest id, only ever the last of a row, ending every row of audio and then (text may have been cut) half
             the rows of text or more. `{}` leaves the rows as they are.
+        columns: what an item holds, of `id`, `semantic_ids`, `text_ids`, `text`, `score` and `source`.
+        min_score: leaves out pairs of a lower score, or without one.
+        score_quantile: leaves out this share of the scored pairs, 0 to 1, the lowest scores, and those without one.
+        semantic_lengths, text_lengths: least and highest number of ids, both inclusive; None is without bound.
+        ids: leaves out pairs of other ids.
+        on_error: "raise", or "skip" to leave out shards that cannot be read or hold ids out of range, with a warning;
+            every shard is decoded for this at once.
+        cache_folder: where decoded shards are kept instead; it may serve several folders of pairs.
 
     Attributes:
         metadata: contents of dataset.json; {} for `{n}.pt` rows.
         lengths: ids of each pair, int64 `[pairs, 2]`: semantic, text.
         paths: the files read.
+        skipped: what is wrong with the shards that were left out.
 
     Raises:
         FileNotFoundError: there is no such folder, or nothing in it.
-        ValueError: a file in it is broken.
+        ValueError: a file in it is broken (of a shard's inside, this shows when a pair of it is read); no pair is left.
     """
 
-    def __init__(self, folder: str | Path, delimiter_id: int = -1, *, eos_id: Mapping[str, int] | None = None):
-        self.folder, self.delimiter_id = Path(folder), delimiter_id
+    def __init__(
+        self,
+        folder: str | Path,
+        delimiter_id: int = -1,
+        *,
+        eos_id: Mapping[str, int] | None = None,
+        columns: Sequence[str] = ID_COLUMNS,
+        min_score: float | None = None,
+        score_quantile: float | None = None,
+        semantic_lengths: Range | None = None,
+        text_lengths: Range | None = None,
+        ids: Collection[str] | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        cache_folder: str | Path | None = None,
+    ):
+        self.folder, self.delimiter_id, self.columns = Path(folder), delimiter_id, tuple(columns)
+        _check_options(self.columns, on_error, score_quantile)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"there is no folder of pairs {self.folder}: generate the pairs first")
         shards, rows = list_shards(self.folder), legacy_rows(self.folder)
@@ -337,39 +117,142 @@ class GeneratedAudioTextDataset(Dataset):
             raise ValueError(
                 f"{self.folder} holds both Parquet shards and .pt rows: move one kind to a folder of its own"
             )
-        self.metadata = read_metadata(self.folder)
         if not shards and not rows:
             raise FileNotFoundError(
                 f"there are no pairs in {self.folder}: expected pairs-*.parquet files (or old .pt rows)"
             )
-        self.paths = shards or rows
-        self._semantic: list[_Ragged] = []
-        self._text: list[_Ragged] = []
+        self.metadata, self.skipped = read_metadata(self.folder), []
+        self._caches = [] if cache_folder is None else cache_folders(self.folder, cache_folder)
+        self._parts: dict[int, Part] = {}
+        self._kept: np.ndarray | None = None
+        self._lengths: np.ndarray | None = None
         if shards:
-            for path in shards:
-                self._semantic.append(_Ragged.from_column(read_column(path, "semantic_ids")))
-                self._text.append(_Ragged.from_column(read_column(path, "text_ids")))
+            self._open(shards, on_error == "skip")
         else:
-            semantic, text = read_legacy_rows(rows, delimiter_id, eos_id)
-            self._semantic, self._text = [_Ragged.from_rows(semantic)], [_Ragged.from_rows(text)]
-        self._starts = [0, *accumulate(len(part) for part in self._semantic)]
+            self._open_legacy(rows, eos_id)
+        self._keep(min_score, score_quantile, semantic_lengths, text_lengths, ids)
+
+    def _open(self, shards: list[Path], skip: bool) -> None:
+        footers: list[tuple[Path, Any]] = []
+        for path in shards:
+            try:
+                footers.append((path, read_footer(path)))
+            except ValueError as error:
+                self._skip(error, skip)
+        if not self._caches and sum(_count_ids(footer) for _, footer in footers) > IN_MEMORY_IDS:
+            self._caches = cache_folders(self.folder)
+        remove_stale(shards, self._caches)
+        limits = (self.metadata.get(f"num_{kind}_token_ids") for kind in ("semantic", "text"))
+        self._limits = id_limits(*limits)
+        self.paths: list[Path] = []
+        counts = []
+        for path, footer in footers:
+            if skip:
+                try:
+                    self._parts[len(self.paths)] = read_part(path, self._limits, self._caches)
+                except ValueError as error:
+                    self._skip(error, skip)
+                    continue
+            self.paths.append(path)
+            counts.append(footer.num_rows)
+        self._starts = [0, *accumulate(counts)]
+
+    def _skip(self, error: ValueError, skip: bool) -> None:
+        if not skip:
+            raise error
+        self.skipped.append(str(error))
+        warnings.warn(f"left out: {error}", stacklevel=5)
+
+    def _open_legacy(self, rows: list[Path], eos_id: Mapping[str, int] | None) -> None:
+        semantic, text = (
+            [row.int().numpy() for row in kind] for kind in read_legacy_rows(rows, self.delimiter_id, eos_id)
+        )
+        none = [None] * len(rows)
+        table = pair_table(
+            dict(zip(COLUMNS, ([path.stem for path in rows], semantic, text, none, none, none), strict=True))
+        )
+        self.paths, self._starts, self._parts = rows, [0, len(rows)], {0: Part(decode(table))}
+
+    @property
+    def _is_legacy(self) -> bool:
+        return bool(self.paths) and self.paths[0].suffix == ".pt"
+
+    def _keep(
+        self,
+        min_score: float | None,
+        score_quantile: float | None,
+        semantic_lengths: Range | None,
+        text_lengths: Range | None,
+        ids: Collection[str] | None,
+    ) -> None:
+        """Leaves out what the filters say."""
+        kept = np.ones(self._starts[-1], dtype=bool)
+        if ids is not None:
+            import pyarrow as pa
+            import pyarrow.compute as pc
+
+            wanted = pa.array(list(ids), pa.string())
+            parts = [pc.is_in(self._column(part, "id"), value_set=wanted) for part in range(len(self._starts) - 1)]
+            kept &= np.concatenate([np.empty(0, bool), *(np.asarray(part) for part in parts)])
+        if min_score is not None or score_quantile is not None:
+            scores = self._scores()
+            lowest = -np.inf if min_score is None else min_score
+            kept &= scores >= lowest
+            if score_quantile is not None:
+                kept &= scores >= np.nanquantile(scores, score_quantile)
+        for column, bounds in enumerate((semantic_lengths, text_lengths)):
+            if bounds is not None:
+                low, high = bounds
+                kept &= self.lengths[:, column] >= (0 if low is None else low)
+                kept &= self.lengths[:, column] <= (np.inf if high is None else high)
+        if len(kept) and not kept.any():
+            raise ValueError(f"{self.folder} holds no pair that passes the filters, of {len(kept)}: loosen them")
+        if not kept.all():
+            self._kept = kept.nonzero()[0]
+            self._lengths = None if self._lengths is None else self._lengths[self._kept]
+
+    def _scores(self) -> np.ndarray:
+        parts = [np.asarray(self._column(part, "score"), dtype=np.float64) for part in range(len(self._starts) - 1)]
+        scores = np.concatenate([np.empty(0), *parts])
+        if np.isnan(scores).all():
+            raise ValueError(f"{self.folder} holds no scores: leave out min_score and score_quantile")
+        return scores
+
+    def _part(self, index: int, keep: bool = True) -> Part:
+        part = self._parts.get(index)
+        if part is None:
+            part = read_part(self.paths[index], self._limits, self._caches)
+            if keep:
+                self._parts[index] = part
+        return part
+
+    def _column(self, part: int, name: str) -> Any:
+        return self._parts[0].batch.column(name) if self._is_legacy else read_column(self.paths[part], name)
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return self._starts[-1] if self._kept is None else len(self._kept)
 
-    def __getitem__(self, ind: int) -> tuple[LongTensor, LongTensor]:
+    def __getitem__(self, ind: int) -> tuple[Any, ...]:
         index = ind + len(self) if ind < 0 else ind
         if not 0 <= index < len(self):
             raise IndexError(f"pair {ind} of {len(self)}")
+        if self._kept is not None:
+            index = int(self._kept[index])
         part = bisect_right(self._starts, index) - 1
-        row = index - self._starts[part]
-        return self._semantic[part][row], self._text[part][row]
+        found, row = self._part(part), index - self._starts[part]
+        return tuple(found.value(name, row) for name in self.columns)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_parts": self._parts if self._is_legacy else {}}  # mapped anew where it is unpickled
 
     @property
     def lengths(self) -> np.ndarray:
-        return np.stack(
-            [np.concatenate([part.lengths for part in kind]) for kind in (self._semantic, self._text)], axis=1
-        )
+        if self._lengths is None:
+            # What is mapped for this alone is let go of: the touched pages of all shards would count as memory.
+            parts = (self._part(part, keep=not self._caches) for part in range(len(self._starts) - 1))
+            lengths = np.concatenate([part.lengths for part in parts])
+            self._lengths = lengths if self._kept is None else lengths[self._kept]
+        return self._lengths
 
     @property
     def ids(self) -> list[str]:
@@ -378,9 +261,26 @@ class GeneratedAudioTextDataset(Dataset):
 
     def column(self, name: str) -> list[Any]:
         """A column of all pairs: `id`, `text`, `score` or `source`. Old rows have only an `id`, the file's number."""
-        if self.paths[0].suffix == ".pt":
-            return [path.stem if name == "id" else None for path in self.paths]
-        return [value for path in self.paths for value in read_column(path, name).to_pylist()]
+        values = [value for part in range(len(self._starts) - 1) for value in self._column(part, name).to_pylist()]
+        return values if self._kept is None else [values[index] for index in self._kept]
+
+
+def _check_options(columns: tuple[str, ...], on_error: str, score_quantile: float | None) -> None:
+    unknown = [name for name in columns if name not in COLUMNS]
+    if unknown or not columns:
+        raise ValueError(f"columns must be of {', '.join(COLUMNS)}, got {', '.join(map(repr, columns)) or 'none'}")
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+    if score_quantile is not None and not 0 <= score_quantile <= 1:
+        raise ValueError(f"score_quantile must be from 0 to 1, got {score_quantile}")
+
+
+def _count_ids(footer: Any) -> int:
+    """Ids in a shard, counting 1 for an empty row."""
+    first = footer.row_group(0) if footer.num_row_groups else None
+    names = [first.column(index).path_in_schema.split(".")[0] for index in range(footer.num_columns)] if first else []
+    columns = [index for index, name in enumerate(names) if name in ID_COLUMNS]
+    return sum(footer.row_group(g).column(c).num_values for g in range(footer.num_row_groups) for c in columns)
 
 
 class MockDataset(Dataset):
