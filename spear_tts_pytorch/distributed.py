@@ -1,12 +1,14 @@
-"""Rows of all processes in one tensor, with gradients that find their way back.
+"""Tensors of several processes: rows of all of them in one tensor, with gradients that find their way back; shards.
 
 In: this process's rows `[b, ...]`, b of any size and different in each process. Out: the rows of all, in the order of
-the processes. Does not know what rows are; one process is the identity.
+the processes. Of weights that fully sharded training (FSDP 2) has split, whole tensors, and back. Does not know what
+rows are; one process is the identity.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -65,3 +67,22 @@ def gather_rows(x: Tensor) -> Tensor:
     x = F.pad(x, (0, 0) * (x.ndim - 1) + (0, max(sizes) - x.shape[0]))  # collectives want equal shapes
     gathered = _Gather.apply(x)
     return torch.cat([rows[:size] for rows, size in zip(gathered, sizes, strict=True)]).to(kind)
+
+
+def whole(value: Any) -> Any:
+    """A tensor of which each process may hold a part, whole; anything else as it is. Collective."""
+    return value.full_tensor() if isinstance(value, Tensor) and hasattr(value, "full_tensor") else value
+
+
+def whole_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of whole tensors. Collective."""
+    return {name: whole(value) for name, value in state.items()}
+
+
+def sharded_like(value: Any, parameter: Tensor) -> Any:
+    """This process's part of a tensor of a parameter's shape, where it holds a part of the parameter. Collective."""
+    if not hasattr(parameter, "full_tensor") or not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)

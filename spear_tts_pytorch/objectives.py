@@ -6,12 +6,14 @@ ids. Out: scalars. The formulas are `losses`'s; which of them a call wants is `f
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from spear_tts_pytorch import losses
 from spear_tts_pytorch.nn.transformer import EarlyExit
+from spear_tts_pytorch.noise import uniform_rows
 from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, lengths_of
+
+CONDITION = 3  # what a row's noise is for
 
 
 class ObjectiveMixin:
@@ -41,9 +43,11 @@ class ObjectiveMixin:
         return probability
 
     @staticmethod
-    def _drop_condition(mask: Tensor, probability: float) -> Tensor | None:
-        """Which rows lose their source, `[b]`; None where none does."""
-        return torch.rand(mask.shape[0], device=mask.device) < probability if probability > 0 else None
+    def _drop_condition(mask: Tensor, probability: float, row_keys: Tensor | None) -> Tensor | None:
+        """Which rows lose their source, `[b]`; None where none can."""
+        if probability == 0:
+            return None
+        return uniform_rows((mask.shape[0], 1), mask.device, row_keys, CONDITION)[:, 0] < probability
 
     def _check_call(
         self, source_type: Modality, target_type: Modality, early_exit_loss: bool, ctc_weight: float

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from spear_tts_pytorch.distributed import sharded_like
 from spear_tts_pytorch.restricted import load_tensors
 from spear_tts_pytorch.version import __version__
 
@@ -64,8 +65,12 @@ class PretrainedMixin(
     """Saving and loading for `TextToSemantic`."""
 
     def _save_pretrained(self, save_directory: Path) -> None:
+        self.write_pretrained(save_directory, self.state_dict())
+
+    def write_pretrained(self, save_directory: str | Path, weights: dict[str, Tensor]) -> None:
+        """What `save_pretrained` writes but for the model card, with weights from elsewhere, as sharded training needs."""
         folder = Path(save_directory)
-        save_file({key: value.contiguous() for key, value in self.state_dict().items()}, folder / WEIGHTS)
+        save_file({key: value.contiguous() for key, value in weights.items()}, folder / WEIGHTS)
         config = {"library_version": __version__, "arguments": self.arguments, "text_tokenizer": None}
         if hasattr(self.tokenizer_encode, "to_dict"):
             config["text_tokenizer"] = self.tokenizer_encode.to_dict()
@@ -151,6 +156,7 @@ class PretrainedMixin(
         if problems:
             shown = "; ".join(sorted(problems)[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
             raise ValueError(f"{source} holds a model of another architecture: {shown}")
+        state = {key: sharded_like(value, own[key]) if key in own else value for key, value in state.items()}
         self.load_state_dict(state, strict=strict)
 
 

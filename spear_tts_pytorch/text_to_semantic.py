@@ -338,6 +338,7 @@ class TextToSemantic(
         target_lengths: Tensor | None = None,
         source_position_rate: float | None = None,
         ctc_weight: float = 0.0,
+        row_keys: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits, or the loss, of targets given sources.
 
@@ -352,6 +353,8 @@ class TextToSemantic(
             source_position_rate: steps of the speech timeline between source ids, if not the modality's own.
             ctc_weight: this share of the loss is the CTC head's, the rest attention's; speech to text only. At 1 the
                 decoder is not run, and the logits are the CTC head's, `[b, source length, V]`.
+            row_keys: `[b]`, decide with `cond_drop_prob` which rows do not see their source, see `noise.row_keys`; by
+                default torch's generator does.
 
         Returns:
             Logits `[b, n + 1, v]`: entry i predicts target id i, the last what follows. With `return_loss`, the loss and,
@@ -378,7 +381,7 @@ class TextToSemantic(
         if ctc_weight == 1 and return_loss:
             loss, logits = self._ctc_loss(source_emb, source_mask, target)
             return (loss, logits) if return_logits else loss
-        dropped = self._drop_condition(source_mask, drop_prob)
+        dropped = self._drop_condition(source_mask, drop_prob, row_keys)
         x, positions = self._embed_target(target, target_type, [0])
         seen = source_mask if dropped is None else source_mask & ~dropped[:, None]
         x, hiddens = self.target_transformer(

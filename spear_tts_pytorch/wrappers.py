@@ -1,27 +1,34 @@
 """The recipe's three objectives as modules: batches of ids in, `(loss, logits)` out.
 
 Ids are padded on the right with their modality's padding and hold no end-of-sequence. Logits are `[b, n + 1, v]` for n
-target ids and end-of-sequence, entry i predicting id i. Knows nothing of datasets, optimizers or files.
+target ids and end-of-sequence, entry i predicting id i. `row_keys` `[b]` fix what is deleted from which row, and which rows
+lose their source, see `noise`; without them torch's generator draws. Knows nothing of datasets, optimizers or files.
 """
 
-import torch
 from torch import Tensor, nn
 
 from spear_tts_pytorch.checks import typechecked
 from spear_tts_pytorch.inputs import Batch, to_ids
+from spear_tts_pytorch.noise import uniform_rows
 from spear_tts_pytorch.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.tokens import pad_sequences, valid_mask
 
+DELETION, DROPOUT = 1, 2  # what a row's noise is for
 
-def deletion_mask(valid: Tensor, probability: float) -> Tensor:
-    """Which ids of each row to delete: `ceil(probability * length)` of the valid ones at random, never all of a row.
+
+def deletion_count(lengths: Tensor, probability: float) -> Tensor:
+    """How many ids of rows of these lengths `[b]` to delete: `ceil(probability * length)`, never all of a row."""
+    return (lengths * probability).ceil().long().minimum(lengths - 1)
+
+
+def deletion_mask(valid: Tensor, probability: float, row_keys: Tensor | None = None) -> Tensor:
+    """Which ids of each row to delete: `deletion_count` of the valid ones at random.
 
     Args: `valid` `[b, n]`, True at real ids. Returns a mask `[b, n]`.
     """
-    lengths = valid.sum(dim=-1)
-    count = (lengths * probability).ceil().long().minimum(lengths - 1)
-    order = torch.rand(valid.shape, device=valid.device).masked_fill(~valid, 2.0).argsort(dim=-1).argsort(dim=-1)
-    return order < count[:, None]
+    noise = uniform_rows(valid.shape, valid.device, row_keys, DELETION)
+    order = noise.masked_fill(~valid, 2.0).argsort(dim=-1).argsort(dim=-1)
+    return order < deletion_count(valid.sum(dim=-1), probability)[:, None]
 
 
 def take(ids: Tensor, mask: Tensor, pad_id: int) -> Tensor:
@@ -65,7 +72,11 @@ class SpeechSpeechPretrainWrapper(nn.Module):
         self.deletion_prob, self.reconstruct_seq, self.mask_id = deletion_prob, reconstruct_seq, mask_id
 
     def forward(
-        self, x: Batch, return_early_exit_loss: bool = False, lengths: Tensor | None = None
+        self,
+        x: Batch,
+        return_early_exit_loss: bool = False,
+        lengths: Tensor | None = None,
+        row_keys: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Args: `x`, speech ids `[b, n]` or waveforms `[b, t]` with their `lengths` `[b]` in samples.
 
@@ -74,16 +85,9 @@ class SpeechSpeechPretrainWrapper(nn.Module):
         """
         if return_early_exit_loss:
             raise ValueError("the early exit head is trained on text to speech, not in pretraining: leave it off here")
-        ids = self._ids(x, lengths)
-        valid = valid_mask(ids, self.model.semantic_pad_id)
-        deleted = deletion_mask(valid, self.deletion_prob)
-        rate = 1.0
-        if self.mask_id is not None:
-            source = ids.masked_fill(deleted, self.mask_id)
-        else:
-            source = take(ids, valid & ~deleted, self.model.semantic_pad_id)
-            rate = 1 / (1 - self.deletion_prob) if self.reconstruct_seq else 1.0
-        target = ids if self.reconstruct_seq else take(ids, deleted, self.model.semantic_pad_id)
+        source, target = self.corrupt(self._ids(x, lengths), row_keys)
+        shortened = self.mask_id is None and self.reconstruct_seq
+        rate = 1 / (1 - self.deletion_prob) if shortened else 1.0
         return self.model(
             source,
             target,
@@ -92,7 +96,16 @@ class SpeechSpeechPretrainWrapper(nn.Module):
             return_loss=True,
             return_logits=True,
             source_position_rate=rate,
+            row_keys=row_keys,
         )
+
+    def corrupt(self, ids: Tensor, row_keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Sources and targets, `[b, n]` and `[b, m]`, for ids `[b, k]`, all padded."""
+        pad_id = self.model.semantic_pad_id
+        valid = valid_mask(ids, pad_id)
+        deleted = deletion_mask(valid, self.deletion_prob, row_keys)
+        source = take(ids, valid & ~deleted, pad_id) if self.mask_id is None else ids.masked_fill(deleted, self.mask_id)
+        return source, ids if self.reconstruct_seq else take(ids, deleted, pad_id)
 
     def _ids(self, x: Batch, lengths: Tensor | None) -> Tensor:
         model = self.model
@@ -120,12 +133,14 @@ class SemanticToTextWrapper(nn.Module):
             raise ValueError(f"ctc_weight {ctc_weight} needs a model built with ctc=True")
         self.model, self.ctc_weight, self.token_dropout = model, ctc_weight, token_dropout
 
-    def forward(self, semantic_token_ids: Batch, grapheme_token_ids: Batch) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, semantic_token_ids: Batch, grapheme_token_ids: Batch, row_keys: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         if self.training and self.token_dropout > 0:
             pad_id = self.model.semantic_pad_id
             semantic_token_ids = self.model.source_ids(semantic_token_ids, "speech", None, None)
             valid = valid_mask(semantic_token_ids, pad_id)
-            kept = valid & (torch.rand(valid.shape, device=valid.device) >= self.token_dropout)
+            kept = valid & (uniform_rows(valid.shape, valid.device, row_keys, DROPOUT) >= self.token_dropout)
             kept[:, 0] |= ~kept.any(dim=-1)  # a row never loses everything
             semantic_token_ids = take(semantic_token_ids, kept, pad_id)
         return self.model(
@@ -136,6 +151,7 @@ class SemanticToTextWrapper(nn.Module):
             return_loss=True,
             return_logits=True,
             ctc_weight=self.ctc_weight,
+            row_keys=row_keys,
         )
 
 
@@ -152,6 +168,7 @@ class TextToSemanticWrapper(nn.Module):
         grapheme_token_ids: Batch,
         semantic_token_ids: Batch,
         return_early_exit_loss: bool = True,
+        row_keys: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`return_early_exit_loss` adds the early exit head's loss where the model has one."""
         return self.model(
@@ -162,4 +179,5 @@ class TextToSemanticWrapper(nn.Module):
             return_loss=True,
             return_logits=True,
             return_early_exit_loss=return_early_exit_loss and self.model.target_has_early_exit,
+            row_keys=row_keys,
         )

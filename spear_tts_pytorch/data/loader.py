@@ -16,19 +16,25 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Sampler, Subset
 
-from spear_tts_pytorch.tokens import INTEGER_DTYPES, Modality, check_ids, pad_sequences, strip
+from spear_tts_pytorch.tokens import INTEGER_DTYPES, check_ids, pad_sequences, strip
 
 WINDOW_BATCHES = 64  # batches' worth of items that are sorted by length together
 LENGTH_JITTER = 0.04  # relative noise on lengths before sorting: other batch mates in every epoch
 
 
-class BatchSampler(Sampler[list[int]]):
-    """Lists of indices; `batches(epoch)` is a pure function, iterating goes through the epoch last set."""
+Draw = Callable[[np.random.Generator], np.ndarray]
 
-    def __init__(self, num_items: int, seed: int = 0, shuffle: bool = True):
+
+class BatchSampler(Sampler[list[int]]):
+    """Lists of indices; `batches(epoch)` is a pure function, iterating goes through the epoch last set.
+
+    `draw` chooses the indices of an epoch, `[n]`, where they are not to be each index once; it needs `shuffle`.
+    """
+
+    def __init__(self, num_items: int, seed: int = 0, shuffle: bool = True, draw: Draw | None = None):
         if num_items < 1:
             raise ValueError("the dataset is empty: give at least one item")
-        self.num_items, self.seed, self.shuffle = num_items, seed, shuffle
+        self.num_items, self.seed, self.shuffle, self.draw = num_items, seed, shuffle, draw
         self.epoch = 0
         self._plans: dict[int, list[list[int]]] = {}
 
@@ -36,7 +42,7 @@ class BatchSampler(Sampler[list[int]]):
         self.epoch = epoch
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """All batches of an epoch, in order; every index exactly once."""
+        """All batches of an epoch, in order; every index exactly once, or as often as it was drawn."""
         if epoch not in self._plans:
             self._plans = {key: plan for key, plan in self._plans.items() if key == epoch - 1}
             self._plans[epoch] = self._plan(np.random.default_rng([self.seed, epoch]))
@@ -46,7 +52,9 @@ class BatchSampler(Sampler[list[int]]):
         raise NotImplementedError
 
     def _order(self, rng: np.random.Generator) -> np.ndarray:
-        return rng.permutation(self.num_items) if self.shuffle else np.arange(self.num_items)
+        if not self.shuffle:
+            return np.arange(self.num_items)
+        return rng.permutation(self.num_items if self.draw is None else self.draw(rng))
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self.batches(self.epoch))
@@ -59,9 +67,16 @@ class FixedBatchSampler(BatchSampler):
     """Batches of `batch_size` items. The last one is as short as it comes, or dropped unless it is the only one."""
 
     def __init__(
-        self, num_items: int, batch_size: int, *, seed: int = 0, shuffle: bool = True, drop_last: bool = False
+        self,
+        num_items: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        draw: Draw | None = None,
+        drop_last: bool = False,
     ):
-        super().__init__(num_items, seed, shuffle)
+        super().__init__(num_items, seed, shuffle, draw)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.batch_size, self.drop_last = batch_size, drop_last
@@ -91,10 +106,11 @@ class TokenBudgetBatchSampler(BatchSampler):
         *,
         seed: int = 0,
         shuffle: bool = True,
+        draw: Draw | None = None,
         max_rows: int | None = None,
     ):
         lengths = np.asarray(lengths, dtype=np.int64)
-        super().__init__(len(lengths), seed, shuffle)
+        super().__init__(len(lengths), seed, shuffle, draw)
         if batch_tokens < 1 or (max_rows is not None and max_rows < 1):
             raise ValueError(f"batch_tokens and max_rows must be at least 1, got {batch_tokens} and {max_rows}")
         self.lengths = lengths[:, None] if lengths.ndim == 1 else lengths
@@ -160,6 +176,7 @@ class Position:
 class BatchStream:
     """One process's part of the endless stream of batches from `start` on: every `world`-th, beginning with `rank`.
 
+    Items are numbered through all epochs: index i in epoch e is `e * num_items + i`.
     The processes together see every batch once; an epoch need not divide evenly, since the next one follows at once.
     """
 
@@ -171,7 +188,7 @@ class BatchStream:
         while True:
             for batch in self.sampler.batches(epoch)[first:]:
                 if skip == 0:
-                    yield batch
+                    yield [epoch * self.sampler.num_items + index for index in batch]
                 skip = self.world - 1 if skip == 0 else skip - 1
             epoch, first = epoch + 1, 0
 
@@ -306,15 +323,6 @@ def _is_wave(row: Tensor) -> bool:
 
 def _is_row(row: Sequence[Any]) -> bool:
     return all(isinstance(value, (int, float)) for value in row)
-
-
-def count_targets(
-    batch: dict[str, Tensor], target: Modality, pad_id: dict[str, int], samples_per_token: int = 1
-) -> int:
-    """Ids of the target modality in a batch, an end-of-sequence for each row included."""
-    names = ("text",) if target == "text" else ("semantic", "wave", "wave_lengths")
-    part = {name: value for name, value in batch.items() if name in names}
-    return count_tokens(part, pad_id, samples_per_token) + len(next(iter(part.values())))
 
 
 def count_tokens(batch: dict[str, Tensor], pad_id: dict[str, int], samples_per_token: int = 1) -> int:

@@ -6,17 +6,21 @@ batches of this process. Knows nothing of models.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, random_split
+from torch.utils.data import DataLoader, Dataset, random_split
 
 from spear_tts_pytorch.data.loader import (
     BatchSampler,
     BatchStream,
     Collate,
+    Draw,
     FixedBatchSampler,
     Position,
     TokenBudgetBatchSampler,
@@ -45,6 +49,76 @@ def split_dataset(dataset: Any, valid_dataset: Any, valid_frac: float, seed: int
     return train, valid
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """Draws the items of an epoch so that `share` of them are of the first kind.
+
+    Of one kind each item comes once; the other kind is repeated, each item as often as any other or once more, which of
+    them being drawn anew in each epoch.
+
+    Args:
+        first, second: the indices of either kind.
+        share: above 0 and below 1.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    share: float
+
+    @classmethod
+    def of(cls, train: Any, dataset: Any, number: int, share: float) -> Mixture:
+        """For the part `train` of a dataset, whose first kind are its first `number` items."""
+        if not 0 < share < 1:
+            raise ValueError(f"real_share must be above 0 and below 1, got {share}")
+        places = np.arange(len(train)) if train is dataset else np.asarray(train.indices)
+        kinds = np.flatnonzero(places < number), np.flatnonzero(places >= number)
+        if not all(map(len, kinds)):
+            raise ValueError(
+                "real_share needs pairs of both kinds to train on: give dataset and "
+                f"generated_audio_text_dataset_folder (here are {len(kinds[0])} real and {len(kinds[1])} generated)"
+            )
+        return cls(*kinds, share)
+
+    def __call__(self, rng: np.random.Generator) -> np.ndarray:
+        total = max(len(self.first) / self.share, len(self.second) / (1 - self.share))
+        parts = []
+        for items, share in ((self.first, self.share), (self.second, 1 - self.share)):
+            whole, rest = divmod(round(total * share), len(items))
+            parts += [np.tile(items, whole), rng.choice(items, rest, replace=False)]
+        return np.concatenate(parts)
+
+
+class _Numbered(Dataset):
+    """Items with their numbers, which go on through the epochs."""
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def __getitem__(self, number: int) -> tuple[int, Any]:
+        return number, self.dataset[number % len(self.dataset)]
+
+
+class _NumberedCollate:
+    """A collate that keeps the numbers, as `number` `[b]`, and names the items it can not collate."""
+
+    def __init__(self, collate: Collate, places: Sequence[int] | None, size: int):
+        self.collate, self.places, self.size = collate, places, size
+
+    def __call__(self, items: Sequence[tuple[int, Any]]) -> dict[str, Tensor]:
+        numbers, items = zip(*items, strict=True)
+        try:
+            batch = self.collate(items)
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{error} (among items {self.names(numbers)} of the dataset)") from error
+        return {**batch, "number": torch.tensor(numbers)}
+
+    def names(self, numbers: Sequence[int]) -> list[int]:
+        """Indices in the dataset that the trainer was given."""
+        indices = [number % self.size for number in numbers]
+        return indices if self.places is None else [int(self.places[index]) for index in indices]
+
+
 def rows_per_process(batch_size: int | None, processes: int) -> int | None:
     """The rows of a batch that each of `processes` takes."""
     if batch_size is not None and batch_size % processes:
@@ -61,10 +135,13 @@ class TrainingBatches:
         batch_size: items per batch and process.
         batch_tokens: ids per batch and process instead; `batch_size` is then the most items.
         seed: of the order.
+        places: where the items of `train` are in the dataset that messages name them by; None if they are it.
+        draw: chooses the items of an epoch, see `BatchSampler`.
         samples_per_token: how many samples of a waveform count as an id.
 
     Attributes:
-        dl, valid_dl: the loaders; `dl` is there once `iterate` was called.
+        dl, valid_dl: the loaders; `dl` is there once `iterate` was called. Every process has as many batches to
+            validate on; of this process's, the first `valid_count` are its own and others' come after.
     """
 
     def __init__(
@@ -75,6 +152,8 @@ class TrainingBatches:
         *,
         batch_size: int | None,
         batch_tokens: int | None,
+        places: Sequence[int] | None = None,
+        draw: Draw | None = None,
         drop_last: bool = False,
         seed: int = 0,
         rank: int = 0,
@@ -87,29 +166,48 @@ class TrainingBatches:
             raise ValueError("batch_size or batch_tokens must be given")
         self.train, self.valid, self.rank, self.world = train, valid, rank, world
         self.batch_size, self.batch_tokens, self.drop_last, self.seed = batch_size, batch_tokens, drop_last, seed
-        self.samples_per_token = samples_per_token
-        self._options: dict[str, Any] = dict(collate_fn=collate, num_workers=num_workers, pin_memory=pin_memory)
-        self.sampler = self._sampler(train, shuffle=True)
-        own = self._sampler(valid, shuffle=False).batches(0)[rank::world]
-        self.valid_dl = self._loader(valid, own)
+        self.samples_per_token, self.places = samples_per_token, places
+        self._options: dict[str, Any] = dict(num_workers=num_workers, pin_memory=pin_memory)
+        self._collate = _NumberedCollate(collate, places, len(train))
+        self.sampler = self._sampler(train, shuffle=True, draw=draw)
+        plan = self._sampler(valid, shuffle=False).batches(0)
+        own = plan[rank::world]
+        self.valid_count = len(own)
+        own = own + plan[:1] * (-(-len(plan) // world) - len(own))
+        self.valid_dl = self._loader(valid, own, _NumberedCollate(collate, None, len(valid)))
         self.dl: DataLoader | None = None
 
-    def _sampler(self, dataset: Any, shuffle: bool) -> BatchSampler:
+    def _sampler(self, dataset: Any, shuffle: bool, draw: Draw | None = None) -> BatchSampler:
+        options: dict[str, Any] = dict(seed=self.seed, shuffle=shuffle, draw=draw)
         if self.batch_tokens is None:
             drop_last = self.drop_last and shuffle
-            return FixedBatchSampler(
-                len(dataset), self.batch_size, seed=self.seed, shuffle=shuffle, drop_last=drop_last
-            )
+            return FixedBatchSampler(len(dataset), self.batch_size, drop_last=drop_last, **options)
         lengths = dataset_lengths(dataset, self.samples_per_token)
-        return TokenBudgetBatchSampler(
-            lengths, self.batch_tokens, seed=self.seed, shuffle=shuffle, max_rows=self.batch_size
-        )
+        if shuffle:
+            self._warn_of_long_items(lengths.sum(axis=1))
+        return TokenBudgetBatchSampler(lengths, self.batch_tokens, max_rows=self.batch_size, **options)
 
-    def _loader(self, dataset: Any, batches: Any) -> DataLoader:
+    def _warn_of_long_items(self, lengths: np.ndarray) -> None:
+        longer = np.flatnonzero(lengths > self.batch_tokens)
+        if len(longer):
+            names = self.names(longer[:5].tolist())
+            named = ", ".join(f"item {name} ({lengths[i]} ids)" for name, i in zip(names, longer, strict=False))
+            warnings.warn(
+                f"{len(longer)} of {len(lengths)} items are longer than batch_tokens={self.batch_tokens} and make batches of "
+                f"their own: {named}{' and others' if len(longer) > 5 else ''}. Raise batch_tokens, or leave them out",
+                stacklevel=5,
+            )
+
+    def names(self, numbers: Sequence[int]) -> list[int]:
+        """Where items of these numbers are in the dataset that the trainer was given."""
+        return self._collate.names(numbers)
+
+    def _loader(self, dataset: Any, batches: Any, collate: _NumberedCollate) -> DataLoader:
         # A generator of its own: loaders draw from torch's global one otherwise, and resuming would differ.
-        return DataLoader(dataset, batch_sampler=batches, generator=torch.Generator(), **self._options)
+        own: dict[str, Any] = dict(collate_fn=collate, generator=torch.Generator())
+        return DataLoader(_Numbered(dataset), batch_sampler=batches, **own, **self._options)
 
     def iterate(self, start: Position) -> Iterator[dict[str, Tensor]]:
         """Batches of this process from `start` on, without end."""
-        self.dl = self._loader(self.train, BatchStream(self.sampler, start, self.rank, self.world))
+        self.dl = self._loader(self.train, BatchStream(self.sampler, start, self.rank, self.world), self._collate)
         return iter(self.dl)

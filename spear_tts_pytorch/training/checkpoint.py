@@ -30,6 +30,7 @@ CHECKPOINTS, BEST, LATEST, METRICS = "checkpoints", "best", "latest", "metrics.j
 RUN = "run.json"  # marks a folder as a run's own
 OWN_NAMES = (CHECKPOINTS, BEST, LATEST, METRICS, RUN)
 _STEP = re.compile(r"step-(\d+)")
+_TEMPORARY = re.compile(r"\.(.+)\.\d+\.(tmp|old)")  # the names that write_folder and write_whole give
 
 
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
@@ -37,6 +38,7 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that had our number before us
     try:
         temporary.mkdir()
         write(temporary)
@@ -141,6 +143,18 @@ class RunFolder:
                 "or pass force_clear_prev_results=True to start there"
             )
 
+    def recover(self) -> None:
+        """Puts things as if whoever wrote here last had not been cut off while writing."""
+        for folder in () if self.path is None else (self.path, self.path / CHECKPOINTS):
+            for path in folder.glob(".*") if folder.is_dir() else ():
+                match = _TEMPORARY.fullmatch(path.name)
+                if match and match[2] == "old" and not (folder / match[1]).exists():
+                    path.rename(folder / match[1])
+                elif match and path.is_dir():
+                    shutil.rmtree(path)
+                elif match:
+                    path.unlink()
+
     def clear(self) -> None:
         """Removes the files of an earlier run, and nothing else."""
         if self.path is None:
@@ -176,17 +190,24 @@ class RunFolder:
         return next((path for path in found.values() if path.name == name), found[max(found)])
 
     def save(self, step: int, write_model: Callable[[Path], None], state: Mapping[str, Any]) -> Path:
-        """Writes the checkpoint of a step, points `latest` to it and removes those that are too old."""
+        """Writes the checkpoint of a step, removes those that are too old and points `latest` to it.
+
+        In this order: whoever is cut off before the end resumes from the one before, and does it all again.
+        """
         path = self.path / CHECKPOINTS / f"step-{step}"
         save_checkpoint(path, write_model, state)
-        write_whole(self.path / LATEST, f"{path.name}\n".encode())
         self._prune(step)
+        write_whole(self.path / LATEST, f"{path.name}\n".encode())
         return path
 
     def _prune(self, step: int) -> None:
-        older = [path for number, path in self.steps().items() if number <= step]
-        for path in older[: -self.keep_last] if self.keep_last else []:
-            shutil.rmtree(path)
+        older = {number: path for number, path in self.steps().items() if number <= step}
+        first = list(older)[-self.keep_last :][0] if self.keep_last else 0
+        for path in (self.path / CHECKPOINTS).iterdir():
+            match = _STEP.fullmatch(path.name)
+            if match and int(match[1]) < first:  # or what is left of it
+                (path / STATE_NAME).unlink(missing_ok=True)  # at once no checkpoint any more
+                shutil.rmtree(path)
 
     def save_best(self, write_model: Callable[[Path], None]) -> None:
         write_folder(self.path / BEST, write_model)

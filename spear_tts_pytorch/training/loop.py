@@ -1,35 +1,42 @@
-"""One training loop for all stages: accumulation, clipping, schedule, validation, checkpoints, metrics, resuming.
+"""One training loop for all stages: accumulation, clipping, schedule, records, and when to validate, save and stop.
 
 In: a model, a module with the stage's loss, a dataset and a collate; a subclass says in `run_step` how a batch becomes
-a loss. Out: trained weights, `history`, and the files of `checkpoint.py`. Knows nothing of what is being learned.
+a loss. Out: trained weights, `history`, and the files of `checkpoint.py`. One process with accumulated batches and many
+processes do the same. Knows nothing of what is being learned.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from spear_tts_pytorch.data.loader import Collate, Position, count_targets, count_tokens
-from spear_tts_pytorch.tokens import Modality
-from spear_tts_pytorch.training.batches import TrainingBatches, rows_per_process, split_dataset
-from spear_tts_pytorch.training.checkpoint import RunFolder, restore_random_state
+from spear_tts_pytorch.data.loader import Collate, Position
+from spear_tts_pytorch.tokens import Modality, append_eos, valid_mask
+from spear_tts_pytorch.training.batches import Mixture, TrainingBatches, rows_per_process, split_dataset
+from spear_tts_pytorch.training.checkpoint import RunFolder, random_state, restore_random_state
+from spear_tts_pytorch.training.processes import make_accelerator
 from spear_tts_pytorch.training.resume import ResumeMixin
-from spear_tts_pytorch.training.schedule import Schedule, ScheduleKind, make_optimizer, parameter_groups
+from spear_tts_pytorch.training.schedule import (
+    OptimizerKind,
+    Schedule,
+    ScheduleKind,
+    make_optimizer,
+    parameter_groups,
+)
 from spear_tts_pytorch.training.seeing import SeeingMixin
+from spear_tts_pytorch.training.signals import StopSignals, stop
+from spear_tts_pytorch.training.update import UpdateMixin
+from spear_tts_pytorch.training.validation import ValidationMixin
 
-VALID_SEED = 0  # corruption of the validation set is the same at every check
 NOTHING_YET = {"loss": 0.0, "updates": 0, "tokens": 0, "seconds": 0.0}  # sums since the last record
 
 
@@ -37,7 +44,7 @@ def noop(*args: Any, **kwargs: Any) -> None:
     pass
 
 
-class Trainer(ResumeMixin, SeeingMixin):
+class Trainer(UpdateMixin, ValidationMixin, ResumeMixin, SeeingMixin):
     """What all trainers do; a subclass is a stage of the recipe.
 
     Args:
@@ -58,23 +65,32 @@ class Trainer(ResumeMixin, SeeingMixin):
         log_every, save_results_every, save_model_every: updates between records, validations and checkpoints; 0 or None
             for never (but for the end, where the model is saved).
         keep_last: newest checkpoints kept; None keeps all.
-        results_folder: where files go; None writes nothing. A folder with checkpoints of the same run is resumed.
+        results_folder: where files go; None writes nothing. A folder with checkpoints of the same run is resumed, see
+            `ResumeMixin`; it is for one run at a time.
         force_clear_prev_results: removes an earlier run's files from it and starts anew.
         accelerate_kwargs: for `accelerate.Accelerator`.
         drop_last: leaves out the last, smaller batch of an epoch (`batch_size` only).
         seed: of weights' noise, corruption and order; None leaves the random generators alone.
         num_workers: processes that load data.
         progress: shows a bar, on terminals.
+        optimizer: "adamw" or "adafactor", see `make_optimizer`.
+        compile: compiles the training forward by `torch.compile`, which needs a C++ compiler; names in state dicts stay.
+        valid_generate: how many validation items to generate at each validation, for their error rate; needs jiwer.
 
     Attributes:
-        history: the records also found in metrics.jsonl: `step`, and `loss`, `lr`, `tokens_per_second` or `valid_loss`.
+        history: the records also found in metrics.jsonl: `step`, and `loss`, `lr`, `tokens_per_second` or what `validate`
+            found.
 
     Raises:
         ValueError: an empty dataset, a bad option, or a results folder with something else in it.
+        RuntimeError: another run is at work in the results folder.
     """
 
     task = "trainer"
+    source: Modality | None = None
     target: Modality = "speech"
+    wav2vec: Any = None  # tokenizer of waveforms, if not the model's
+    mixture: tuple[int, float] | None = None  # of how many items the first kind is, and its share; set by a stage
 
     def __init__(
         self,
@@ -110,6 +126,9 @@ class Trainer(ResumeMixin, SeeingMixin):
         num_workers: int = 0,
         progress: bool = True,
         keep_last: int | None = 3,
+        optimizer: OptimizerKind = "adamw",
+        compile: bool = False,
+        valid_generate: int = 0,
     ):
         if grad_accum_every < 1:
             raise ValueError(f"grad_accum_every must be at least 1, got {grad_accum_every}")
@@ -122,9 +141,16 @@ class Trainer(ResumeMixin, SeeingMixin):
         self.max_grad_norm, self.label_smoothing, self.seed = max_grad_norm, label_smoothing, seed
         self.log_every, self.progress = log_every, progress
         self.save_results_every, self.save_model_every = save_results_every, save_model_every
+        self.optimizer_kind, self.wd, self.compile, self.valid_generate = optimizer, wd, compile, valid_generate
         self.samples_per_token = int(getattr(model.wav2vec, "downsample_factor", None) or 320)
 
-        self._step, self.position, self.best_valid_loss = 0, Position(), None
+        self._step, self.position, self.best_valid_loss, self.best_step = 0, Position(), None, None
+        self._check_validation()
+        if optimizer == "adafactor" and self.accelerator.distributed_type == DistributedType.FSDP:
+            raise ValueError(
+                "optimizer='adafactor' needs whole weights, which fully sharded training has not: use 'adamw'"
+            )
+        self._signals, self._stop = StopSignals(), None
         self._running = dict(NOTHING_YET)
         self._last_valid, self._last_saved = -1, -1
         self._pending_rng, self._begun = None, False
@@ -138,6 +164,8 @@ class Trainer(ResumeMixin, SeeingMixin):
             batch_size=rows_per_process(batch_size, self.accelerator.num_processes if split_batches else 1),
             batch_tokens=batch_tokens,
             drop_last=drop_last,
+            places=None if self.ds is dataset else self.ds.indices,
+            draw=None if self.mixture is None else Mixture.of(self.ds, dataset, *self.mixture),
             seed=seed or 0,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
@@ -147,7 +175,9 @@ class Trainer(ResumeMixin, SeeingMixin):
         )
         self.trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         model.to(self.device)
-        self.optim = make_optimizer(parameter_groups(model, wd), lr)
+        self.optim = make_optimizer(parameter_groups(model, wd), lr, optimizer)
+        if compile:
+            train_wrapper.compile(dynamic=True)
         self.train_wrapper, self.optim = self.accelerator.prepare(train_wrapper, self.optim)
         self.run_folder = RunFolder(results_folder, keep_last)
         self.results_folder = self.run_folder.path
@@ -156,9 +186,20 @@ class Trainer(ResumeMixin, SeeingMixin):
 
     # what a stage adds
 
-    def run_step(self, wrapper: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """The loss of a batch, a mean over its target ids; `wrapper` is the train wrapper to call."""
+    def run_step(self, wrapper: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The loss of a prepared batch, a mean over its target ids, and logits; `wrapper` is the train wrapper to call."""
         raise NotImplementedError
+
+    def targets(self, batch: dict[str, Tensor]) -> Tensor | None:
+        """The target ids `[b, n]` that logits `[b, n, v]` are of; None if they are of something else."""
+        ids, modality = batch["text" if self.target == "text" else "semantic"], self.target
+        if not self.model.autoset_eos_id[modality]:
+            return ids
+        return append_eos(ids, self.model.eos_id[modality], self.model.pad_id[modality])
+
+    def _weight(self, batch: dict[str, Tensor]) -> float:
+        """What the mean loss of a batch counts for: its target ids."""
+        return float(valid_mask(self.targets(batch), self.model.pad_id[self.target]).sum())
 
     # what other code reads
 
@@ -230,58 +271,6 @@ class Trainer(ResumeMixin, SeeingMixin):
         finally:
             self.model.label_smoothing = before
 
-    def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-
-    def _weight(self, batch: dict[str, Tensor]) -> int:
-        """What the mean loss of a batch counts for: its target ids."""
-        return count_targets(batch, self.target, self.model.pad_id, self.samples_per_token)
-
-    def _update(self, lr: float) -> tuple[float, int]:
-        """One update; its loss, and its ids over all processes.
-
-        Batches weigh by their target ids, so that the gradient is that of a single batch of all of them, where the loss
-        is a mean over these ids: not quite so for CTC, nor for pretraining on the deleted ids alone.
-        """
-        batches = [next(self.dl_iter) for _ in range(self.grad_accum_every)]
-        weights = [self._weight(batch) for batch in batches]
-        tokens = sum(count_tokens(batch, self.model.pad_id, self.samples_per_token) for batch in batches)
-        total, tokens = self._sum(torch.tensor([sum(weights), tokens])).tolist()
-        world = self.accelerator.num_processes
-        for group in self.optim.param_groups:
-            group["lr"] = lr
-        loss_sum = torch.zeros((), device=self.device)
-        for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
-            more = number + 1 < len(batches)
-            with self.accelerator.no_sync(self.train_wrapper) if more else nullcontext():
-                loss = self.run_step(self.train_wrapper, self._to_device(batch))
-                self.accelerator.backward(loss * (weight * world / total))
-            loss_sum += loss.detach() * (weight / total)
-        loss_value = float(self._sum(loss_sum[None]))
-        norm = None
-        if self.max_grad_norm is not None:
-            parameters = [parameter for group in self.optim.param_groups for parameter in group["params"]]
-            norm = self.accelerator.clip_grad_norm_(parameters, self.max_grad_norm)
-        scaled = getattr(self.accelerator, "scaler", None) is not None  # a scaler skips such updates by itself
-        if not math.isfinite(loss_value) or (norm is not None and not scaled and not math.isfinite(float(norm))):
-            self.optim.zero_grad()
-            self._stop_at_nan(loss_value)
-        self.optim.step()
-        self.optim.zero_grad()
-        return loss_value, tokens
-
-    def _stop_at_nan(self, loss: float) -> None:
-        saved = self.run_folder.latest()
-        raise FloatingPointError(
-            f"the loss is {loss}, or its gradient not finite, at step {self._step} (epoch {self.position.epoch}, batch "
-            f"{self.position.batch}); the weights are those before it"
-            + (f", the last checkpoint is {saved}" if saved else "")
-            + ". Lower lr, warm up for longer, or look at that batch"
-        )
-
-    def _sum(self, value: Tensor) -> Tensor:
-        return self.accelerator.reduce(value.to(self.device), reduction="sum")
-
     def train_step(self) -> dict[str, Any]:
         """One update and what is due after it: a record, validation, a checkpoint. Returns `step`, `loss` and `lr`."""
         if not self._begun:
@@ -293,8 +282,7 @@ class Trainer(ResumeMixin, SeeingMixin):
         with self._smoothing(self.label_smoothing):
             loss, tokens = self._update(lr)
         self._step += 1
-        used = self.grad_accum_every * self.accelerator.num_processes
-        self.position = self.position.advance(self.batches.sampler, used)
+        self.position = self.position.advance(self.batches.sampler, self._batches_per_update)
         seconds = time.perf_counter() - start
         for key, value in (("loss", loss), ("updates", 1), ("tokens", tokens), ("seconds", seconds)):
             self._running[key] += value
@@ -330,37 +318,6 @@ class Trainer(ResumeMixin, SeeingMixin):
         )
         self._running = dict(NOTHING_YET)
 
-    @torch.no_grad()
-    def validate(self) -> float:
-        """The mean loss per target id, without label smoothing, over the whole validation set and all processes.
-
-        Where it is the lowest so far, the model goes to `best/`.
-        """
-        wrapper = self.accelerator.unwrap_model(self.train_wrapper)
-        was_training = wrapper.training
-        wrapper.eval()
-        totals = torch.zeros(2, dtype=torch.float64, device="cpu")
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), self._smoothing(0.0):
-            for number, batch in enumerate(self.batches.valid_dl):
-                # Each batch has noise of its own, whichever process takes it.
-                place = number * self.accelerator.num_processes + self.accelerator.process_index
-                torch.manual_seed(VALID_SEED + place)
-                loss, weight = float(self.run_step(wrapper, self._to_device(batch))), self._weight(batch)
-                totals += torch.tensor([loss * weight, weight], dtype=torch.float64)
-        wrapper.train(was_training)
-        loss_sum, weight = self._sum(totals.float()).tolist()
-        valid_loss = loss_sum / weight
-        is_best = self.best_valid_loss is None or valid_loss < self.best_valid_loss
-        self._record({"step": self._step, "valid_loss": valid_loss, "best": is_best})
-        self.accelerator.log({"valid_loss": valid_loss}, step=self._step)
-        if is_best:
-            self.best_valid_loss = valid_loss
-            if self.is_main and self.run_folder.path is not None:
-                self.run_folder.save_best(self.model.save_pretrained)
-        self._last_valid = self._step
-        return valid_loss
-
     def _shown(self, logs: dict[str, Any]) -> dict[str, str]:
         speeds = (record["tokens_per_second"] for record in reversed(self.history) if "tokens_per_second" in record)
         return {
@@ -370,9 +327,19 @@ class Trainer(ResumeMixin, SeeingMixin):
     def train(self, log_fn: Callable[[dict[str, Any]], None] = noop) -> None:
         """Trains to the end, then validates and saves once more. `log_fn` gets what `train_step` returns.
 
+        SIGINT and SIGTERM end it after the step at hand, with a checkpoint of it, in all processes.
+
         Raises:
             FloatingPointError: a loss that is not finite; the weights and checkpoints before it stay.
+            KeyboardInterrupt, SystemExit: after SIGINT and SIGTERM.
+            RuntimeError: another run is at work in the results folder.
         """
+        with self._folder_held(), self._signals.noted():
+            self._train(log_fn)
+        for tracker in self.accelerator.trackers:  # not end_training, which takes the other trainers' processes along
+            tracker.finish()
+
+    def _train(self, log_fn: Callable[[dict[str, Any]], None]) -> None:
         self._apply_trainable()
         hidden = None if self.progress and self.is_main else True
         with tqdm(total=self.num_train_steps, initial=self._step, desc=self.task, disable=hidden) as bar:
@@ -381,22 +348,10 @@ class Trainer(ResumeMixin, SeeingMixin):
                 log_fn(logs)
                 bar.update()
                 bar.set_postfix(self._shown(logs), refresh=False)
+                if self._stop is not None:
+                    self._save_once()
+                    self._pending_rng, self._begun = random_state(), False  # for whoever calls train again
+                    raise stop(self._stop)
         if self._last_valid != self._step and self.save_results_every:
             self.validate()
-        if self._last_saved != self._step:
-            self._save_step()
-        for tracker in self.accelerator.trackers:  # not end_training, which takes the other trainers' processes along
-            tracker.finish()
-
-
-def make_accelerator(options: dict[str, Any]) -> Accelerator:
-    """An accelerator that does not mind others with other precisions in this process."""
-    state = AcceleratorState._shared_state
-    wanted = options.get("mixed_precision")
-    if state and state.get("_mixed_precision") != (wanted or "no"):
-        AcceleratorState._shared_state = {}  # the others keep theirs
-    handlers = list(options.get("kwargs_handlers") or [])
-    if not any(isinstance(handler, DistributedDataParallelKwargs) for handler in handlers):
-        # Each stage leaves some parts out (text tables in pretraining, heads not asked for).
-        handlers.append(DistributedDataParallelKwargs(find_unused_parameters=True))
-    return Accelerator(**{**options, "kwargs_handlers": handlers})
+        self._save_once()

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 ScheduleKind = Literal["cosine", "inverse_sqrt", "constant"]
+OptimizerKind = Literal["adamw", "adafactor"]
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,19 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
-def make_optimizer(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-    """AdamW, in its fused form where there is one."""
+def make_optimizer(groups: list[dict[str, Any]], lr: float, kind: OptimizerKind = "adamw") -> torch.optim.Optimizer:
+    """AdamW, in its fused form where there is one, or Adafactor (Shazeer and Stern 2018).
+
+    Adafactor keeps sums of rows and columns of second moments only. Its steps are `lr` times the root mean square of each
+    parameter, so it wants a larger `lr` than AdamW, 1e-2 say, and the schedule "inverse_sqrt".
+
+    Raises:
+        ValueError: another kind.
+    """
+    if kind not in get_args(OptimizerKind):
+        raise ValueError(f"optimizer must be one of {', '.join(get_args(OptimizerKind))}, got {kind!r}")
+    if kind == "adafactor":
+        return torch.optim.Adafactor(groups, lr=lr)
     devices = {parameter.device.type for group in groups for parameter in group["params"]}
     fused = devices <= {"cpu", "cuda"}
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), eps=1e-8, fused=fused)

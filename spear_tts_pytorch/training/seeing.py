@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from spear_tts_pytorch.checks import evaluating
+from spear_tts_pytorch.noise import row_keys
 from spear_tts_pytorch.plots import plot_alignment, plot_records
 from spear_tts_pytorch.tokens import Modality
+from spear_tts_pytorch.training.validation import VALID_SEED
 
 TICKS = 10  # of speech ids, so many share a label
 
@@ -64,16 +66,15 @@ class SeeingMixin:
 
     def _call_of_model(self) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """What the first validation item makes the stage call the model with: source and target `[1, n]`, keywords."""
-        batch = self._to_device(self.collate([self.valid_ds[0]]))
+        keys = row_keys(torch.zeros(1, dtype=torch.long), VALID_SEED)  # as in validation
+        batch = self.prepare({**self.collate([self.valid_ds[0]]), "row_keys": keys})
         wrapper = self.accelerator.unwrap_model(self.train_wrapper)
         calls: list[tuple[Any, Any, dict[str, Any]]] = []
         hook = self.model.register_forward_pre_hook(
             lambda _, inputs, options: calls.append((*inputs, options)), with_kwargs=True
         )
-        devices = [self.device] if self.device.type == "cuda" else []
         try:
-            with torch.random.fork_rng(devices=devices), evaluating(wrapper):
-                torch.manual_seed(0)  # of what pretraining deletes
+            with evaluating(wrapper):
                 self.run_step(wrapper, batch)
         finally:
             hook.remove()

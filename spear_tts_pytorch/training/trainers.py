@@ -12,14 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from spear_tts_pytorch.data.loader import PairCollate, SpeechCollate
 from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset
 from spear_tts_pytorch.text_to_semantic import TextToSemantic
-from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
+from spear_tts_pytorch.tokens import valid_mask
 from spear_tts_pytorch.training.loop import Trainer
 from spear_tts_pytorch.wrappers import SemanticToTextWrapper, SpeechSpeechPretrainWrapper, TextToSemanticWrapper
 
@@ -62,20 +61,23 @@ class SpeechSpeechPretrainer(Trainer):
         mask_id: int | None = None,
         **training: Any,
     ):
-        self.wav2vec = model.wav2vec if wav2vec is None else wav2vec
+        self.wav2vec = wav2vec
         wrapper = SpeechSpeechPretrainWrapper(
             model=model,
-            wav2vec=self.wav2vec,
+            wav2vec=wav2vec,
             deletion_prob=deletion_prob,
             reconstruct_seq=reconstruct_seq,
             mask_id=mask_id,
         )
+        self.corrupt = wrapper.corrupt
         super().__init__(model, wrapper, dataset, SpeechCollate.for_model(model), **training)
 
-    def run_step(self, wrapper: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        if "wave" in batch:
-            return wrapper(batch["wave"], lengths=batch["wave_lengths"])[0]
-        return wrapper(batch["semantic"])[0]
+    def run_step(self, wrapper: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return wrapper(batch["semantic"], row_keys=batch["row_keys"])
+
+    def targets(self, batch: dict[str, Tensor]) -> Tensor:
+        _, target = self.corrupt(batch["semantic"], batch["row_keys"])
+        return super().targets({"semantic": target})
 
 
 class SemanticToTextTrainer(Trainer):
@@ -90,7 +92,7 @@ class SemanticToTextTrainer(Trainer):
     """
 
     task = "semantictext"
-    target = "text"
+    source, target = "speech", "text"
 
     @_with_training_options
     def __init__(
@@ -107,11 +109,22 @@ class SemanticToTextTrainer(Trainer):
         if freeze_encoder:
             model.freeze_speech_emb()
             model.freeze_encoder()
+        self.ctc_weight = ctc_weight
         wrapper = SemanticToTextWrapper(model=model, ctc_weight=ctc_weight, token_dropout=token_dropout)
         super().__init__(model, wrapper, dataset, PairCollate.for_model(model), **training)
 
-    def run_step(self, wrapper: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        return wrapper(semantic_token_ids=semantic_ids(self.model, batch), grapheme_token_ids=batch["text"])[0]
+    def run_step(self, wrapper: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        ids = {"semantic_token_ids": batch["semantic"], "grapheme_token_ids": batch["text"]}
+        return wrapper(**ids, row_keys=batch["row_keys"])
+
+    def targets(self, batch: dict[str, Tensor]) -> Tensor | None:
+        return None if self.ctc_weight == 1 else super().targets(batch)
+
+    def _weight(self, batch: dict[str, Tensor]) -> float:
+        """Attention's loss is a mean over ids and ends of sequence, that of CTC over ids; mixed losses weigh in between."""
+        text = float(valid_mask(batch["text"], self.model.pad_id["text"]).sum())
+        ends = len(batch["text"]) if self.model.autoset_eos_id["text"] else 0
+        return text + (1 - self.ctc_weight) * ends
 
 
 class TextToSemanticTrainer(Trainer):
@@ -121,6 +134,8 @@ class TextToSemanticTrainer(Trainer):
         model: a `TextToSemantic`, best a pretrained one.
         dataset: pairs (speech, text).
         generated_audio_text_dataset_folder: pseudo-labelled pairs, added to `dataset`.
+        real_share: share of the pairs of an epoch that come from `dataset`, above 0 and below 1; pairs of the kind there is
+            too little of are repeated. None takes each pair once.
         dataset_delimiter_id: for folders of releases up to 0.4.8.
         freeze: "paper" trains the embeddings of text, lower encoder layers and the cross-attention of the decoder;
             "none" trains everything.
@@ -139,6 +154,7 @@ class TextToSemanticTrainer(Trainer):
     """
 
     task = "textsemantic"
+    source, target = "text", "speech"
 
     @_with_training_options
     def __init__(
@@ -148,6 +164,7 @@ class TextToSemanticTrainer(Trainer):
         dataset: Dataset | None = None,
         generated_audio_text_dataset_folder: str | Path | None = None,
         dataset_delimiter_id: int = -1,
+        real_share: float | None = None,
         freeze_encoder_layers_below: int | None = None,
         should_train_early_exit_layer_if_available: bool = True,
         freeze: Freeze = "paper",
@@ -178,14 +195,17 @@ class TextToSemanticTrainer(Trainer):
         else:
             _freeze(model, freeze, train_encoder_layers, freeze_decoder, freeze_cross_attention)
         pairs = ConcatDataset(datasets) if datasets else None
+        if real_share is not None:
+            self.mixture = (0 if dataset is None else len(dataset), real_share)
         super().__init__(model, TextToSemanticWrapper(model=model), pairs, PairCollate.for_model(model), **training)
 
-    def run_step(self, wrapper: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def run_step(self, wrapper: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         return wrapper(
             grapheme_token_ids=batch["text"],
-            semantic_token_ids=semantic_ids(self.model, batch),
+            semantic_token_ids=batch["semantic"],
             return_early_exit_loss=self.train_early_exit,
-        )[0]
+            row_keys=batch["row_keys"],
+        )
 
 
 def _without_empty(pairs: GeneratedAudioTextDataset) -> Dataset:
@@ -226,20 +246,6 @@ def _freeze(
 def eos_ids(model: TextToSemantic) -> dict[str, int]:
     """The end-of-sequence ids of the modalities that have one."""
     return {modality: model.eos_id[modality] for modality, is_set in model.autoset_eos_id.items() if is_set}
-
-
-@torch.no_grad()
-def semantic_ids(model: TextToSemantic, batch: dict[str, Tensor]) -> Tensor:
-    """The speech of a batch as semantic ids `[b, n]`, padded.
-
-    Raises:
-        ValueError: it is waveforms, and the model has no tokenizer.
-    """
-    if "wave" not in batch:
-        return batch["semantic"]
-    if model.wav2vec is None:
-        raise ValueError("the dataset gives waveforms, which the model cannot tokenize: pass it wav2vec")
-    return tokenize_waveform(model.wav2vec, batch["wave"], batch["wave_lengths"]).to(model.device)
 
 
 def check_origin(model: TextToSemantic, dataset: Any) -> None:

@@ -1,0 +1,81 @@
+"""Functions in several processes, forked (so that nothing is imported anew), which find each other through gloo."""
+
+import os
+import socket
+import traceback
+
+import torch._dynamo  # noqa: F401 (here and below: imported once, not in each process)
+import torch.distributed.fsdp  # noqa: F401
+import torch.distributed.tensor  # noqa: F401
+import torch.multiprocessing as mp
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+
+def _forget_accelerate():
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._shared_state.clear()
+
+
+def _child(rank, world, port, pipe, function, arguments):
+    _forget_accelerate()
+    os.environ.update(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
+    if world > 1:
+        own = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world, LOCAL_WORLD_SIZE=world)
+        own.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        os.environ.update({key: str(value) for key, value in own.items()})
+    try:
+        pipe.send((True, function(*arguments)))
+    except BaseException as error:
+        pipe.send((False, f"{type(error).__name__}: {error}\n{traceback.format_exc()}"))
+
+
+def run(world, function, *arguments, timeout=120):
+    """What `function(*arguments)` returned, or how it failed (a str), by process; a list of (succeeded, value)."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = mp.get_context("fork")
+    pipes = [context.Pipe(duplex=False) for _ in range(world)]
+    children = [
+        context.Process(target=_child, args=(rank, world, port, pipes[rank][1], function, arguments))
+        for rank in range(world)
+    ]
+    for child, (_, writer) in zip(children, pipes, strict=True):
+        child.start()
+        writer.close()  # so that the child's end is the only one
+    found = []
+    try:
+        for reader, _ in pipes:
+            assert reader.poll(timeout), "a process hangs"
+            try:
+                found.append(reader.recv())
+            except EOFError:
+                found.append((False, "killed"))
+        return found
+    finally:
+        for child in children:
+            child.join(0 if len(found) < world else timeout)
+            child.kill()
+
+
+def results(world, function, *arguments):
+    """The same where all processes must succeed: what they returned."""
+    found = run(world, function, *arguments)
+    for succeeded, value in found:
+        assert succeeded, value
+    return [value for _, value in found]
+
+
+def killed_after(seconds, function, *arguments):
+    """Kills a process that calls the function with signal 9; True if it had ended in time, well."""
+    child = mp.get_context("fork").Process(target=_alone, args=(function, arguments))
+    child.start()
+    child.join(seconds)
+    child.kill()
+    child.join()
+    return child.exitcode == 0
+
+
+def _alone(function, arguments):
+    _forget_accelerate()
+    function(*arguments)
