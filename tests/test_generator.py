@@ -252,3 +252,28 @@ def test_two_writers_in_one_folder_are_refused(tmp_path):
     with locked(tmp_path), pytest.raises(RuntimeError, match="written to by another process"):
         generator(max_length=3)
     assert generator(max_length=3)["written"] == 3
+
+
+def test_other_hypotheses_go_to_a_folder_of_their_own(tmp_path):
+    model, items = make_model(), make_ids(5)
+
+    def run(**options):
+        generator = SemanticToTextDatasetGenerator(
+            model, dataset=items, folder=tmp_path / "best", n_best_folder=tmp_path / "others", progress=False
+        )
+        return generator(max_length=6, beam_size=4, **options)
+
+    with pytest.raises(ValueError, match="n_best above 1 and n_best_folder go together"):
+        run()
+    assert run(n_best=3)["written"] == 5
+    best, others = read(tmp_path / "best"), read(tmp_path / "others")
+    assert list(others) == [f"{index}#{number}" for index in range(5) for number in (2, 3)]
+    for index, item in enumerate(items):
+        options = dict(source_type="speech", target_type="text", n_best=3, beam_size=4, max_length=6)
+        found = model.generate_n_best(item[None], **options)[0]
+        texts = [[i for i in one.ids.tolist() if i != model.eos_id["text"]] for one in found]
+        assert [best[str(index)][1], others[f"{index}#2"][1], others[f"{index}#3"][1]] == texts
+    for path in list_shards(tmp_path / "best"):  # as if the run had been cut off between the two folders
+        path.unlink()
+    assert run(n_best=3)["written"] == 5
+    assert read(tmp_path / "best") == best and read(tmp_path / "others") == others

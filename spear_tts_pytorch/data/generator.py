@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from spear_tts_pytorch.data.files import locked
-from spear_tts_pytorch.data.labelling import Decode, Item, Labeller, read_items
+from spear_tts_pytorch.data.labelling import SCORE_DIGITS, Decode, Item, Labeller, read_items
 from spear_tts_pytorch.data.pairs import (
     DATASET_NAME,
     SOURCE_GENERATED,
@@ -62,6 +62,8 @@ class SemanticToTextDatasetGenerator(nn.Module):
         num_workers: processes that read the dataset.
         on_error: "skip" leaves out items that can not be read or labelled, counts and names them, and goes on, unless it
             is so for all items met; "raise" does not.
+        n_best_folder: where, of a beam search with `n_best` above 1, the other hypotheses are written, as pairs with the
+            ids "{id}#2", "{id}#3" and so on.
 
     Attributes:
         problems: of the last call, why items were left out, by their id.
@@ -86,6 +88,7 @@ class SemanticToTextDatasetGenerator(nn.Module):
         batch_tokens: int = 32_768,
         num_workers: int = 0,
         on_error: Literal["skip", "raise"] = "skip",
+        n_best_folder: str | Path | None = None,
     ):
         super().__init__()
         if len(dataset) == 0:
@@ -103,6 +106,7 @@ class SemanticToTextDatasetGenerator(nn.Module):
         self.batch_size, self.rows_per_shard, self.progress = batch_size, rows_per_shard, progress
         self.delimiter_id, self.audio_pad_id, self.text_pad_id = delimiter_id, audio_pad_id, text_pad_id
         self.batch_tokens, self.num_workers, self.on_error = batch_tokens, num_workers, on_error
+        self.n_best_folder = None if n_best_folder is None else Path(n_best_folder)
         self.decode = decode
         self.problems: dict[str, str] = {}
 
@@ -134,26 +138,33 @@ class SemanticToTextDatasetGenerator(nn.Module):
         if wrong:
             raise ValueError(f"{wrong[0]} cannot be passed on to model.generate: the generator sets it itself")
         options = {"max_length": max_length, "beam_search_decode": beam_search_decode, **generate_kwargs}
+        if (self.n_best_folder is not None) != (options.get("n_best", 1) > 1):
+            raise ValueError("n_best above 1 and n_best_folder go together: the other hypotheses are written there")
         rank, world = rank_and_world()
         ids = self._ids()
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder) if rank == 0 else nullcontext():
             if rank == 0 and overwrite:
-                for path in [*list_shards(self.folder), self.folder / DATASET_NAME]:
-                    path.unlink(missing_ok=True)
+                _remove_pairs(self.folder)
             wait_for_everyone()
-            done = {name for path in list_shards(self.folder) for name in read_column(path, "id").to_pylist()}
+            done = _ids_in(self.folder)
             labeller = Labeller(self.model, self.batch_size, self.batch_tokens, self.decode, options)
             self._check_same_speech(ids, labeller)
             wait_for_everyone()  # nobody writes before everybody has read what is there
             own = range(rank, len(ids), world)
             todo = [index for index in own if ids[index] not in done]
             counts = {"written": 0, "skipped": len(own) - len(todo), "empty": 0, "failed": 0}
-            with self._writer(rank, options) as writer, self._bar(len(ids), counts["skipped"] * world, rank) as bar:
-                self._run(todo, ids, labeller, writer, bar, counts, world)
+            others = nullcontext() if self.n_best_folder is None else self._others(rank, options, overwrite)
+            with (
+                self._writer(self.folder, rank, options) as writer,
+                others as others,
+                self._bar(len(ids), counts["skipped"] * world, rank) as bar,
+            ):
+                self._run(todo, ids, labeller, writer, others, bar, counts, world)
             wait_for_everyone()
             if rank == 0:
-                update_counts(self.folder)
+                for folder in filter(None, (self.folder, self.n_best_folder)):
+                    update_counts(folder)
         self._warn(counts)
         return counts
 
@@ -163,6 +174,7 @@ class SemanticToTextDatasetGenerator(nn.Module):
         ids: list[str],
         labeller: Labeller,
         writer: PairWriter,
+        others: PairWriter | None,
         bar: tqdm,
         counts: dict[str, int],
         world: int,
@@ -175,6 +187,8 @@ class SemanticToTextDatasetGenerator(nn.Module):
             hopeless = len(failed) == met and not counts["skipped"]  # not about items but about the model or options
             if failed and (self.on_error == "raise" or hopeless):
                 raise failed[0].problem
+            if others is not None:
+                self._write_others(others, window)
             for item in window:
                 if item.problem is not None:
                     counts["failed"] += 1
@@ -227,12 +241,32 @@ class SemanticToTextDatasetGenerator(nn.Module):
                 "give the dataset ids of its own, or remove these pairs by overwrite=True"
             )
 
-    def _writer(self, rank: int, options: dict[str, Any]) -> PairWriter:
+    def _others(self, rank: int, options: dict[str, Any], overwrite: bool) -> PairWriter:
+        """The writer of the other hypotheses; what a run that was cut off had written of them already, it knows."""
+        self.n_best_folder.mkdir(parents=True, exist_ok=True)
+        if rank == 0 and overwrite:
+            _remove_pairs(self.n_best_folder)
+        wait_for_everyone()
+        self._others_done = _ids_in(self.n_best_folder)
+        wait_for_everyone()
+        return self._writer(self.n_best_folder, rank, options)
+
+    def _write_others(self, writer: PairWriter, window: list[Item]) -> None:
+        """Written before the best ones of a window, which say that it is done."""
+        for item in window:
+            for number, other in enumerate(item.others, start=2):
+                name = f"{item.id}#{number}"
+                if name not in self._others_done:
+                    label = dict(text=other.ids, score=round(other.score, SCORE_DIGITS), truncated=other.truncated)
+                    self._write(writer, Item(name, item.speech, **label))
+        writer.flush()
+
+    def _writer(self, folder: Path, rank: int, options: dict[str, Any]) -> PairWriter:
         described = {key: _describe(value) for key, value in options.items()}
         described["decode"] = None if self.decode is None else _describe(self.decode)
         try:
             return PairWriter(
-                self.folder,
+                folder,
                 num_semantic_token_ids=self.model.num_semantic_token_ids,
                 num_text_token_ids=self.model.num_text_token_ids,
                 unique_consecutive=getattr(self.model.wav2vec, "unique_consecutive", None),
@@ -242,7 +276,7 @@ class SemanticToTextDatasetGenerator(nn.Module):
                 rows_per_shard=self.rows_per_shard,
             )
         except ValueError as error:
-            if not read_metadata(self.folder):
+            if not read_metadata(folder):
                 raise
             raise ValueError(f"{error}, or remove these pairs by overwrite=True") from error
 
@@ -255,6 +289,15 @@ class SemanticToTextDatasetGenerator(nn.Module):
         text = None if tokenizer is None else tokenizer.decode(item.text)[0]
         source = SOURCE_TRUNCATED if item.truncated else SOURCE_GENERATED
         writer.write(item.id, item.speech, item.text, text=text, score=item.score, source=source)
+
+
+def _ids_in(folder: Path) -> set[str]:
+    return {name for path in list_shards(folder) for name in read_column(path, "id").to_pylist()}
+
+
+def _remove_pairs(folder: Path) -> None:
+    for path in [*list_shards(folder), folder / DATASET_NAME]:
+        path.unlink(missing_ok=True)
 
 
 def model_hash(model: nn.Module) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -35,6 +35,7 @@ class Item:
         speech: a waveform `[t]` or semantic ids `[n]`, then semantic ids.
         seconds: how long the waveform is; 0 if it was not one.
         text, score, truncated: what the model reads in it.
+        others: further hypotheses, best first (`throughput.Generated`).
         problem: why it can not be labelled.
     """
 
@@ -44,6 +45,7 @@ class Item:
     text: Tensor | None = None
     score: float | None = None
     truncated: bool = False
+    others: list[Any] = field(default_factory=list)
     problem: Exception | None = None
 
 
@@ -172,7 +174,7 @@ class Labeller:
         )
         for item, result in zip(items, results, strict=True):
             item.text, item.score = result.ids, round(result.score, SCORE_DIGITS)
-            item.truncated = result.truncated
+            item.truncated, item.others = result.truncated, result.others
 
 
 def _seed(seed: int, id: str) -> int:
