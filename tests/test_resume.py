@@ -231,7 +231,7 @@ def test_what_was_being_replaced_when_a_run_died_is_put_back(tmp_path):
     best = (tmp_path / "best" / "model.safetensors").read_bytes()
     (tmp_path / "best").rename(tmp_path / ".best.77.old")
     (tmp_path / ".best.77.tmp").mkdir()
-    (tmp_path / ".latest.78.tmp").write_text("step-")
+    (tmp_path / ".latest.669c71af.tmp").write_text("step-")
     (tmp_path / "checkpoints" / ".step-8.78.old").mkdir()
     (tmp_path / ".notes").write_text("mine")
     assert int(make_trainer("forward", tmp_path).steps) == 8

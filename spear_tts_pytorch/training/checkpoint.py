@@ -30,7 +30,7 @@ CHECKPOINTS, BEST, LATEST, METRICS = "checkpoints", "best", "latest", "metrics.j
 RUN = "run.json"  # marks a folder as a run's own
 OWN_NAMES = (CHECKPOINTS, BEST, LATEST, METRICS, RUN)
 _STEP = re.compile(r"step-(\d+)")
-_TEMPORARY = re.compile(r"\.(.+)\.\d+\.(tmp|old)")  # the names that write_folder and write_whole give
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]+\.(tmp|old)")  # the names that write_folder and write_whole give
 
 
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
