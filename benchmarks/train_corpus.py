@@ -23,10 +23,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import mean, median
-from types import ModuleType
 from typing import Any
 
-from workers import Contestant, serve, stand_in_modules, take_turns
+from workers import Contestant, audiolm_modules, serve, take_turns
 
 WIDTH, DEPTH, CLUSTERS, VOCABULARY = 192, 3, 100, 64
 OURS = ("fp32", "bf16")
@@ -108,14 +107,7 @@ def ours(name: str, stage: str, items: Any, steps: int, batch_tokens: int) -> An
 def predecessor(folder: str, stage: str, items: Any, steps: int, batch_size: int) -> Any:
     """The trainer of release 0.4.8, with the loader and the optimizer that audiolm-pytorch gives it."""
     sys.path.insert(0, folder)
-    stand_in_modules()
-    for name in ("data", "optimizer"):  # these two as they are; the package itself would import a great deal
-        del sys.modules[f"audiolm_pytorch.{name}"]
-    sys.modules["audiolm_pytorch"].__path__ = [f"{folder}/audiolm_pytorch"]
-    for name in ("torchaudio", "torchaudio.functional"):  # imported there for sound files
-        sys.modules[name] = ModuleType(name)
-    sys.modules["torchaudio.functional"].resample = None
-
+    audiolm_modules(folder)
     from spear_tts_pytorch import TextToSemantic, trainer
 
     extra = {"wav2vec": None} if stage == "pretraining" else {}

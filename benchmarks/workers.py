@@ -171,6 +171,17 @@ def stand_in_modules() -> None:
         sys.modules[name] = module
 
 
+def audiolm_modules(folder: str) -> None:
+    """`stand_in_modules`, but for what audiolm-pytorch in `folder` has of loaders and optimizers: these as they are."""
+    stand_in_modules()
+    for name in ("data", "optimizer"):  # the package itself would import a great deal
+        del sys.modules[f"audiolm_pytorch.{name}"]
+    sys.modules["audiolm_pytorch"].__path__ = [f"{folder}/audiolm_pytorch"]
+    for name in ("torchaudio", "torchaudio.functional"):  # imported there for sound files
+        sys.modules[name] = ModuleType(name)
+    sys.modules["torchaudio.functional"].resample = None
+
+
 def t5_model(**options):
     """HuggingFace's T5 of the same size; its one vocabulary has our 256 + 500 ids and a few."""
     import torch

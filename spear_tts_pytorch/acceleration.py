@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from spear_tts_pytorch.checks import evaluating
 from spear_tts_pytorch.nn.fused_decoder import FusedDecoder
 from spear_tts_pytorch.nn.packed import MANY_STEPS, PRECISIONS, Precision
 from spear_tts_pytorch.tokens import Modality
@@ -79,8 +80,7 @@ class AccelerationMixin:
         unpadded = next(i for i in range(1, 3) if i != self.text_pad_id)
         try:
             for size in batch_sizes if warm_up else ():
-                source = torch.full((size, 2), unpadded)
-                self.generate(source, source_type="text", target_type="speech", max_length=4, temperature=0)
+                self._warm_up(torch.full((size, 2), unpadded))
         except Exception as error:
             self._acceleration = former
             _decoders.pop(self, None)
@@ -89,6 +89,14 @@ class AccelerationMixin:
                 "as g++; the model decodes as before"
             ) from error
         return self
+
+    @torch.no_grad()
+    def _warm_up(self, source: Tensor, steps: int = 4) -> None:
+        """Decoding steps for text ids `[b, n]`, whatever the model would say; the first reads no ids and is not compiled."""
+        with evaluating(self):
+            step, cache = self._begin(self.source_ids(source, "text", None, None), "text", "speech", max_length=steps)
+            for index in range(steps):
+                step(torch.zeros(len(source), min(index, 1), dtype=torch.long, device=self.device), cache)
 
     def fused_decoder(self, target_type: Modality, rows: int, steps: int, drafts: bool = False) -> FusedDecoder:
         """The decoder as steps run it, with the weights as they are now; once accelerated, it is kept until they change."""

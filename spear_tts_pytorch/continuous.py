@@ -58,7 +58,7 @@ class ContinuousMixin:
 
         Other arguments, and errors, as in `generate`.
         """
-        beam = (beam_size, n_best) if beam_search_decode else None
+        beam = (beam_size, n_best, length_penalty) if beam_search_decode else None
         self._check_generate(source_type, target_type, cond_scale, max_length, temperature, beam)
         limits = self._limits(target_type, max_length)
         common = {name: limits[name] for name in ("eos_id", "max_length", "device")}
@@ -77,8 +77,8 @@ class ContinuousMixin:
             restrict = restriction(forbid, filter_logits_fn if temperature > 0 else None, dict(filter_fn_kwargs or {}))
             begin = partial(Sampling, generator=generator, restrict=restrict, temperature=temperature, **common)
         width = slots * (beam_size if beam_search_decode else 1)
-        step = DecoderStep(self, target_type, cond_scale, rows=width, steps=max_length)
         with evaluating(self):
+            step = DecoderStep(self, target_type, cond_scale, rows=width, steps=max_length)
             waiting = _Waiting(self, step, rows, source_type, target_type, prompts, slots)
             yield from decode_many(step, waiting, begin, slots)
 
@@ -90,6 +90,7 @@ class ContinuousMixin:
         generator: Callable[[int], torch.Generator],
         prompts: list[Tensor] | None,
         target_type: Modality,
+        n_best: int = 1,
         **options: Any,
     ) -> Iterator[tuple[int, list[Hypothesis]]]:
         """The same by speculative decoding, batch after batch: rows that accept unequally far leave none to refill."""

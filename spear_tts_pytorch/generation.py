@@ -84,7 +84,7 @@ class GenerationMixin:
         Raises:
             ValueError, TypeError: options that contradict each other or the model; sources as in `to_ids`.
         """
-        beam = (beam_size, 1) if beam_search_decode else None
+        beam = (beam_size, 1, length_penalty) if beam_search_decode else None
         speculation = (spec_decode_gamma, spec_decode_lenience) if spec_decode else None
         types = source_type, target_type
         self._check_generate(*types, cond_scale, max_length, temperature, beam, speculation)
@@ -181,7 +181,9 @@ class GenerationMixin:
         prompt: Batch | None = None,
     ) -> list[list[Hypothesis]]:
         """The `n_best` hypotheses of a beam search for each source, best first, none twice, with scores."""
-        self._check_generate(source_type, target_type, cond_scale, max_length, temperature, (beam_size, n_best))
+        self._check_generate(
+            source_type, target_type, cond_scale, max_length, temperature, (beam_size, n_best, length_penalty)
+        )
         with evaluating(self):
             source = self.source_ids(source, source_type, source_mask, source_lengths)
             begun = self._begin(source, source_type, target_type, cond_scale, prompt, max_length, beam_size)
@@ -195,10 +197,10 @@ class GenerationMixin:
         cond_scale: float,
         max_length: int,
         temperature: float,
-        beam: tuple[int, int] | None = None,
+        beam: tuple[int, int, float] | None = None,
         speculation: tuple[int, float] | None = None,
     ) -> None:
-        """Everything that can be wrong but the sources; `beam` is its size and n best, `speculation` gamma and lenience."""
+        """Everything that can be wrong but the sources; `beam`: size, n best, penalty, `speculation`: gamma, lenience."""
         self._check_call(source_type, target_type, False, 0.0)
         check_lengths(1, max_length)
         if not 1 <= cond_scale < float("inf"):
@@ -210,7 +212,8 @@ class GenerationMixin:
         if beam and speculation:
             raise ValueError("choose beam_search_decode or spec_decode, not both")
         if beam:
-            check_beam(*beam, temperature, self.vocabulary[target_type].size)
+            beam_size, n_best, length_penalty = beam
+            check_beam(beam_size, n_best, temperature, length_penalty, self.vocabulary[target_type].size)
         else:
             check_temperature(temperature)
         if speculation:

@@ -6,8 +6,9 @@ results as they come (`continuous.py`), and knows nothing of its layers nor of h
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, strip
 OnError = Literal["raise", "skip"]
 SAMPLES_PER_ID = 320  # of tokenizers that do not say
 FAILURES = (RuntimeError, MemoryError)  # what a batch may meet because of its sources; the rest is about options
+SPECULATIVE = ("spec_decode_gamma", "spec_decode_lenience")
 SHOWN = 20  # indices and reasons that a warning lists
 
 
@@ -68,9 +70,10 @@ class ThroughputMixin:
         """Generates for any number of sources.
 
         All sources are checked, and tokenized where they must be, in chunks, before anything is generated. Then they
-        are decoded in a batch, the longest first: what does not fit into memory fails at once. Where a row ends, the
-        next source takes its place (continuous batching), so that one row that goes on to `max_length` keeps nobody
-        waiting. Speculative decoding goes batch after batch.
+        are decoded in a batch, the longest first: what does not fit into memory fails at once. Where rows end, the next
+        sources take their places (continuous batching), one row of a small batch or an eighth of a large one at a time.
+        So a row that goes on to `max_length` keeps nobody waiting, but for sources less than half as long, of which more
+        fit into a batch: theirs begins when this one is empty. Speculative decoding goes batch after batch.
 
         Sampling is reproducible: each source has noise of its own, made of the seed and its index, so its draws do not
         depend on the other sources nor on `max_tokens` or `max_batch_size`. (With speculative decoding a batch has
@@ -80,12 +83,14 @@ class ThroughputMixin:
         Args:
             sources: list of texts, of ids `[n]`, or (speech) of waveforms `[t]`, as tensors, arrays or lists; or a
                 padded batch of ids `[b, n]`, or waveforms `[b, t]` that are audio up to their end.
-            max_tokens: most source ids in the batch, padding and end-of-sequence included: rows times the longest. A
-                source that alone is longer is decoded alone. What is generated is not limited by this.
+            max_tokens: most source ids in the batch, padding and end-of-sequence included: rows times the longest. As
+                many again are encoded ahead of their turn. A source that alone is longer is decoded alone. What is
+                generated is not limited by this.
             max_batch_size: most sources in the batch. Memory for what is generated grows with it and `max_length`.
             on_error: what happens when a source can not be used: "raise" names it, before any work; "skip" leaves None
                 in its place and warns. When the batch fails while it is generated (memory runs out), "raise" names its
-                sources and "skip" tries its halves. Options that `generate` refuses are always raised.
+                sources and "skip" tries its halves, and goes on in smaller batches. Options that `generate` refuses are
+                always raised.
             progress: shows a bar, on terminals.
             seed: at least 0; makes draws reproducible, on this kind of device. A seed for each source instead makes its
                 draws independent of its index.
@@ -101,7 +106,7 @@ class ThroughputMixin:
             ValueError, TypeError: options out of range, or those of `generate`; a source that `to_ids` refuses.
             RuntimeError: a tokenizer or a batch failed otherwise.
         """
-        _check_options(source_type, target_type, max_tokens, max_batch_size, on_error, generate_kwargs)
+        _check_options(source_type, target_type, max_tokens, max_batch_size, on_error, generate_kwargs, self.generate)
         first_seed = _first_seed(seed, generator)
         rows = _as_rows(sources)
         if isinstance(first_seed, list) and len(first_seed) != len(rows):
@@ -212,8 +217,10 @@ class _Job:
                 continue
             failed = list(begun)
             if not self.skip or not failed:
-                if not failed or not isinstance(error, FAILURES):
-                    raise error
+                if not failed or not self.succeeded and not isinstance(error, FAILURES):
+                    raise error  # about the options
+                if not isinstance(error, FAILURES):
+                    raise type(error)(f"among sources {_listing(failed)}: {_reason(error)}") from error
                 raise RuntimeError(
                     f"sources {_listing(failed)} could not be generated together: {_reason(error)}. If memory ran out, "
                     f"lower max_batch_size, max_tokens or max_length; on_error='skip' tries smaller batches"
@@ -222,6 +229,7 @@ class _Job:
                 half = (len(failed) + 1) // 2
                 for part in (failed[:half], failed[half:]):
                     self.generate(part, half)
+                slots = min(slots, half)
             else:
                 self.problems[failed[0]] = _reason(error)
                 self.shown.update()
@@ -243,8 +251,8 @@ class _Job:
         each = self.model._speculate_each
         if not options.pop("spec_decode", False):
             each = self.model._generate_each
-            options = {name: value for name, value in options.items() if not name.startswith("spec_decode_")}
-        how = dict(slots=slots, generator=self.generator, prompts=self.prompts, **self.types)
+            options = {name: value for name, value in options.items() if name not in SPECULATIVE}
+        how = dict(slots=min(slots, len(queue)), generator=self.generator, prompts=self.prompts, **self.types)
         try:
             for index, found in each(rows(), **how, **options):
                 self.results[index] = self.generated(found)
@@ -276,19 +284,29 @@ def _check_options(
     max_batch_size: int,
     on_error: OnError,
     generate_kwargs: dict[str, Any],
+    generate: Callable[..., Any],
 ) -> None:
     for name, value in (("source_type", source_type), ("target_type", target_type)):
         if value not in MODALITIES:
             raise ValueError(f"{name} must be 'speech' or 'text', got {value!r}")
+    if not isinstance(max_tokens, int) or not isinstance(max_batch_size, int):
+        raise TypeError(
+            f"max_tokens and max_batch_size must be whole numbers, got {max_tokens!r} and {max_batch_size!r}"
+        )
     if max_tokens < 1 or max_batch_size < 1:
         raise ValueError(f"max_tokens and max_batch_size must be at least 1, got {max_tokens} and {max_batch_size}")
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+    known = {*inspect.signature(generate).parameters, "n_best"}
     for name in generate_kwargs:
+        if name not in known:
+            raise TypeError(f"generate_many has no argument {name!r}, nor has generate")
         if name in ("source_mask", "source_lengths"):
             raise ValueError(f"{name} is for one padded batch: give generate_many a list of rows without padding")
         if name == "source" or name.startswith("return_"):
             raise ValueError(f"{name} cannot be passed on to generate: the results hold ids, score and truncated")
+    if generate_kwargs.get("n_best", 1) != 1 and not generate_kwargs.get("beam_search_decode"):
+        raise ValueError("n_best is for beam search: give beam_search_decode=True as well")
 
 
 def _first_seed(seed: int | Sequence[int] | None, generator: torch.Generator | None) -> int | list[int]:

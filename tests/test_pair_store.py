@@ -1,47 +1,24 @@
-"""The store of pairs beyond one reader and one writer: random access, filters, damage, other readers, kills, full disks."""
+"""Reading the store of pairs: random access, filters, damage, workers, what other readers see."""
 
-import json
 import os
 import pickle
-import random
-import signal
-import time
 import warnings
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pair_rows import as_lists, fill, row
 from torch.utils.data import ConcatDataset, DataLoader
 
 from spear_tts_pytorch.data import pairs as pairs_module
 from spear_tts_pytorch.data.pair_cache import CACHE_NAME
 from spear_tts_pytorch.data.pair_files import COLUMNS, pair_schema, read_shard
-from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset, PairWriter, list_shards, write_pairs
+from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset, PairWriter, list_shards
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-
-
-def row(number):
-    """A pair that follows from its number."""
-    draw = np.random.default_rng(number)
-    return draw.integers(0, 500, number % 13).tolist(), draw.integers(1, 30, number % 5).tolist()
-
-
-def fill(folder, rows=40, start=0, **options):
-    options = {"num_semantic_token_ids": 500, "num_text_token_ids": 30, "rows_per_shard": 7, **options}
-    with PairWriter(folder, **options) as writer:
-        for number in range(start, start + rows):
-            score = None if number % 10 == 9 else -number / 10
-            writer.write(f"u{number}", *row(number), text=f"text {number}", score=score)
-    return folder
-
-
-def as_lists(dataset):
-    return [tuple(part.tolist() for part in dataset[i]) for i in range(len(dataset))]
 
 
 @pytest.fixture
@@ -220,6 +197,10 @@ def test_damaged_shards_are_named_and_can_be_left_out(tmp_path):
         dataset = GeneratedAudioTextDataset(tmp_path, on_error="skip")
     assert len(caught) == len(dataset.skipped) == 2
     assert as_lists(dataset) == [row(number) for number in [*range(7), *range(21, 28)]]
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=f"no shard of .*{cut.name}"):
+        (tmp_path / "2").mkdir()
+        (tmp_path / "2" / cut.name).write_bytes(cut.read_bytes())
+        GeneratedAudioTextDataset(tmp_path / "2", on_error="skip")
     cut.unlink()
     dataset = GeneratedAudioTextDataset(tmp_path)
     assert dataset[0][0].tolist() == row(0)[0]
@@ -308,179 +289,6 @@ def test_hf_datasets_read_the_folder(store, tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     found = datasets.load_dataset("parquet", data_files=f"{store}/*.parquet", cache_dir=str(tmp_path / "hf"))
     same_rows(found["train"][:])
-
-
-def write_for_ever(folder, start):
-    with PairWriter(folder, num_semantic_token_ids=500, num_text_token_ids=30, rows_per_shard=20) as writer:
-        number = start
-        while True:
-            writer.write(f"u{number}", *row(number))
-            number += 1
-
-
-@needs_fork
-def test_killed_writers_leave_whole_shards(tmp_path):
-    draw = random.Random(0)
-    (tmp_path / "p").mkdir()
-    seen = 0
-    for _ in range(3):
-        rows = sum(pq.read_metadata(path).num_rows for path in list_shards(tmp_path / "p"))
-        assert rows >= seen
-        writer = get_context("fork").Process(target=write_for_ever, args=(tmp_path / "p", rows))
-        writer.start()
-        stop = time.monotonic() + 0.2 + 0.5 * draw.random()
-        while time.monotonic() < stop:
-            shards = list_shards(tmp_path / "p")
-            if shards:
-                assert len(read_shard(shards[-1])) == 20  # whole at every moment
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.join()
-        seen = rows
-    dataset = GeneratedAudioTextDataset(tmp_path / "p")
-    assert len(dataset) > 0 and dataset.ids == [f"u{number}" for number in range(len(dataset))]
-    assert as_lists(dataset) == [row(number) for number in range(len(dataset))]
-    half, new = (tmp_path / "p" / f".pairs-00000-000900.parquet.{name}.tmp" for name in ("half", "new"))
-    half.write_bytes(b"P")
-    new.write_bytes(b"P")
-    os.utime(half, (0, 0))
-    PairWriter(tmp_path / "p", num_semantic_token_ids=500, num_text_token_ids=30).close()
-    assert not half.exists() and new.exists()  # old halves are cleared away, another writer may be at the new one
-    assert json.loads((tmp_path / "p" / "dataset.json").read_text())["counts"]["pairs"] == len(dataset)
-
-
-def test_two_writers_of_one_rank_lose_nothing(tmp_path):
-    one, two = PairWriter(tmp_path), PairWriter(tmp_path)
-    for number, writer in enumerate((one, two, two, one)):
-        writer.write(f"u{number}", [number], [1])
-        writer.flush()
-    assert GeneratedAudioTextDataset(tmp_path).ids == ["u0", "u1", "u2", "u3"]
-
-
-@pytest.fixture
-def small_disk():
-    """Files cannot grow beyond so many bytes: the system refuses the write itself."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size=None):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (before[0] if size is None else size, before[1]))
-
-    yield limit
-    limit()
-
-
-@pytest.mark.parametrize("together", [False, True])
-def test_a_full_disk_loses_nothing(tmp_path, small_disk, together):
-    writer = PairWriter(tmp_path, num_semantic_token_ids=500, rows_per_shard=50)
-    numbers = range(50, 180)
-    for number in range(50):
-        writer.write(f"u{number}", *row(number))
-    small_disk(1000)
-    if together:
-        with pytest.raises(OSError, match=f"000001.parquet was not written to {tmp_path}"):
-            writer.write_many([f"u{n}" for n in numbers], [row(n)[0] for n in numbers], [row(n)[1] for n in numbers])
-    else:
-        for number in numbers[:50]:
-            if number < numbers[49]:
-                writer.write(f"u{number}", *row(number))
-        with pytest.raises(OSError, match=f"000001.parquet was not written to {tmp_path}"):
-            writer.write(f"u{numbers[49]}", *row(numbers[49]))
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["dataset.json", "pairs-00000-000000.parquet"]  # no half of a file
-    assert as_lists(GeneratedAudioTextDataset(tmp_path)) == [row(number) for number in range(50)]
-    small_disk()
-    writer.close()  # there is room again: what was held back is written
-    rows = 180 if together else 100
-    assert as_lists(GeneratedAudioTextDataset(tmp_path)) == [row(number) for number in range(rows)]
-
-
-def test_a_full_disk_under_a_reader(tmp_path, mapped, small_disk, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    dataset = GeneratedAudioTextDataset(fill(tmp_path / "p"))
-    small_disk(100)
-    with pytest.raises(OSError, match="make room, or pass a cache_folder"):
-        dataset[0]
-    assert not list((tmp_path / "p" / CACHE_NAME).iterdir())
-    small_disk()
-    assert dataset[3][0].tolist() == row(3)[0]
-
-
-def test_folders_without_right_to_write(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
-        PairWriter(tmp_path / "file" / "pairs")
-    writer = PairWriter(tmp_path / "pairs", rows_per_shard=1)
-
-    def refused(*arguments):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("builtins.open", refused)
-    with pytest.raises(OSError, match=f"Permission denied; .* not written to {tmp_path / 'pairs'}"):
-        writer.write("a", [1], [1])
-
-
-@pytest.mark.parametrize("together", [False, True])
-def test_bounds_of_shards(tmp_path, together):
-    rows = [([1] * 10, [2] * 5)] * 20  # 60 bytes of ids each
-    with PairWriter(tmp_path, rows_per_shard=7, bytes_per_shard=300) as writer:
-        writer.write_many(["a"], [[1] * 200], [[2]])  # larger than the bound, and never cut
-        if together:
-            writer.write_many([str(n) for n in range(20)], *zip(*rows, strict=True), scores=np.arange(20.0))
-        else:
-            for number, pair in enumerate(rows):
-                writer.write(str(number), *pair)
-    counts = [pq.read_metadata(path).num_rows for path in list_shards(tmp_path)]
-    assert counts == [1, 5, 5, 5, 5]
-    assert as_lists(GeneratedAudioTextDataset(tmp_path))[1:] == rows
-    with PairWriter(tmp_path / "2", rows_per_shard=7, bytes_per_shard=1000) as writer:
-        writer.write_many([str(n) for n in range(20)], *zip(*rows, strict=True))
-    assert [pq.read_metadata(path).num_rows for path in list_shards(tmp_path / "2")] == [7, 7, 6]
-    for options in ({"rows_per_shard": 0}, {"bytes_per_shard": 0}):
-        with pytest.raises(ValueError, match=f"{next(iter(options))} must be at least 1, got 0"):
-            PairWriter(tmp_path / "3", **options)
-
-
-def test_many_rows_at_once_are_those_one_by_one(tmp_path):
-    fill(tmp_path / "1")
-    numbers = range(40)
-    with PairWriter(tmp_path / "2", num_semantic_token_ids=500, num_text_token_ids=30, rows_per_shard=7) as writer:
-        writer.write_many(
-            [f"u{n}" for n in numbers],
-            [torch.tensor(row(n)[0], dtype=torch.long) for n in numbers],
-            [np.array(row(n)[1], dtype=np.int64) for n in numbers],
-            texts=[f"text {n}" for n in numbers],
-            scores=[None if n % 10 == 9 else -n / 10 for n in numbers],
-        )
-    for one, two in zip(list_shards(tmp_path / "1"), list_shards(tmp_path / "2"), strict=True):
-        assert read_shard(one).equals(read_shard(two))
-    assert (tmp_path / "1" / "dataset.json").read_text() == (tmp_path / "2" / "dataset.json").read_text()
-    with PairWriter(tmp_path / "3", num_text_token_ids=30) as writer:
-        for semantic_ids, text_ids, message in [
-            ([[1], [2]], [[1], [1, 30]], "text_ids of the pair 'b' holds 30, ids are 1 to 29"),
-            ([[1], [2**31 + 5]], [[1], [1]], "semantic_ids of the pair 'b' holds 2147483653"),
-            ([[0.5], [1]], [[1], [1]], r"integers \[n\]"),
-        ]:
-            with pytest.raises(ValueError, match=message):
-                writer.write_many(["a", "b"], semantic_ids, text_ids)
-        with pytest.raises(ValueError, match="the table has no column 'score'"):
-            writer.write_table(read_shard(list_shards(tmp_path / "1")[0]).drop_columns(["score"]))
-    assert not list_shards(tmp_path / "3")
-
-
-def test_a_row_is_copied_when_it_is_written(tmp_path):
-    ids = np.array([1, 2], dtype=np.int32)
-    with PairWriter(tmp_path) as writer:
-        writer.write("a", ids, ids)
-        ids[:] = 9
-    assert as_lists(GeneratedAudioTextDataset(tmp_path)) == [([1, 2], [1, 2])]
-
-
-def test_an_id_twice_is_refused_in_real_pairs(tmp_path):
-    write_pairs(tmp_path, [([1], [1])], ids=["a"])
-    for ids in (["b", "b"], ["a", "b"]):
-        with pytest.raises(ValueError, match=f"the id '{ids[0]}' comes twice in {tmp_path}"):
-            write_pairs(tmp_path, [([1], [1])] * 2, ids=ids)
-    assert GeneratedAudioTextDataset(tmp_path).ids == ["a", "b"]
 
 
 def test_a_folder_without_rows(tmp_path):

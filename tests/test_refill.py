@@ -148,3 +148,19 @@ def test_nothing_to_choose_from_and_nan_are_said(strategy, value, waiting):
         begin = partial(BeamSearch, beam_size=2, n_best=1, eos_id=EOS, max_length=5, **common)
     with pytest.raises(ValueError, match="NaN|no id"):
         decoded(step, [0] * waiting + [1], begin, 2)
+
+
+def test_nobody_goes_beyond_the_maximal_length_in_waiting_for_others():
+    step = FakeStep(length=40, seed=1)
+    step.table[0, :, :, :, EOS] = -1e4  # never ends
+    line = Line(step, ([0] * 3 + [1] * 29) * 3)
+    longest = []
+    plain = line.step
+
+    def watched(ids, cache):
+        longest.append(max(len(seen) for _, seen in cache.rows) + ids.shape[1])
+        return plain(ids, cache)
+
+    results = list(decode_many(watched, line.admit, sampling(max_length=20), 32))
+    assert len(results) == 96 and max(longest) == 19  # the last id is not read
+    assert sum(best.truncated for _, (best,) in results) >= 9

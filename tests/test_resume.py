@@ -31,6 +31,14 @@ from spear_tts_pytorch.training.trainers import TextToSemanticTrainer
 KILLS = int(os.environ.get("SPEAR_TTS_KILLS", "3"))  # at random times
 
 
+@pytest.fixture(autouse=True)
+def signals_as_in_a_shell():
+    """A process that a shell started in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 # one run to a folder
 
 
@@ -229,10 +237,10 @@ def test_killed_at_every_kind_of_point(tmp_path):
 def test_what_was_being_replaced_when_a_run_died_is_put_back(tmp_path):
     make_trainer("forward", tmp_path).train()
     best = (tmp_path / "best" / "model.safetensors").read_bytes()
-    (tmp_path / "best").rename(tmp_path / ".best.77.old")
-    (tmp_path / ".best.77.tmp").mkdir()
-    (tmp_path / ".latest.669c71af.tmp").write_text("step-")
-    (tmp_path / "checkpoints" / ".step-8.78.old").mkdir()
+    (tmp_path / "best").rename(tmp_path / ".best.77777777777777777777777777777777.old")
+    (tmp_path / ".best.77777777777777777777777777777777.tmp").mkdir()
+    (tmp_path / ".latest.88888888888888888888888888888888.tmp").write_text("step-")
+    (tmp_path / "checkpoints" / ".step-8.88888888888888888888888888888888.old").mkdir()
     (tmp_path / ".notes").write_text("mine")
     assert int(make_trainer("forward", tmp_path).steps) == 8
     assert (tmp_path / "best" / "model.safetensors").read_bytes() == best

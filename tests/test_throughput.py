@@ -379,6 +379,19 @@ def test_a_batch_too_large_is_halved_or_named(model):
         assert model.generate_many(rows, filter_logits_fn=crowded(0), on_error="skip", **options) == [None] * 13
 
 
+def test_an_error_on_the_way_names_the_sources_it_is_among(model):
+    calls = []
+
+    def fails_later(logits):
+        calls.append(len(logits))
+        if len(calls) > 12:
+            raise ValueError("the filter gives up")
+        return logits
+
+    with pytest.raises(ValueError, match="among sources .*: the filter gives up"):
+        model.generate_many(make_rows(), filter_logits_fn=fails_later, max_length=4, max_batch_size=2, **TYPES, **QUIET)
+
+
 @pytest.mark.parametrize("error", [RuntimeError, ValueError])
 def test_one_source_that_fails_while_it_is_generated_is_skipped(model, error):
     rows = make_rows()
@@ -411,7 +424,11 @@ def test_one_source_that_fails_while_it_is_generated_is_skipped(model, error):
         ({"max_length": 0}, ValueError, "max_length must be at least 1"),
         ({"temperature": -1.0}, ValueError, "temperature"),
         ({"beam_search_decode": True, "spec_decode": True}, ValueError, "not both"),
-        ({"no_such_option": 1}, TypeError, "no_such_option"),
+        ({"no_such_option": 1}, TypeError, "generate_many has no argument 'no_such_option'"),
+        ({"spec_decode_gama": 3}, TypeError, "no argument 'spec_decode_gama'"),
+        ({"n_best": 3}, ValueError, "n_best is for beam search"),
+        ({"max_batch_size": 2.5}, TypeError, "whole numbers, got 8192 and 2.5"),
+        ({"beam_search_decode": True, "length_penalty": float("inf")}, ValueError, "length_penalty must be a finite"),
         ({"target_type": "song"}, ValueError, "target_type must be 'speech' or 'text'"),
         ({"source_type": "song"}, ValueError, "source_type must be 'speech' or 'text'"),
         ({"max_tokens": 0}, ValueError, "max_tokens and max_batch_size must be at least 1, got 0"),

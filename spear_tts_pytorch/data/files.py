@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -16,10 +17,16 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 LOCK_NAME = ".lock"
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.(tmp|old)")  # the names that `beside` gives: of what, and what for
 
 
 class FolderInUseError(OSError, RuntimeError):
     """Another process writes into a folder."""
+
+
+def beside(path: Path, suffix: str = "tmp") -> Path:
+    """A name next to `path`, hidden, that nobody else takes: threads, processes and machines may write at once."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.{suffix}")
 
 
 def write_whole(path: str | Path, data: bytes | memoryview, *, replace: bool = True) -> None:
@@ -41,7 +48,7 @@ def copy_whole(source: str | Path, path: str | Path) -> None:
 @contextlib.contextmanager
 def _put_in_place(path: Path, replace: bool = True) -> Iterator[Path]:
     """A file to write, which is renamed to `path` at the end, and removed after an error."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # threads and machines may write at once
+    temporary = beside(path)
     try:
         yield temporary
         with open(temporary, "r+b") as file:
@@ -76,7 +83,7 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists already: choose another folder, or remove it first")
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    temporary = beside(folder)
     temporary.mkdir(parents=True)
     try:
         yield temporary

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import warnings
 from bisect import bisect_right
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -38,6 +38,9 @@ from spear_tts_pytorch.data.pair_files import (
     update_counts,
 )
 from spear_tts_pytorch.data.pair_writer import PairWriter, write_pairs
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "DATASET_NAME",
@@ -155,6 +158,8 @@ class GeneratedAudioTextDataset(Dataset):
                     continue
             self.paths.append(path)
             counts.append(footer.num_rows)
+        if not self.paths:
+            raise ValueError(f"no shard of {self.folder} can be read: {'; '.join(self.skipped)}")
         self._starts = [0, *accumulate(counts)]
 
     def _skip(self, error: ValueError, skip: bool) -> None:
@@ -175,7 +180,7 @@ class GeneratedAudioTextDataset(Dataset):
 
     @property
     def _is_legacy(self) -> bool:
-        return bool(self.paths) and self.paths[0].suffix == ".pt"
+        return self.paths[0].suffix == ".pt"
 
     def _keep(
         self,
@@ -192,8 +197,8 @@ class GeneratedAudioTextDataset(Dataset):
             import pyarrow.compute as pc
 
             wanted = pa.array(list(ids), pa.string())
-            parts = [pc.is_in(self._column(part, "id"), value_set=wanted) for part in range(len(self._starts) - 1)]
-            kept &= np.concatenate([np.empty(0, bool), *(np.asarray(part) for part in parts)])
+            own = pa.chunked_array([chunk for part in self._columns("id") for chunk in part], pa.string())
+            kept &= np.asarray(pc.is_in(own, value_set=wanted))
         if min_score is not None or score_quantile is not None:
             scores = self._scores()
             lowest = -np.inf if min_score is None else min_score
@@ -212,7 +217,7 @@ class GeneratedAudioTextDataset(Dataset):
             self._lengths = None if self._lengths is None else self._lengths[self._kept]
 
     def _scores(self) -> np.ndarray:
-        parts = [np.asarray(self._column(part, "score"), dtype=np.float64) for part in range(len(self._starts) - 1)]
+        parts = [chunk.to_numpy(zero_copy_only=False) for part in self._columns("score") for chunk in part]
         scores = np.concatenate([np.empty(0), *parts])
         if np.isnan(scores).all():
             raise ValueError(f"{self.folder} holds no scores: leave out min_score and score_quantile")
@@ -226,8 +231,12 @@ class GeneratedAudioTextDataset(Dataset):
                 self._parts[index] = part
         return part
 
-    def _column(self, part: int, name: str) -> Any:
-        return self._parts[0].batch.column(name) if self._is_legacy else read_column(self.paths[part], name)
+    def _columns(self, name: str) -> Iterator[list[pa.Array]]:
+        """A column of each part, in pieces, with pairs that are left out."""
+        if self._is_legacy:
+            yield [self._parts[0].batch.column(name)]
+        else:
+            yield from (read_column(path, name).chunks for path in self.paths)
 
     def __len__(self) -> int:
         return self._starts[-1] if self._kept is None else len(self._kept)
@@ -261,7 +270,7 @@ class GeneratedAudioTextDataset(Dataset):
 
     def column(self, name: str) -> list[Any]:
         """A column of all pairs: `id`, `text`, `score` or `source`. Old rows have only an `id`, the file's number."""
-        values = [value for part in range(len(self._starts) - 1) for value in self._column(part, name).to_pylist()]
+        values = [value for part in self._columns(name) for chunk in part for value in chunk.to_pylist()]
         return values if self._kept is None else [values[index] for index in self._kept]
 
 

@@ -88,9 +88,7 @@ def beam_search(
             or nothing left to choose from.
     """
     check_lengths(rows, max_length)
-    check_beam(beam_size, n_best, temperature)
-    if not abs(length_penalty) < float("inf"):
-        raise ValueError(f"length_penalty must be a finite number, got {length_penalty}")
+    check_beam(beam_size, n_best, temperature, length_penalty)
     device = torch.device(device)
     search = Search(list(range(rows)), beam_size, n_best, eos_id, max_length, length_penalty, device)
     banned = forbidden(forbid_ids, device)
@@ -110,13 +108,17 @@ def beam_search(
     return search.result(pad_id)
 
 
-def check_beam(beam_size: int, n_best: int, temperature: float, vocabulary: int | None = None) -> None:
+def check_beam(
+    beam_size: int, n_best: int, temperature: float, length_penalty: float, vocabulary: int | None = None
+) -> None:
     """Raises ValueError unless the options of a beam search make sense, for ids of which there are `vocabulary`."""
     if not isinstance(beam_size, int) or beam_size < 1 or (vocabulary is not None and beam_size > vocabulary):
         most = "" if vocabulary is None else f" and at most the {vocabulary} ids there are to choose from"
         raise ValueError(f"beam_size must be at least 1{most}, got {beam_size!r}")
     if not 1 <= n_best <= beam_size:
         raise ValueError(f"n_best must be between 1 and beam_size = {beam_size}, got {n_best}")
+    if not abs(length_penalty) < float("inf"):
+        raise ValueError(f"length_penalty must be a finite number, got {length_penalty}")
     if not LEAST_TEMPERATURE <= temperature < float("inf"):
         raise ValueError(f"temperature must be above 0 for beam search, got {temperature}: for greedy use beam_size 1")
 

@@ -90,6 +90,16 @@ def decode_many(
         _follow(state.advance(new.logits.float()), new.cache)
         return state, new.cache
 
+    def refill(ended: list[int]) -> list[int]:
+        """Lets waiting sources take the slots; those for which there are none left."""
+        new = admitted(len(ended))
+        if new is None:
+            return ended
+        number = len(new[0].numbers)
+        cache.replace(ended[:number], new[1])
+        state.replace(ended[:number], new[0])
+        return ended[number:]
+
     first = admitted(slots)
     if first is None:
         return
@@ -98,22 +108,16 @@ def decode_many(
         ended = state.ended(waiting)
         for slot in ended:
             yield state.numbers[slot], state.hypotheses(slot)
-        new = admitted(len(ended)) if ended and waiting else None
-        if new is not None:
-            places, ended = ended[: len(new[0].numbers)], ended[len(new[0].numbers) :]
-            cache.replace(places, new[1])
-            state.replace(places, new[0])
-            if not ended:
-                continue  # of the new ones some may have ended with their first id
-        if ended:
+        left = refill(ended) if ended and waiting else ended
+        if left:
             waiting = False
-            stay = [slot for slot in range(len(state.numbers)) if slot not in ended]
+            stay = [slot for slot in range(len(state.numbers)) if slot not in left]
             if not stay:
                 return
             cache.select(torch.tensor([slot * state.rows + row for slot in stay for row in range(state.rows)]))
             state.keep(stay)
-            continue
-        _follow(state.advance(step(state.last_ids(), cache)[:, -1].float()), cache)
+        if not ended:  # else of the new ones some may have ended with their first id
+            _follow(state.advance(step(state.last_ids(), cache)[:, -1].float()), cache)
 
 
 def _follow(taken: Tensor | None, cache: Cache) -> None:
@@ -146,7 +150,8 @@ class Sampling:
     ):
         self.numbers, self.generators = list(numbers), [generator(number) for number in numbers]
         self.restrict, self.temperature, self.eos_id, self.max_length = restrict, temperature, eos_id, max_length
-        self.lengths = [0] * len(numbers)
+        self.lengths = [0] * len(numbers)  # ids of each row, here and on the device
+        self.places = torch.zeros(len(numbers), dtype=torch.long, device=device)
         self.ids = torch.zeros(len(numbers), ROOM, dtype=torch.long, device=device)  # [s, room]
         self.log_probs = torch.zeros(len(numbers), ROOM, device=device)  # [s, room]
         self.over = torch.zeros(len(numbers), dtype=torch.bool, device=device)  # [s], drew end-of-sequence
@@ -161,11 +166,10 @@ class Sampling:
             self.ids, self.log_probs = (
                 torch.cat((held, torch.zeros_like(held)), 1) for held in (self.ids, self.log_probs)
             )
-        places = torch.tensor(self.lengths, device=logits.device)
-        self.ids[slots, places] = drawn
-        self.log_probs[slots, places] = logits.log_softmax(dim=-1).gather(1, drawn[:, None])[:, 0]
+        self.ids[slots, self.places] = drawn
+        self.log_probs[slots, self.places] = logits.log_softmax(dim=-1).gather(1, drawn[:, None])[:, 0]
         self.newest = drawn[:, None]
-        self.lengths = [length + 1 for length in self.lengths]
+        self.lengths, self.places = [length + 1 for length in self.lengths], self.places + 1
         if self.eos_id is not None:
             self.over = self.over | (drawn == self.eos_id)
 
@@ -178,13 +182,14 @@ class Sampling:
         for slot, length in enumerate(self.lengths):
             if length % block == 0:
                 self.noise[slot] = gumbel_noise(block, size, slots.device, self.generators[slot])
-        return self.noise[slots, torch.tensor([length % block for length in self.lengths], device=slots.device)]
+        return self.noise[slots, self.places % block]
 
     def last_ids(self) -> Tensor:
         return self.newest
 
     def ended(self, waiting: bool) -> list[int]:
-        if len(self.unchecked) < check_every(self.ids.device):
+        late = max(self.lengths) >= self.max_length
+        if len(self.unchecked) < check_every(self.ids.device) and not late:
             return []
         check_drawn(torch.cat(self.unchecked))
         self.unchecked = []
@@ -193,7 +198,7 @@ class Sampling:
         ]
         slots = [slot for slot, flag in enumerate(over) if flag]
         enough = SHARE_TO_FILL * len(slots) >= len(over) if waiting else worth_leaving(len(slots), len(over))
-        return slots if slots and (enough or len(slots) == len(over)) else []
+        return slots if late or (slots and (enough or len(slots) == len(over))) else []
 
     def hypotheses(self, slot: int) -> list[Hypothesis]:
         ids = self.ids[slot, : min(self.lengths[slot], self.max_length)]
@@ -207,7 +212,7 @@ class Sampling:
             self.numbers[slot], self.generators[slot], self.lengths[slot] = number, generator, length
         room = other.ids.shape[1]
         self.ids[slots, :room], self.log_probs[slots, :room] = other.ids, other.log_probs
-        self.over[slots], self.newest[slots] = other.over, other.newest
+        self.over[slots], self.newest[slots], self.places[slots] = other.over, other.newest, other.places
         if self.noise is not None:
             self.noise[slots] = other.noise
         self.unchecked += other.unchecked
@@ -215,7 +220,7 @@ class Sampling:
     def keep(self, slots: list[int]) -> None:
         for name in ("numbers", "generators", "lengths"):
             setattr(self, name, [getattr(self, name)[slot] for slot in slots])
-        for name in ("ids", "log_probs", "over", "newest"):
+        for name in ("ids", "log_probs", "over", "newest", "places"):
             setattr(self, name, getattr(self, name)[slots])
         self.noise = None if self.noise is None else self.noise[slots]
 

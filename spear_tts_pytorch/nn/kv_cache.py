@@ -81,8 +81,9 @@ class KVCache:
         self._select_sources(origin[::group] if shared else origin)
         filled, alike = max(self.layer_lengths[0]), self.alike
         if self.keys is not None and self.values is not None:
-            self.keys = _take(self.keys, self.rows, host, alike, filled)
-            self.values = _take(self.values, self.rows, host, alike, filled)
+            moves = _moves(host, rows_per_source, alike, self.layer_lengths[0]) if len(host) == self.rows else None
+            self.keys = _take(self.keys, self.rows, host, moves, filled)
+            self.values = _take(self.values, self.rows, host, moves, filled)
         if alike is not None or len(set(host)) < len(host):
             former = np.array(host)
             alike = np.zeros((self.rows, self.rows), dtype=np.int64) if alike is None else alike
@@ -117,7 +118,7 @@ class KVCache:
             ]
         if self.alike is not None:
             self.alike[rows], self.alike[:, rows] = 0, 0
-            self.alike[np.ix_(rows, rows)] = np.diag(other.lengths) if other.alike is None else other.alike
+            self.alike[np.ix_(rows, rows)] = np.diag(other.layer_lengths[0]) if other.alike is None else other.alike
         for layer, lengths in enumerate(other.layer_lengths):
             mine = np.array(self.layer_lengths[layer])
             mine[rows] = lengths
@@ -135,7 +136,7 @@ class KVCache:
         self.cross = tuple(_put(held, sources, new, row_dim=1, dim=3) for held, new in pairs)
         longest = int(self.context_mask.sum(dim=1).max())
         if 2 * longest <= self.context.shape[1]:  # the long sources have left
-            self.context, self.context_mask = self.context[:, :longest], self.context_mask[:, :longest]
+            self.context, self.context_mask = self.context[:, :longest].clone(), self.context_mask[:, :longest]
             if self.context_positions is not None:
                 self.context_positions = self.context_positions[:, :longest]
             self.cross = tuple(held[:, :, :, : 1 + longest].contiguous() for held in self.cross)
@@ -156,7 +157,7 @@ def _mask(cache: KVCache) -> Tensor:
 
 
 def _put(held: Tensor, sources: list[int], new: Tensor, row_dim: int = 0, dim: int = 1) -> Tensor:
-    """`held` with `new` in the places `sources` of `row_dim`; where `new` is longer in `dim`, zeros are added before."""
+    """`held` with `new` in the places `sources` of `row_dim`, lengthened by zeros where `new` is longer in `dim`."""
     if held.shape[dim] < new.shape[dim]:
         shape = list(held.shape)
         shape[dim] = new.shape[dim]
@@ -176,18 +177,37 @@ def _grown(cached: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, de
     return grown
 
 
-def _take(cached: Tensor, r: int, rows: list[int], alike: np.ndarray | None, filled: int) -> Tensor:
-    """The `rows` of each layer of `cached` `[depth * r, h, capacity, d]`.
+Move = tuple[list[int], list[int], int, int]  # rows, the rows they become copies of, first and last (excluded) position
 
-    In place where their number stays; then only what differs from the former row is copied.
+
+def _moves(rows: list[int], rows_per_source: int, alike: np.ndarray | None, lengths: list[int]) -> list[Move]:
+    """What has to be copied so that row i becomes the former row `rows[i]`: no positions at which the two agree.
+
+    One move for all rows, but where sources of different ages stand side by side several, for as many of them as need about
+    as much. Rows of one source read each other, so they move together.
     """
-    layers = cached.unflatten(0, (-1, r))
-    if len(rows) == r:
-        to = [row for row, former in enumerate(rows) if row != former]
+    by_source: dict[int, list[int]] = {}
+    for row, former in enumerate(rows):
+        if row != former:
+            by_source.setdefault(row // rows_per_source, []).append(row)
+    if any(rows[row] // rows_per_source != source for source, moved in by_source.items() for row in moved):
+        by_source = {0: [row for moved in by_source.values() for row in moved]}
+    groups: dict[tuple[int, int], Move] = {}
+    for to in by_source.values():
         of = [rows[row] for row in to]
-        begin = 0 if alike is None or not to else int(alike[to, of].min())
-        if to and begin < filled:
-            layers[:, to, :, begin:filled] = layers[:, of, :, begin:filled]
+        begin, end = 0 if alike is None else int(alike[to, of].min()), max(lengths[row] for row in of)
+        key = (end - begin).bit_length(), end.bit_length()
+        others = groups.get(key, ([], [], begin, end))
+        groups[key] = (others[0] + to, others[1] + of, min(others[2], begin), max(others[3], end))
+    return [move for move in groups.values() if move[2] < move[3]]
+
+
+def _take(cached: Tensor, r: int, rows: list[int], moves: list[Move] | None, filled: int) -> Tensor:
+    """The `rows` of each layer of `cached` `[depth * r, h, capacity, d]`; in place where their number stays: `moves`."""
+    layers = cached.unflatten(0, (-1, r))
+    if moves is not None:
+        for to, of, begin, end in moves:
+            layers[:, to, :, begin:end] = layers[:, of, :, begin:end]
         return cached
     taken = cached.new_zeros((len(layers), len(rows), *cached.shape[1:]))
     for layer in range(len(layers)):  # one after the other: less memory at a time

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from spear_tts_pytorch.data.files import sync_folder, write_whole
+from spear_tts_pytorch.data.files import TEMPORARY, beside, sync_folder, write_whole
 
 STATE_NAME = "trainer.pt"
 STATE_VERSION = 1
@@ -30,14 +30,12 @@ CHECKPOINTS, BEST, LATEST, METRICS = "checkpoints", "best", "latest", "metrics.j
 RUN = "run.json"  # marks a folder as a run's own
 OWN_NAMES = (CHECKPOINTS, BEST, LATEST, METRICS, RUN)
 _STEP = re.compile(r"step-(\d+)")
-_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]+\.(tmp|old)")  # the names that write_folder and write_whole give
 
 
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
     """Lets `write` fill a folder, which then appears at `path` at once, in place of what was there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    temporary, old = beside(path), beside(path, "old")
     shutil.rmtree(temporary, ignore_errors=True)  # of a process that had our number before us
     try:
         temporary.mkdir()
@@ -147,7 +145,7 @@ class RunFolder:
         """Puts things as if whoever wrote here last had not been cut off while writing."""
         for folder in () if self.path is None else (self.path, self.path / CHECKPOINTS):
             for path in folder.glob(".*") if folder.is_dir() else ():
-                match = _TEMPORARY.fullmatch(path.name)
+                match = TEMPORARY.fullmatch(path.name)
                 if match and match[2] == "old" and not (folder / match[1]).exists():
                     path.rename(folder / match[1])
                 elif match and path.is_dir():
