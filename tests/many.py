@@ -1,23 +1,23 @@
-"""Functions in several processes, forked (so that nothing is imported anew), which find each other through gloo."""
+"""Functions in several processes, forked from one that has only imported (a fork of one that computed can hang in MKL).
 
+They find each other through gloo.
+"""
+
+import multiprocessing
 import os
 import socket
 import traceback
 
-import torch._dynamo  # noqa: F401 (here and below: imported once, not in each process)
-import torch.distributed.fsdp  # noqa: F401
-import torch.distributed.tensor  # noqa: F401
-import torch.multiprocessing as mp
-from accelerate.state import AcceleratorState, GradientState, PartialState
+import torch
 
-
-def _forget_accelerate():
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._shared_state.clear()
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    ["torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor", "spear_tts_pytorch.training.trainers"]
+)
 
 
 def _child(rank, world, port, pipe, function, arguments):
-    _forget_accelerate()
+    torch.set_num_threads(1)
     os.environ.update(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
     if world > 1:
         own = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world, LOCAL_WORLD_SIZE=world)
@@ -34,10 +34,9 @@ def run(world, function, *arguments, timeout=120):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = mp.get_context("fork")
-    pipes = [context.Pipe(duplex=False) for _ in range(world)]
+    pipes = [CONTEXT.Pipe(duplex=False) for _ in range(world)]
     children = [
-        context.Process(target=_child, args=(rank, world, port, pipes[rank][1], function, arguments))
+        CONTEXT.Process(target=_child, args=(rank, world, port, pipes[rank][1], function, arguments))
         for rank in range(world)
     ]
     for child, (_, writer) in zip(children, pipes, strict=True):
@@ -68,7 +67,7 @@ def results(world, function, *arguments):
 
 def killed_after(seconds, function, *arguments):
     """Kills a process that calls the function with signal 9; True if it had ended in time, well."""
-    child = mp.get_context("fork").Process(target=_alone, args=(function, arguments))
+    child = CONTEXT.Process(target=_alone, args=(function, arguments))
     child.start()
     child.join(seconds)
     child.kill()
@@ -77,5 +76,5 @@ def killed_after(seconds, function, *arguments):
 
 
 def _alone(function, arguments):
-    _forget_accelerate()
+    torch.set_num_threads(1)
     function(*arguments)
