@@ -20,13 +20,11 @@ def cross_entropy(logits: Tensor, target: Tensor, pad_id: int, label_smoothing: 
 
 
 def ctc(log_probs: Tensor, lengths: Tensor, target: Tensor, target_lengths: Tensor, blank: int) -> Tensor:
-    """Connectionist temporal classification (Graves et al. 2006), per target id; rows too short to be aligned count 0.
+    """Connectionist temporal classification (Graves et al. 2006), summed over rows; too short ones to be aligned add 0.
 
     Args: `log_probs` `[b, n, v]`, `lengths` `[b]` of the inputs, `target` `[b, m]`, `target_lengths` `[b]`.
     """
-    per_row = ctc_per_row(log_probs, lengths, target, target_lengths, blank)
-    counted = target_lengths * ctc_alignable(lengths, target, target_lengths)
-    return per_row.sum() / counted.sum().clamp(min=1)
+    return ctc_per_row(log_probs, lengths, target, target_lengths, blank).sum()
 
 
 def ctc_alignable(lengths: Tensor, target: Tensor, target_lengths: Tensor) -> Tensor:

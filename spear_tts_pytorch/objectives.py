@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spear_tts_pytorch import losses
 from spear_tts_pytorch.nn.transformer import EarlyExit
 from spear_tts_pytorch.noise import uniform_rows
-from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, lengths_of
+from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, lengths_of, valid_mask
 
 CONDITION = 3  # what a row's noise is for
 
@@ -100,8 +100,10 @@ class ObjectiveMixin:
         return self.to_ctc_logits(source_emb).float().log_softmax(dim=-1)
 
     def _ctc_loss(self, source_emb: Tensor, mask: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Per target id, ends of sequence included, so that batches of any rows weigh as with cross entropy."""
         vocabulary = self.vocabulary["text"]
+        count = valid_mask(target, vocabulary.pad_id).sum()
         target = target.masked_fill(target == vocabulary.eos_id, vocabulary.pad_id)
         log_probs = self._ctc_log_probs(source_emb)
         lengths = lengths_of(target, vocabulary.pad_id)
-        return losses.ctc(log_probs, mask.sum(dim=-1), target, lengths, vocabulary.pad_id), log_probs
+        return losses.ctc(log_probs, mask.sum(dim=-1), target, lengths, vocabulary.pad_id) / count, log_probs

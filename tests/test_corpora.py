@@ -84,11 +84,14 @@ def test_mismatches_are_named_in_one_line(tmp_path, rows, audio, message):
     assert "\n" not in str(caught.value)
 
 
-def test_not_strict_leaves_out_what_does_not_match(tmp_path):
+def test_not_strict_leaves_out_rows_and_keeps_audio_that_do_not_match(tmp_path):
     folder = write_corpus(tmp_path / "c", ["a|one", "b|two"], ["a", "c"])
-    with pytest.warns(UserWarning, match="left out"):
+    with pytest.warns(UserWarning) as said:
         found = read_ljspeech(folder, strict=False)
-    assert [u.id for u in found] == ["a"]
+    assert [(u.id, u.text) for u in found] == [("a", "one"), ("c", None)]
+    messages = " ".join(str(one.message) for one in said)
+    assert r"1 rows of metadata.csv have no audio in wavs/ (b): left out" in messages
+    assert r"1 audio files in wavs/ have no row in metadata.csv (c.wav): without text" in messages
 
 
 def test_missing_parts_are_named(tmp_path):
@@ -227,7 +230,7 @@ def test_real_folders_open(corpora):
     assert digits.name == "fsdd-george" and 1.5 < minutes(digits.labelled) < 4
 
 
-@pytest.mark.filterwarnings("ignore:.*left out")
+@pytest.mark.filterwarnings("ignore:.*without text")
 def test_real_ljspeech_is_read(corpora):
     # The excerpt may hold more audio than rows, hence not strict.
     found = read_ljspeech(corpora / "ljspeech_mini", strict=False)

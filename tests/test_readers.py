@@ -235,5 +235,6 @@ def test_real_corpora(corpora):
     found = read_corpus(corpora / "asterisk_en")
     assert len(found) == 554 and found[0].text and found[0].sample_hz == 8000
     with pytest.warns(UserWarning, match="have no row"):
-        assert len(read_corpus(corpora / "ljspeech_mini")) == 8
+        found = read_corpus(corpora / "ljspeech_mini")
+    assert [one.text is not None for one in found] == [True] * 8 + [False] * 24
     assert len(list(read_folder(corpora / "ljspeech_mini" / "wavs"))) == 32

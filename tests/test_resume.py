@@ -136,7 +136,8 @@ def test_signals_save_and_stop(tmp_path, number, error):
     assert number == signal.SIGINT or raised.value.code == 143
     assert handlers == [signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)]
     assert (tmp_path / "cut" / "latest").read_text() == "step-5\n"
-    resumed = make_trainer("forward", tmp_path / "cut", seed=1)
+    shutil.copytree(tmp_path / "cut", tmp_path / "copy")
+    resumed = make_trainer("forward", tmp_path / "copy", seed=1)
     resumed.train()
     assert same(weights(whole), weights(resumed)) and timeless(whole.history) == timeless(resumed.history)
     cut.train()  # the same trainer goes on too, in a notebook
@@ -262,3 +263,112 @@ def test_killed_at_random_times(tmp_path):
         assert_same_run(folder, tmp_path / "whole", found, whole)
         kills.append(killed)
     print(f"{len(kills)} runs, killed so often: {kills}")
+
+
+# what goes wrong on the way
+
+
+class FailsOnce(torch.utils.data.Dataset):
+    """Pairs; the n-th read raises, once."""
+
+    def __init__(self, items, number):
+        self.items, self.left = items, number
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        self.left -= 1
+        if self.left == 0:
+            raise OSError("the disk was away")
+        return self.items[index]
+
+
+def test_after_an_error_the_same_trainer_goes_on_with_the_same_batches(tmp_path):
+    options = dict(grad_accum_every=2, num_train_steps=6)
+    whole = make_trainer("forward", **options)
+    whole.train()
+    for number in (22, 25, 29):  # in the first and in the second batch of an update
+        dataset = FailsOnce(make_pairs(), 10**9)
+        trainer = make_trainer("forward", dataset=dataset, **options)
+        dataset.left = number
+        with pytest.raises(OSError, match="the disk was away"):
+            trainer.train()
+        trainer.train()
+        assert same(weights(whole), weights(trainer))
+
+
+def test_the_last_validation_is_part_of_the_last_checkpoint(tmp_path):
+    options = dict(num_train_steps=4, save_model_every=4, save_results_every=3)
+    make_trainer("forward", tmp_path, **options).train()
+    before = (tmp_path / "metrics.jsonl").read_text()
+    again = make_trainer("forward", tmp_path, **options)
+    assert again.best_step in (3, 4)
+    again.train()
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+    assert [record["step"] for record in again.history if "valid_loss" in record] == [3, 4]
+
+
+def test_a_signal_during_the_last_validation_is_not_lost(tmp_path, monkeypatch):
+    trainer = make_trainer("forward", tmp_path)
+    validate = trainer.validate
+
+    def interrupted():
+        if int(trainer.steps) == trainer.num_train_steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return validate()
+
+    monkeypatch.setattr(trainer, "validate", interrupted)
+    with pytest.raises(SystemExit) as raised:
+        trainer.train()
+    assert raised.value.code == 143 and (tmp_path / "latest").read_text() == "step-8\n"
+
+
+def _train_with_loaders(folder):
+    torch.set_num_threads(1)
+    os.setpgid(0, 0)
+    trainer = make_trainer("forward", folder, num_workers=1)
+    try:
+        trainer.train(lambda logs: os.killpg(0, signal.SIGTERM) if logs["step"] == 4 else None)
+    except SystemExit as end:
+        return end.code
+    return None
+
+
+def test_a_signal_to_the_whole_process_group_saves_and_stops(tmp_path):
+    assert many.results(1, _train_with_loaders, str(tmp_path)) == [143]
+    assert (tmp_path / "latest").read_text() == "step-5\n"
+
+
+def test_two_trainers_of_a_folder_do_not_mix_their_steps(tmp_path):
+    first, second = (make_trainer("forward", tmp_path) for _ in range(2))
+    first.train()
+    with pytest.raises(RuntimeError, match="another trainer has written .*step-8"):
+        second.train()
+
+
+def test_a_run_that_stopped_before_its_first_checkpoint_may_have_plots_beside_it(tmp_path):
+    make_trainer("forward", tmp_path)
+    (tmp_path / "training.png").write_bytes(b"a plot")
+    make_trainer("forward", tmp_path).train()
+    assert (tmp_path / "training.png").exists() and (tmp_path / "checkpoints" / "step-8").is_dir()
+
+
+def test_another_objective_is_refused(tmp_path):
+    trainer = make_trainer("pretrain", tmp_path)
+    trainer.train_step()
+    trainer.save(tmp_path / "elsewhere")
+    trainer._save_step()
+    with pytest.raises(ValueError, match="options of the stage"):
+        make_trainer("pretrain", tmp_path, deletion_prob=0.1)
+
+
+def test_a_validation_loss_that_is_no_number_is_never_the_best(tmp_path, monkeypatch):
+    trainer = make_trainer("forward", tmp_path)
+    trainer._record_valid({"step": 0, "valid_loss": float("nan")})
+    assert trainer.best_valid_loss is None
+    trainer._record_valid({"step": 0, "valid_loss": 3.0})
+    trainer._record_valid({"step": 0, "valid_loss": float("nan")})
+    assert trainer.best_valid_loss == 3.0
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "metrics.jsonl").open()]
+    assert [line["valid_loss"] for line in lines] == [None, 3.0, None]

@@ -124,7 +124,7 @@ def test_each_trains_its_own_parameters_whenever_it_was_made():
 
 
 def test_mixed_precisions_in_one_process():
-    options = train_options(num_train_steps=1, num_warmup_steps=0)
+    options = train_options(num_train_steps=1, num_warmup_steps=0, save_results_every=None)
     half = TextToSemanticTrainer(
         make_model(), dataset=make_pairs(), accelerate_kwargs={"mixed_precision": "bf16"}, **options
     )

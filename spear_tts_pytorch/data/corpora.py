@@ -165,8 +165,8 @@ def read_ljspeech(folder: str | os.PathLike[str], *, strict: bool = True) -> lis
     tolerated.
 
     Args:
-        strict: whether rows without audio, audio without rows and audio that cannot be read are errors; else the first
-            two are left out with a warning, and the last says so when it is asked for.
+        strict: whether rows without audio, audio without rows and audio that cannot be read are errors; else the first are
+            left out with a warning, the second come last, without text, and the last says so when it is asked for.
 
     Raises:
         FileNotFoundError: the folder, its metadata.csv or its wavs/ is missing.
@@ -180,17 +180,24 @@ def read_ljspeech(folder: str | os.PathLike[str], *, strict: bool = True) -> lis
     files = _audio_files(folder / "wavs")
     without_audio = [id_ for id_ in rows if id_ not in files]
     without_row = [files[id_].name for id_ in files if id_ not in rows]
-    for names, what, remedy in (
-        (without_audio, "rows of metadata.csv have no audio in wavs/", "add the audio or remove the rows"),
-        (without_row, "audio files in wavs/ have no row in metadata.csv", "add rows or remove the files"),
+    for names, what, remedy, done in (
+        (without_audio, "rows of metadata.csv have no audio in wavs/", "add the audio or remove the rows", "left out"),
+        (
+            without_row,
+            "audio files in wavs/ have no row in metadata.csv",
+            "add rows or remove the files",
+            "without text",
+        ),
     ):
         if names:
             message = f"{folder}: {len(names)} {what} ({few(names)})"
             if strict:
                 raise ValueError(f"{message}: {remedy}")
-            warnings.warn(f"{message}: left out", stacklevel=2)
-    found = [file_utterance(id_, text, None, files[id_], strict=strict) for id_, text in rows.items() if id_ in files]
-    if not found:
+            warnings.warn(f"{message}: {done}", stacklevel=2)
+    named = [(id_, text) for id_, text in rows.items() if id_ in files]
+    named += [(id_, None) for id_ in files if id_ not in rows]
+    found = [file_utterance(id_, text, None, files[id_], strict=strict) for id_, text in named]
+    if all(utterance.text is None for utterance in found):
         raise ValueError(f"{folder} holds no utterance with both text and audio")
     rates = {utterance.sample_hz: utterance.id for utterance in found if utterance.sample_hz}
     if len(rates) > 1:
@@ -219,7 +226,8 @@ def ljspeech_corpus(
         FileNotFoundError, ValueError: as `read_ljspeech`; more labelled clips asked for than there are.
     """
     check_counts(labelled=labelled, test=test, **({} if unlabelled is None else {"unlabelled": unlabelled}))
-    utterances = read_ljspeech(folder, strict=strict)
+    every = read_ljspeech(folder, strict=strict)
+    utterances = [utterance for utterance in every if utterance.text is not None]
     groups: dict[str, list[Utterance]] = {}
     for utterance in utterances:
         groups.setdefault(normalize_text(utterance.text or ""), []).append(utterance)
@@ -239,7 +247,8 @@ def ljspeech_corpus(
             f"{len(held_out)} are held out: " + (f"ask for {len(rest) - 1} or fewer" if len(rest) > 1 else "add clips")
         )
     rest = [rest[index] for index in np.random.default_rng([seed, 1]).permutation(len(rest))]
-    others = rest[labelled:] if unlabelled is None else rest[labelled : labelled + unlabelled]
+    others = rest[labelled:] + [utterance for utterance in every if utterance.text is None]
+    others = others if unlabelled is None else others[:unlabelled]
     return Corpus(Path(folder).resolve().name, others, rest[:labelled], held_out)
 
 

@@ -291,7 +291,7 @@ class Collate:
         batch = pad_sequences([strip(row, pad_id, self.eos_id[modality]) for row in rows], pad_id)
         return check_ids(
             batch, name=f"{name} (items are semantic ids first, text ids second)", num_ids=self.num_ids[modality],
-            pad_id=pad_id, modality=modality,
+            pad_id=pad_id, modality=modality, empty_rows=False,
         )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ batches of this process. Knows nothing of models.
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from spear_tts_pytorch.data.loader import (
     TokenBudgetBatchSampler,
     dataset_lengths,
 )
+from spear_tts_pytorch.training.signals import SIGNALS
 
 
 def split_dataset(dataset: Any, valid_dataset: Any, valid_frac: float, seed: int) -> tuple[Any, Any]:
@@ -119,6 +121,12 @@ class _NumberedCollate:
         return indices if self.places is None else [int(self.places[index]) for index in indices]
 
 
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """A process group is sent SIGINT or SIGTERM as a whole; without its loaders the trainer could not end its step."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def rows_per_process(batch_size: int | None, processes: int) -> int | None:
     """The rows of a batch that each of `processes` takes."""
     if batch_size is not None and batch_size % processes:
@@ -174,7 +182,7 @@ class TrainingBatches:
         own = plan[rank::world]
         self.valid_count = len(own)
         own = own + plan[:1] * (-(-len(plan) // world) - len(own))
-        self.valid_dl = self._loader(valid, own, _NumberedCollate(collate, None, len(valid)))
+        self.valid_dl = self._loader(valid, own, _NumberedCollate(collate, None, len(valid)), Position())
         self.dl: DataLoader | None = None
 
     def _sampler(self, dataset: Any, shuffle: bool, draw: Draw | None = None) -> BatchSampler:
@@ -202,12 +210,23 @@ class TrainingBatches:
         """Where items of these numbers are in the dataset that the trainer was given."""
         return self._collate.names(numbers)
 
-    def _loader(self, dataset: Any, batches: Any, collate: _NumberedCollate) -> DataLoader:
+    def _loader(self, dataset: Any, batches: Any, collate: _NumberedCollate, start: Position) -> DataLoader:
         # A generator of its own: loaders draw from torch's global one otherwise, and resuming would differ.
-        own: dict[str, Any] = dict(collate_fn=collate, generator=torch.Generator())
-        return DataLoader(_Numbered(dataset), batch_sampler=batches, **own, **self._options)
+        draws = np.random.SeedSequence([self.seed, self.rank, start.epoch, start.batch]).generate_state(1)[0]
+        own: dict[str, Any] = dict(collate_fn=collate, generator=torch.Generator().manual_seed(int(draws)))
+        return DataLoader(
+            _Numbered(dataset),
+            batch_sampler=batches,
+            worker_init_fn=_leave_signals_to_the_trainer,
+            **own,
+            **self._options,
+        )
 
     def iterate(self, start: Position) -> Iterator[dict[str, Tensor]]:
-        """Batches of this process from `start` on, without end."""
-        self.dl = self._loader(self.train, BatchStream(self.sampler, start, self.rank, self.world), self._collate)
+        """Batches of this process from `start` on, without end.
+
+        What a dataset draws at random in `num_workers` processes depends on where the batches begin.
+        """
+        stream = BatchStream(self.sampler, start, self.rank, self.world)
+        self.dl = self._loader(self.train, stream, self._collate, start)
         return iter(self.dl)

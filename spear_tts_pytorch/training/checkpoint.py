@@ -11,6 +11,7 @@ In: callables that write a model, and a dictionary of state. Knows nothing of wh
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import re
@@ -133,11 +134,10 @@ class RunFolder:
             raise ValueError(f"results_folder {self.path} is a file: choose another")
         names = sorted(path.name for path in self.path.iterdir())
         names = [name for name in names if not name.startswith(".")]
-        own = RUN in names or self.latest() is not None
-        foreign = [name for name in names if name not in OWN_NAMES] if own else names
-        if foreign and not allow_foreign and self.latest() is None:
+        own = RUN in names or self.latest() is not None  # plots and trackers' files may stand beside a run's own
+        if names and not own and not allow_foreign:
             raise ValueError(
-                f"results_folder {self.path} is not empty and no training run ({foreign[0]} is in it): choose another, "
+                f"results_folder {self.path} is not empty and no training run ({names[0]} is in it): choose another, "
                 "or pass force_clear_prev_results=True to start there"
             )
 
@@ -214,7 +214,8 @@ class RunFolder:
         """Adds a line to the metrics."""
         if self.path is not None:
             with open(self.path / METRICS, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                finite = {key: None if _is_nan(value) else value for key, value in record.items()}
+                file.write(json.dumps(finite) + "\n")
 
     def rewind(self, step: int) -> list[dict[str, Any]]:
         """The records up to a step; later ones, of an interrupted run, leave the file."""
@@ -229,3 +230,8 @@ class RunFolder:
         kept = [record for record in records if record["step"] <= step]
         write_whole(self.path / METRICS, "".join(json.dumps(record) + "\n" for record in kept).encode())
         return kept
+
+
+def _is_nan(value: Any) -> bool:
+    """Whether JSON has no word for it."""
+    return isinstance(value, float) and not math.isfinite(value)

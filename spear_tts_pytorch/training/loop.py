@@ -61,7 +61,7 @@ class Trainer(UpdateMixin, ValidationMixin, ResumeMixin, SeeingMixin):
         max_grad_norm: gradients are clipped to this norm; None does not.
         valid_dataset: validated on; without it a share `valid_frac` of `dataset`, drawn with `random_split_seed`, or
             `dataset` itself where that share is nothing.
-        label_smoothing: of the model during this training; None leaves the model's own.
+        label_smoothing, dropout: of the model during this training; None leaves the model's own.
         log_every, save_results_every, save_model_every: updates between records, validations and checkpoints; 0 or None
             for never (but for the end, where the model is saved).
         keep_last: newest checkpoints kept; None keeps all.
@@ -70,7 +70,7 @@ class Trainer(UpdateMixin, ValidationMixin, ResumeMixin, SeeingMixin):
         force_clear_prev_results: removes an earlier run's files from it and starts anew.
         accelerate_kwargs: for `accelerate.Accelerator`.
         drop_last: leaves out the last, smaller batch of an epoch (`batch_size` only).
-        seed: of weights' noise, corruption and order; None leaves the random generators alone.
+        seed: of dropout, corruption and order; None leaves the random generators alone, and is 0 for the others.
         num_workers: processes that load data.
         progress: shows a bar, on terminals.
         optimizer: "adamw" or "adafactor", see `make_optimizer`.
@@ -90,6 +90,7 @@ class Trainer(UpdateMixin, ValidationMixin, ResumeMixin, SeeingMixin):
     source: Modality | None = None
     target: Modality = "speech"
     wav2vec: Any = None  # tokenizer of waveforms, if not the model's
+    stage_options: dict[str, Any] = {}  # of the objective; a run is resumed with the same ones  # noqa: RUF012
     mixture: tuple[int, float] | None = None  # of how many items the first kind is, and its share; set by a stage
 
     def __init__(
@@ -129,7 +130,10 @@ class Trainer(UpdateMixin, ValidationMixin, ResumeMixin, SeeingMixin):
         optimizer: OptimizerKind = "adamw",
         compile: bool = False,
         valid_generate: int = 0,
+        dropout: float | None = None,
     ):
+        if dropout is not None and not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, or None for the model's own, got {dropout}")
         if grad_accum_every < 1:
             raise ValueError(f"grad_accum_every must be at least 1, got {grad_accum_every}")
         self.scheduler = Schedule(lr, num_train_steps, num_warmup_steps, initial_lr, min_lr, schedule)
@@ -139,10 +143,11 @@ class Trainer(UpdateMixin, ValidationMixin, ResumeMixin, SeeingMixin):
         self.batch_size, self.batch_tokens = batch_size, batch_tokens
         self.lr, self.initial_lr, self.grad_accum_every = lr, initial_lr, grad_accum_every
         self.max_grad_norm, self.label_smoothing, self.seed = max_grad_norm, label_smoothing, seed
-        self.log_every, self.progress = log_every, progress
+        self.dropout, self.log_every, self.progress = dropout, log_every, progress
         self.save_results_every, self.save_model_every = save_results_every, save_model_every
         self.optimizer_kind, self.wd, self.compile, self.valid_generate = optimizer, wd, compile, valid_generate
-        self.samples_per_token = int(getattr(model.wav2vec, "downsample_factor", None) or 320)
+        tokenizer = model.wav2vec if self.wav2vec is None else self.wav2vec
+        self.samples_per_token = int(getattr(tokenizer, "downsample_factor", None) or 320)
 
         self._step, self.position, self.best_valid_loss, self.best_step = 0, Position(), None, None
         self._check_validation()
@@ -271,6 +276,21 @@ class Trainer(UpdateMixin, ValidationMixin, ResumeMixin, SeeingMixin):
         finally:
             self.model.label_smoothing = before
 
+    @contextmanager
+    def _own_dropout(self) -> Iterator[None]:
+        """The dropout of this training inside, the model's afterwards."""
+        parts = [] if self.dropout is None else list(self.model.modules())
+        places = [(part, "p") for part in parts if isinstance(part, nn.Dropout)]
+        places += [(part, "dropout") for part in parts if isinstance(getattr(part, "dropout", None), (int, float))]
+        before = [getattr(part, name) for part, name in places]
+        for part, name in places:
+            setattr(part, name, self.dropout)
+        try:
+            yield
+        finally:
+            for (part, name), value in zip(places, before, strict=True):
+                setattr(part, name, value)
+
     def train_step(self) -> dict[str, Any]:
         """One update and what is due after it: a record, validation, a checkpoint. Returns `step`, `loss` and `lr`."""
         if not self._begun:
@@ -279,8 +299,13 @@ class Trainer(UpdateMixin, ValidationMixin, ResumeMixin, SeeingMixin):
         self.model.train()
         self.train_wrapper.train()
         lr = self.scheduler(self._step)
-        with self._smoothing(self.label_smoothing):
-            loss, tokens = self._update(lr)
+        before = random_state()
+        try:
+            with self._smoothing(self.label_smoothing), self._own_dropout():
+                loss, tokens = self._update(lr)
+        except BaseException:
+            self._pending_rng, self._begun = before, False  # whoever goes on begins with the same batches
+            raise
         self._step += 1
         self.position = self.position.advance(self.batches.sampler, self._batches_per_update)
         seconds = time.perf_counter() - start
@@ -290,9 +315,11 @@ class Trainer(UpdateMixin, ValidationMixin, ResumeMixin, SeeingMixin):
         self.accelerator.log({"train_loss": loss, "lr": lr}, step=self._step)
         if self._due(self.log_every):
             self._log(lr)
-        if self._due(self.save_results_every):
+        is_last = self._step == self.num_train_steps
+        if self._due(self.save_results_every) or (is_last and self.save_results_every):
             logs["valid_loss"] = self.validate()
-        if self._due(self.save_model_every):
+            self._share_stop()  # it may have taken long
+        if self._due(self.save_model_every) or is_last:
             self._save_step()
         return logs
 
@@ -335,6 +362,7 @@ class Trainer(UpdateMixin, ValidationMixin, ResumeMixin, SeeingMixin):
             RuntimeError: another run is at work in the results folder.
         """
         with self._folder_held(), self._signals.noted():
+            self._check_still_ours()
             self._train(log_fn)
         for tracker in self.accelerator.trackers:  # not end_training, which takes the other trainers' processes along
             tracker.finish()
@@ -349,9 +377,10 @@ class Trainer(UpdateMixin, ValidationMixin, ResumeMixin, SeeingMixin):
                 bar.update()
                 bar.set_postfix(self._shown(logs), refresh=False)
                 if self._stop is not None:
-                    self._save_once()
-                    self._pending_rng, self._begun = random_state(), False  # for whoever calls train again
-                    raise stop(self._stop)
-        if self._last_valid != self._step and self.save_results_every:
-            self.validate()
+                    break
         self._save_once()
+        self._share_stop()
+        # the loader's processes end; whoever calls train again goes on from here
+        self._pending_rng, self._begun, self.dl_iter = random_state(), False, None
+        if self._stop is not None:
+            raise stop(self._stop)

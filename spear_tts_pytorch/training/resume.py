@@ -15,13 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 
-from spear_tts_pytorch.data.files import locked, write_whole
+from spear_tts_pytorch.data.files import FolderInUseError, locked, write_whole
 from spear_tts_pytorch.data.loader import Position
 from spear_tts_pytorch.distributed import whole_weights
-from spear_tts_pytorch.training.checkpoint import RunFolder, load_state, random_state, save_checkpoint
+from spear_tts_pytorch.training.checkpoint import (
+    RunFolder,
+    load_state,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+)
 from spear_tts_pytorch.training.processes import load_optimizer, on_main, whole_optimizer
 
 CHANGEABLE = "may change"  # the part of a fingerprint that a resumed run need not share
@@ -53,12 +59,15 @@ class ResumeMixin:
             "seed": self.seed,
             "optimizer": self.optimizer_kind,
             "trained parameters": digest(sorted(self.trainable)),
+            "options of the stage": dict(self.stage_options),
             CHANGEABLE: {
                 **scheduler,
                 "wd": self.wd,
                 "max_grad_norm": self.max_grad_norm,
                 "label_smoothing": self.label_smoothing,
+                "dropout": self.dropout,
                 "processes": self.accelerator.num_processes,
+                "precision": str(self.accelerator.mixed_precision),
             },
         }
 
@@ -81,6 +90,8 @@ class ResumeMixin:
         try:
             with self._folder_held():
                 self._resume(clear)
+        except FolderInUseError:
+            raise
         except OSError as error:
             raise type(error)(
                 error.errno,
@@ -91,6 +102,12 @@ class ResumeMixin:
     def _resume(self, clear: bool) -> None:
         on_main(self.accelerator, self.run_folder.clear if clear else self.run_folder.recover)
         found = self.run_folder.latest()
+        self._found = None if found is None else found.name
+        seen = gather_object([self._found])
+        if len(set(seen)) > 1:
+            raise ValueError(
+                f"the processes find different checkpoints in results_folder, {seen}: give them a folder that all share"
+            )
         if found is not None:
             self.load(found, check=True)
             self.print(f"resuming from {found}, {self._step} of {self.num_train_steps} steps done")
@@ -103,6 +120,20 @@ class ResumeMixin:
 
         if self.run_folder.path is not None:
             on_main(self.accelerator, make_ready)
+
+    def _check_still_ours(self) -> None:
+        """Raises RuntimeError if another trainer has trained in the results folder since this one opened it. Collective."""
+
+        def check() -> None:
+            latest = self.run_folder.latest()
+            if (None if latest is None else latest.name) != self._found:
+                raise RuntimeError(
+                    f"another trainer has written {latest} since this one was made: make this one anew, which resumes from "
+                    "there, or choose another results_folder"
+                )
+
+        if self.run_folder.path is not None:
+            on_main(self.accelerator, check)
 
     def _state(self) -> dict[str, Any]:
         """All but the weights. Collective: every process calls it."""
@@ -150,6 +181,7 @@ class ResumeMixin:
         if self.run_folder.path is not None:
             state, (_, write) = self._state(), self._model_writer()
             on_main(self.accelerator, lambda: self.run_folder.save(self._step, write, state))
+            self._found = f"step-{self._step}"
         self._last_saved = self._step
 
     def _save_once(self) -> None:
@@ -239,7 +271,19 @@ def _plain(value: Any) -> Any:
 
 
 def data_hash(dataset: Any) -> str:
-    """A hash of a few items of a dataset, from all over it; of items that are never the same twice, nothing."""
+    """A hash of a few items of a dataset, from all over it; of items that are never the same twice, nothing.
+
+    Items that are drawn from the global random generators are drawn with a fixed seed here, which changes nothing outside.
+    """
     places = {round(i * (len(dataset) - 1) / (SAMPLED_ITEMS - 1)) for i in range(SAMPLED_ITEMS)}
-    pairs = [(digest(dataset[place]), digest(dataset[place])) for place in sorted(places)]
+    before, pairs = random_state(), []
+    try:
+        for place in sorted(places):
+            twice = []
+            for _ in range(2):
+                set_seed(place)
+                twice.append(digest(dataset[place]))
+            pairs.append(twice)
+    finally:
+        restore_random_state(before)
     return digest([once for once, again in pairs if once == again])

@@ -91,8 +91,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 def make_optimizer(groups: list[dict[str, Any]], lr: float, kind: OptimizerKind = "adamw") -> torch.optim.Optimizer:
     """AdamW, in its fused form where there is one, or Adafactor (Shazeer and Stern 2018).
 
-    Adafactor keeps sums of rows and columns of second moments only. Its steps are `lr` times the root mean square of each
-    parameter, so it wants a larger `lr` than AdamW, 1e-2 say, and the schedule "inverse_sqrt".
+    Adafactor keeps sums of rows and columns of second moments only. Its steps are `lr`, or 1 / sqrt(updates) where that is
+    less, times the root mean square of each parameter. So it wants a larger `lr` than AdamW, 1e-2 say, and the schedule
+    "inverse_sqrt".
 
     Raises:
         ValueError: another kind.

@@ -70,14 +70,17 @@ class SpeechSpeechPretrainer(Trainer):
             mask_id=mask_id,
         )
         self.corrupt = wrapper.corrupt
+        self.stage_options = dict(deletion_prob=deletion_prob, reconstruct_seq=reconstruct_seq, mask_id=mask_id)
         super().__init__(model, wrapper, dataset, SpeechCollate.for_model(model), **training)
 
     def run_step(self, wrapper: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         return wrapper(batch["semantic"], row_keys=batch["row_keys"])
 
     def targets(self, batch: dict[str, Tensor]) -> Tensor:
-        _, target = self.corrupt(batch["semantic"], batch["row_keys"])
-        return super().targets({"semantic": target})
+        if "targets" not in batch:  # asked for twice in validation
+            _, target = self.corrupt(batch["semantic"], batch["row_keys"])
+            batch["targets"] = super().targets({"semantic": target})
+        return batch["targets"]
 
 
 class SemanticToTextTrainer(Trainer):
@@ -110,6 +113,7 @@ class SemanticToTextTrainer(Trainer):
             model.freeze_speech_emb()
             model.freeze_encoder()
         self.ctc_weight = ctc_weight
+        self.stage_options = dict(ctc_weight=ctc_weight, token_dropout=token_dropout)
         wrapper = SemanticToTextWrapper(model=model, ctc_weight=ctc_weight, token_dropout=token_dropout)
         super().__init__(model, wrapper, dataset, PairCollate.for_model(model), **training)
 
@@ -121,10 +125,8 @@ class SemanticToTextTrainer(Trainer):
         return None if self.ctc_weight == 1 else super().targets(batch)
 
     def _weight(self, batch: dict[str, Tensor]) -> float:
-        """Attention's loss is a mean over ids and ends of sequence, that of CTC over ids; mixed losses weigh in between."""
-        text = float(valid_mask(batch["text"], self.model.pad_id["text"]).sum())
-        ends = len(batch["text"]) if self.model.autoset_eos_id["text"] else 0
-        return text + (1 - self.ctc_weight) * ends
+        """Attention's loss is a mean over ids and ends of sequence, and so is that of CTC."""
+        return float(valid_mask(super().targets(batch), self.model.pad_id["text"]).sum())
 
 
 class TextToSemanticTrainer(Trainer):
@@ -174,6 +176,7 @@ class TextToSemanticTrainer(Trainer):
         **training: Any,
     ):
         self.train_early_exit = model.target_has_early_exit and should_train_early_exit_layer_if_available
+        self.stage_options = dict(train_early_exit=self.train_early_exit)
         datasets = [] if dataset is None else [dataset]
         if generated_audio_text_dataset_folder is not None:
             generated = GeneratedAudioTextDataset(

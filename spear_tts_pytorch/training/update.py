@@ -57,6 +57,7 @@ class UpdateMixin:
 
         Batches weigh by their target ids, so that the gradient is that of a single batch of all of them.
         """
+        self.optim.zero_grad()  # what a failed update left
         batches, items = self._next_batches()
         weights = [self._weight(batch) for batch in batches]
         tokens = sum(count_tokens(batch, self.model.pad_id) for batch in batches)
@@ -97,10 +98,16 @@ class UpdateMixin:
 
     def _share_news(self, loss: Tensor) -> float:
         """The loss over all processes; whether one of them was asked to stop comes with it."""
-        asked = [float(self._signals.received == number) for number in SIGNALS]
-        loss_value, *asked = self._sum(torch.stack([loss.float(), *loss.new_tensor(asked).float()])).tolist()
-        self._stop = next((number for number, count in zip(SIGNALS, asked, strict=True) if count), None)
+        loss_value, *asked = self._sum(torch.stack([loss.float(), *self._asked().to(loss.device)])).tolist()
+        self._stop = _first(asked)
         return loss_value
+
+    def _share_stop(self) -> None:
+        """Whether a process was asked to stop. Collective."""
+        self._stop = _first(self._sum(self._asked()).tolist())
+
+    def _asked(self) -> Tensor:
+        return torch.tensor([float(self._signals.received == number) for number in SIGNALS])
 
     def _clip(self) -> float:
         """Clips the gradients; their norm before, 0 where they are not clipped."""
@@ -120,3 +127,8 @@ class UpdateMixin:
 
     def _sum(self, value: Tensor) -> Tensor:
         return self.accelerator.reduce(value.to(self.device), reduction="sum")
+
+
+def _first(asked: list[float]) -> int | None:
+    """The first of the signals that somebody received."""
+    return next((number for number, count in zip(SIGNALS, asked, strict=True) if count), None)

@@ -6,6 +6,7 @@ together, each its own batches. Knows nothing of what is being learned.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ class ValidationMixin:
             raise ValueError(f"valid_generate must be at least 0, got {self.valid_generate}")
         if self.valid_generate and self.source is None:
             raise ValueError("valid_generate needs pairs: pretraining has nothing to generate from, set it to 0")
+        if self.valid_generate and self.target == "text" and self.model.text_tokenizer is not None:
+            character_errors([""], [""])  # says so now if its package is missing
         if self.valid_generate and self.accelerator.distributed_type == DistributedType.FSDP:
             raise ValueError("valid_generate needs whole weights, which fully sharded training has not: set it to 0")
 
@@ -65,11 +68,11 @@ class ValidationMixin:
 
     def _record_valid(self, record: dict[str, Any]) -> None:
         loss = record["valid_loss"]
-        is_best = self.best_valid_loss is None or loss < self.best_valid_loss
+        is_best = math.isfinite(loss) and (self.best_valid_loss is None or loss < self.best_valid_loss)
         if is_best:
             self.best_valid_loss, self.best_step = loss, self._step
             self._save_best()
-        else:
+        elif self.best_valid_loss is not None:
             self.print(
                 f"step {self._step}: validation loss {loss:.4f} is not below the {self.best_valid_loss:.4f} of step "
                 f"{self.best_step}, whose model stays the best"
