@@ -17,6 +17,7 @@ STAGES = {
     "pretrain": (SpeechSpeechPretrainer, {}),
     "backtranslate": (SemanticToTextTrainer, {"token_dropout": 0.2}),
     "backtranslate by CTC": (SemanticToTextTrainer, {"ctc_weight": 1.0, "freeze_encoder": False}),
+    "backtranslate by both": (SemanticToTextTrainer, {"ctc_weight": 0.3}),
     "forward": (TextToSemanticTrainer, {"freeze": "none"}),
 }
 STEPS = 20
@@ -25,6 +26,8 @@ STEPS = 20
 def make(stage, folder, batch_size, grad_accum_every=1, regulariser=1.0, **options):
     trainer_class, own = STAGES[stage]
     data = make_speech(20) if trainer_class is SpeechSpeechPretrainer else make_pairs(20)
+    if "ctc_weight" in own:  # rows too short to be aligned with their text
+        data = [(speech[:2], text) if index % 3 == 0 else (speech, text) for index, (speech, text) in enumerate(data)]
     drop = 0.4 if regulariser else 0.0
     model = make_model(ctc=True, cond_drop_prob=drop, align_reg_loss_weight=regulariser, target_early_exit_layer=1)
     options = {
