@@ -11,6 +11,7 @@ from spear_tts_pytorch import MelKmeans
 from spear_tts_pytorch.cli import main
 from spear_tts_pytorch.data import tokenized
 from spear_tts_pytorch.data.audio import resample
+from spear_tts_pytorch.data.corpora import Utterance
 from spear_tts_pytorch.data.files import locked
 from spear_tts_pytorch.data.readers import read_corpus
 from spear_tts_pytorch.data.tokenized import TokenizedSpeech, tokenize_corpus
@@ -140,6 +141,31 @@ def test_too_little_memory_is_no_fault_of_the_clip(corpus, tmp_path):
     with pytest.raises(torch.OutOfMemoryError):
         tokenize_corpus(read_corpus(corpus)[:3], Exhausted(), tmp_path, progress=False)
     assert not (tmp_path / "report.json").exists()
+
+
+def test_a_clip_too_large_for_memory_is_left_out_by_name(corpus, tokenizer, tmp_path):
+    def too_large():
+        raise MemoryError
+
+    utterances = read_corpus(corpus)[:20]
+    utterances[7] = Utterance("large", None, None, RATE, too_large)
+    report = tokenize_corpus(utterances, tokenizer, tmp_path, progress=False)
+    assert report.skipped == {"large": "MemoryError"} and report.clips == 19
+    with pytest.warns(UserWarning, match="large is left out: MemoryError"):
+        tokenized.fit_tokenizer(utterances, 4, progress=False)
+
+
+def test_clips_of_impossible_rates_and_peaks_are_left_out(corpus, tmp_path):
+    random = np.random.default_rng(0)
+    for rate in (1, 2**31 - 1):
+        soundfile.write(tmp_path / f"at{rate}.wav", random.normal(0, 0.1, 1600), rate)
+    soundfile.write(tmp_path / "loud.wav", 1e38 * random.uniform(-1, 1, 1600), RATE, subtype="FLOAT")
+    utterances = [*read_corpus(tmp_path), *read_corpus(corpus)[:20]]
+    with pytest.warns(UserWarning, match=r"1 of 21 clips were left out: .* not in -1\.\.1"):
+        tokenizer = tokenized.fit_tokenizer(utterances, 4, progress=False)
+    report = tokenize_corpus(utterances, tokenizer, tmp_path / "ids", progress=False)
+    assert set(report.skipped) == {"at1", f"at{2**31 - 1}", "loud"} and "not audio in -1..1" in report.skipped["loud"]
+    assert "at1.wav gives 1 Hz" in report.skipped["at1"]
 
 
 def test_from_the_shell(corpus, tokenizer, tmp_path, capsys):

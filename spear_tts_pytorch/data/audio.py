@@ -15,6 +15,8 @@ import soundfile
 import soxr
 from torch import Tensor
 
+from spear_tts_pytorch.tokenizers.semantic import RATES, check_rates
+
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 SHORT_DATA = re.compile(
     r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE
@@ -29,14 +31,19 @@ def load_audio(path: str | os.PathLike[str], target_sample_hz: int | None = None
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is not audio that libsndfile reads, is empty, ends before the length that its header gives,
-            or holds values that are not finite.
+            gives a rate that no sound has, or holds values that are not finite.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no audio file at {path}")
     try:
         with soundfile.SoundFile(path) as file:
-            frames, sample_hz = file.read(dtype="float32", always_2d=True), file.samplerate  # [t, channels]
+            sample_hz = file.samplerate
+            if sample_hz not in RATES:
+                raise ValueError(
+                    f"{path} gives {sample_hz} Hz as its sampling rate, not {RATES[0]} to {RATES[-1]}: repair or remove it"
+                )
+            frames = file.read(dtype="float32", always_2d=True)  # [t, channels]
             missing = _missing(file, len(frames), path)
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise ValueError(
@@ -70,7 +77,7 @@ def save_audio(path: str | os.PathLike[str], wav: np.ndarray | Tensor, sample_hz
         raise ValueError(f"wav must have the shape [t] with t >= 1, got {list(wav.shape)}")
     if not np.isfinite(wav).all():
         raise ValueError("wav holds samples that are NaN or infinite")
-    _check_rate("sample_hz", sample_hz)
+    check_rates(sample_hz)
     try:
         soundfile.write(path, wav / max(1.0, float(np.abs(wav).max())), sample_hz, subtype="PCM_16")
     except soundfile.LibsndfileError as error:
@@ -81,10 +88,9 @@ def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     """A waveform `[t]` at `from_hz` as float32 `[about t * to_hz / from_hz]` at `to_hz`.
 
     Raises:
-        ValueError: `wav` is not one-dimensional or a rate is not positive.
+        ValueError: `wav` is not one-dimensional or a rate is out of range.
     """
-    _check_rate("from_hz", from_hz)
-    _check_rate("to_hz", to_hz)
+    check_rates(from_hz, to_hz)
     wav = np.asarray(wav, dtype=np.float32)
     if wav.ndim != 1:
         raise ValueError(f"wav must have the shape [t], got {list(wav.shape)}")
@@ -107,8 +113,3 @@ def _missing(file: soundfile.SoundFile, found: int, path: Path) -> str:
         return ""  # frames are not counted there, the length is a guess from the size of the file
     missing = file.frames - found
     return f"{missing} samples" if missing > (MP3_SLACK if file.format == "MP3" else 0) else ""
-
-
-def _check_rate(name: str, sample_hz: int) -> None:
-    if sample_hz <= 0:
-        raise ValueError(f"{name} must be a positive rate in Hz, got {sample_hz}")

@@ -20,7 +20,7 @@ import soundfile
 import torch
 
 from spear_tts_pytorch.data.audio import AUDIO_SUFFIXES, load_audio
-from spear_tts_pytorch.tokenizers.semantic import problem_with
+from spear_tts_pytorch.tokenizers.semantic import RATES, problem_with
 from spear_tts_pytorch.tokenizers.text import normalize_text
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -388,9 +388,11 @@ def file_utterance(id_: str, text: str | None, speaker: str | None, path: Path, 
     try:
         info = soundfile.info(path)
         rate, samples = info.samplerate, info.frames
+        if rate not in RATES:
+            raise RuntimeError(f"it gives {rate} Hz as its sampling rate")
     except (soundfile.SoundFileError, RuntimeError) as error:
         if strict:
-            raise ValueError(f"{path} cannot be read as audio: convert it to WAV or FLAC, or remove it") from error
+            raise ValueError(f"{path} cannot be read as audio ({error}): repair, convert or remove it") from error
         rate, samples = 0, 0
     return Utterance(id_, text, speaker, rate, partial(_wav_of, path), samples)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -27,7 +28,7 @@ from spear_tts_pytorch.data.audio import resample
 from spear_tts_pytorch.data.corpora import Utterance, check_unique
 from spear_tts_pytorch.data.files import locked, write_whole
 from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
-from spear_tts_pytorch.tokenizers.semantic import SPEECH_PAD_ID, SemanticTokenizer, describe, tokenize_waveform
+from spear_tts_pytorch.tokenizers.semantic import RATES, SPEECH_PAD_ID, SemanticTokenizer, describe, tokenize_waveform
 
 REPORT, TOKENIZER = "report.json", "tokenizer_of_ids.json"
 BATCH_CLIPS = 32
@@ -125,7 +126,7 @@ def fit_tokenizer(
     Raises:
         ValueError: none can be read, or they are too short for so many clusters.
     """
-    rates = [one.sample_hz for one in utterances if one.sample_hz > 0]
+    rates = [one.sample_hz for one in utterances if one.sample_hz in RATES]
     if not rates:
         raise ValueError("no clip of the corpus can be read")
     rate = Counter(rates).most_common(1)[0][0]
@@ -134,6 +135,8 @@ def fit_tokenizer(
         for one in utterances:
             try:
                 yield resample(one.audio(), one.sample_hz, rate)
+            except MemoryError as error:
+                warnings.warn(f"{one.id} is left out: {_problem(error)}", stacklevel=3)
             except (ValueError, OSError):
                 continue  # named when it is tokenized
 
@@ -205,10 +208,14 @@ def _tokenized(batch: list[Utterance], tokenizer: SemanticTokenizer) -> list[Row
             ids, seconds = row[row != SPEECH_PAD_ID].cpu().numpy().astype(np.int32), len(wav) / rate
         except FATAL:
             raise
-        except (ValueError, TypeError, OSError, RuntimeError) as error:
-            problem = " ".join(str(error).split()) or type(error).__name__
+        except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
+            problem = _problem(error)
         rows.append((one.id, ids, one.text, one.speaker, seconds, problem))
     return rows
+
+
+def _problem(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 _worker_tokenizer: Any = None

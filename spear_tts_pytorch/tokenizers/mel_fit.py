@@ -112,7 +112,10 @@ def _collect(
     if speakers is not None and index + 1 != len(speakers):
         raise ValueError(f"speakers must name one speaker for each of the {index + 1} clips, got {len(speakers)}")
     if skipped:
-        warnings.warn(f"{skipped} of {index + 1} clips were left out: too short, silent or not finite", stacklevel=4)
+        warnings.warn(
+            f"{skipped} of {index + 1} clips were left out: too short, silent, not finite or not in -1..1",
+            stacklevel=4,
+        )
     return kept
 
 

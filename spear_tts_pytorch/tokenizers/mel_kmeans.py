@@ -116,8 +116,8 @@ class MelKmeans:
         """Learns the centroids from audio.
 
         Args:
-            clips: one-dimensional float waveforms `[t]` at `sample_hz`; ones that are too short, silent or not finite
-                are left out.
+            clips: one-dimensional float waveforms `[t]` at `sample_hz`; ones that are too short, silent, not finite or
+                far beyond -1..1 are left out.
             target_sample_hz: the rate in Hz at which the tokenizer works, the clips' own by default; clips are resampled.
             speakers: who speaks in each clip, required for `normalize="speaker"`.
             hop_seconds: time between frames.

@@ -21,6 +21,8 @@ from spear_tts_pytorch.tokens import pad_sequences
 
 SPEECH_PAD_ID = -1
 CONFIG_NAME = "tokenizer.json"
+RATES = range(1000, 768_001)  # Hz; resampling from others turns a small clip into gigabytes
+TOO_LOUD = 1e4  # far beyond what filters or mixing leave over full scale, 1
 
 
 @runtime_checkable
@@ -135,10 +137,16 @@ def check_wav(wav: Tensor | np.ndarray, *, name: str = "wav", ndim: int | None =
     return wav[None] if wav.ndim == 1 else wav
 
 
+def check_rates(*rates: int) -> None:
+    """Raises ValueError for sampling rates that no sound has."""
+    if any(rate not in RATES for rate in rates):
+        shown = " and ".join(str(rate) for rate in rates)
+        raise ValueError(f"sampling rates must be {RATES[0]} to {RATES[-1]} Hz, got {shown}: repair or remove the clip")
+
+
 def resampled(wav: Tensor, from_hz: int, to_hz: int) -> Tensor:
     """A float32 waveform `[t]` at another rate in Hz."""
-    if from_hz <= 0 or to_hz <= 0:
-        raise ValueError(f"sampling rates must be positive, got {from_hz} and {to_hz} Hz")
+    check_rates(from_hz, to_hz)
     if from_hz == to_hz:
         return wav
     return torch.from_numpy(soxr.resample(wav.detach().cpu().numpy(), from_hz, to_hz)).to(wav.device)
@@ -148,6 +156,8 @@ def problem_with(wav: Tensor, min_samples: int, sample_hz: int) -> str:
     """Why a waveform `[t]` cannot be tokenized, in words that follow its name; empty if it can."""
     if not torch.isfinite(wav).all():
         return "holds samples that are NaN or infinite: leave the clip out or export it again"
+    if wav.numel() and (peak := float(wav.abs().max())) >= TOO_LOUD:
+        return f"is not audio in -1..1 (its peak is {peak:.3g}): leave the clip out or export it again"
     if wav.shape[0] < min_samples:
         return (
             f"has {wav.shape[0]} samples, fewer than one window of {min_samples} ({1000 * min_samples / sample_hz:g} "
@@ -176,7 +186,8 @@ def clips_of(
 
     Raises:
         TypeError: `wav` is not floating point.
-        ValueError: `wav` has another shape, or a row that is too short, silent, or not finite.
+        ValueError: `wav` has another shape, or a row that is too short, silent, not finite or not audio in -1..1; a rate out of
+            range.
     """
     wav = check_wav(wav)
     ends = [wav.shape[1]] * len(wav) if lengths is None else check_lengths(lengths, wav).tolist()
