@@ -1,5 +1,7 @@
 """Corpora: how folders are read and refused, and that splits are what they promise."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 
@@ -92,6 +94,38 @@ def test_not_strict_leaves_out_rows_and_keeps_audio_that_do_not_match(tmp_path):
     messages = " ".join(str(one.message) for one in said)
     assert r"1 rows of metadata.csv have no audio in wavs/ (b): left out" in messages
     assert r"1 audio files in wavs/ have no row in metadata.csv (c.wav): without text" in messages
+
+
+def test_not_strict_takes_an_empty_text_for_none(tmp_path):
+    folder = write_corpus(tmp_path / "c", ["a|one", "b|", "c||"], ["a", "b", "c"])
+    with pytest.warns(UserWarning, match=r"2 rows of metadata.csv are empty \(b, c\): without text"):
+        found = read_ljspeech(folder, strict=False)
+    assert [(u.id, u.text) for u in found] == [("a", "one"), ("b", None), ("c", None)]
+    (folder / "metadata.csv").write_text("a|\nb|\nc|\n")
+    with pytest.warns(UserWarning, match="without text"):
+        assert [u.text for u in read_ljspeech(folder, strict=False)] == [None] * 3
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="no clip has a text"):
+        ljspeech_corpus(folder, labelled=1, strict=False)
+    (folder / "metadata.csv").write_text("x|y\n")
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="no row of metadata.csv has audio"):
+        read_ljspeech(folder, strict=False)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_ids_match_with_an_ending_or_letters_composed_otherwise(tmp_path, form):
+    folder = write_corpus(tmp_path / "c", [], audio=[unicodedata.normalize(form, "é1"), "b.c"])
+    other = unicodedata.normalize("NFD" if form == "NFC" else "NFC", "é1")
+    (folder / "metadata.csv").write_text(f"{other}.wav|one\nb.c.WAV|two\n", encoding="utf-8")
+    assert [(u.id, u.text) for u in read_ljspeech(folder)] == [("\u00e91", "one"), ("b.c", "two")]
+
+
+def test_audio_beside_metadata_is_read_without_hidden_files(tmp_path):
+    folder = write_corpus(tmp_path / "c", ["a|one", "b|two"])
+    for path in (folder / "wavs").iterdir():
+        path.rename(folder / path.name)
+    (folder / "wavs").rmdir()
+    (folder / "._a.wav").write_bytes(b"left by macOS")
+    assert [(u.id, u.text) for u in read_ljspeech(folder)] == [("a", "one"), ("b", "two")]
 
 
 def test_missing_parts_are_named(tmp_path):

@@ -1,10 +1,13 @@
 """Corpora in their usual layouts, written here in small, with what goes wrong in them."""
 
+import os
 import pickle
+import sys
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from spear_tts_pytorch.data.readers import (
     read_common_voice,
@@ -13,6 +16,7 @@ from spear_tts_pytorch.data.readers import (
     read_librispeech,
     read_vctk,
 )
+from spear_tts_pytorch.data.tokenized import TokenizedSpeech, tokenize_corpus
 
 RATE = 8000
 
@@ -145,10 +149,11 @@ def test_librispeech(tmp_path):
     wanted = [("19-198-0000", "NORTHANGER ABBEY", "19", 16000, 1600), ("19-198-0001", "THIS", "19", 16000, 1600)]
     sound(chapter / "19-198-0002.flac")
     with pytest.warns(UserWarning) as told:
+        wanted += [("19-198-0002", None, "19", 8000, 800)]
         assert shown(read_corpus(tmp_path)) == wanted == shown(read_librispeech(tmp_path / "train-clean-100"))
     messages = " ".join(str(one.message) for one in told)
     assert "1 rows of *.trans.txt have no audio: left out (19-198-0009)" in messages
-    assert "1 audio files have no row in *.trans.txt: left out (19-198-0002)" in messages
+    assert "1 audio files have no row in *.trans.txt: without text (19-198-0002)" in messages
 
 
 def test_libritts(tmp_path):
@@ -180,16 +185,23 @@ def test_common_voice(tmp_path):
     ]
     (tmp_path / "validated.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8-sig")
     with pytest.warns(UserWarning) as told:
-        assert shown(read_corpus(tmp_path)) == [("common_voice_ru_1", 'Сказал "да.', "abc", 32000, 3200)]
+        first, *others = read_corpus(tmp_path)
+    assert shown([first]) == [("common_voice_ru_1", 'Сказал "да.', "abc", 32000, 3200)]
+    assert [(one.id, one.text) for one in others] == [("common_voice_ru_2", None), ("unlisted", None)]
     messages = " ".join(str(one.message) for one in told)
     assert "2 rows do not have 4 columns as the first: left out (line 4, line 6)" in messages
     assert "2 rows have no audio of their own in clips/: left out (gone, common_voice_ru_1.flac)" in messages
-    assert "2 audio files in clips/ have no row here: left out (common_voice_ru_2.flac, unlisted.ogg)" in messages
+    assert "2 audio files in clips/ have no row here: without text (common_voice_ru_2, unlisted)" in messages
+    sound(tmp_path / "clips" / "common_voice_ru_1.wav")
+    with pytest.warns(UserWarning, match=r"1 audio files .* left out \(common_voice_ru_1.wav\)"):
+        assert len(read_corpus(tmp_path)) == 3
+    with pytest.warns(UserWarning, match=r"3 audio files .* left out"):
+        assert len(read_common_voice(tmp_path, split="validated")) == 1
     with pytest.raises(FileNotFoundError, match=r"no test.tsv \(there: validated\)"):
         read_common_voice(tmp_path, split="test")
     (tmp_path / "clips" / "unlisted.ogg").rename(tmp_path / "clips" / "old.mp3")  # what it holds is found out
     (tmp_path / "old.tsv").write_text("path\tsentence\nold\tWithout an ending.\n")
-    with pytest.warns(UserWarning, match="2 audio files in clips/"):
+    with pytest.warns(UserWarning, match="3 audio files in clips/"):
         assert [one.id for one in read_common_voice(tmp_path, split="old")] == ["old"]
     (tmp_path / "train.tsv").write_text("path\ttext\n")
     with pytest.raises(ValueError, match="train.tsv has no column 'sentence', its first line names path, text"):
@@ -229,6 +241,48 @@ def test_an_unreadable_file_does_not_stop_the_rest_of_ljspeech(tmp_path):
     assert len(good.audio()) == 800
     with pytest.raises(ValueError, match="b.wav cannot be read"):
         bad.audio()
+
+
+def test_hidden_files_and_folders_are_no_clips(tmp_path):
+    sound(tmp_path / "a.wav")
+    for name in ("._a.wav", ".trash/b.wav", "c/.d/e.flac"):
+        sound(tmp_path / name)
+    (tmp_path / "._a.txt").write_bytes(b"\xff")
+    (tmp_path / "a.txt").write_text("A")
+    assert [one.id for one in read_corpus(tmp_path)] == ["a"]
+    make("librispeech", tmp_path / "libri")
+    chapter = tmp_path / "libri" / "dev-clean" / "19" / "198"
+    (chapter / "._19-198.trans.txt").write_bytes(b"\xff")
+    (chapter / "._19-198-0000.flac").write_bytes(b"\xff")
+    assert [(one.id, one.text) for one in read_corpus(tmp_path / "libri")] == [("19-198-0000", "A B")]
+
+
+def test_metadata_beside_the_audio_is_read_or_warned_of(tmp_path):
+    sound(tmp_path / "a.wav")
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,one\n")
+    with pytest.warns(UserWarning, match="metadata.csv is not read: it needs lines `id|text`"):
+        assert [(one.id, one.text) for one in read_corpus(tmp_path)] == [("a", None)]
+    (tmp_path / "metadata.csv").write_text("a.wav|one\n")
+    assert [(one.id, one.text) for one in read_corpus(tmp_path)] == [("a", "one")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_not_utf8_do_not_stop_the_rest(tmp_path):
+    class Ones:
+        codebook_size, target_sample_hz, downsample_factor = 2, RATE, 80
+
+        def __call__(self, wav, lengths=None, input_sample_hz=None):
+            return torch.ones(1, 3, dtype=torch.long)
+
+    sound(tmp_path / "good.wav")
+    sound(tmp_path / "x.wav").rename(tmp_path / os.fsdecode(b"b\xff.wav"))
+    (tmp_path / os.fsdecode(b"c\xfe.wav")).write_bytes(b"no audio")
+    report = tokenize_corpus(read_corpus(tmp_path), Ones(), tmp_path / "ids", progress=False)
+    assert TokenizedSpeech(tmp_path / "ids").ids == [r"b\xff", "good"] and list(report.skipped) == [r"c\xfe"]
+    make("lj", tmp_path / "lj")
+    sound(tmp_path / "lj" / "wavs" / "x.wav").rename(tmp_path / "lj" / "wavs" / os.fsdecode(b"b\xff.wav"))
+    with pytest.warns(UserWarning, match="without text"):
+        assert [one.id for one in read_corpus(tmp_path / "lj")] == ["LJ001-0001", r"b\xff"]
 
 
 def test_real_corpora(corpora):

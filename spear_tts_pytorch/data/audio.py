@@ -37,7 +37,7 @@ def load_audio(path: str | os.PathLike[str], target_sample_hz: int | None = None
     if not path.is_file():
         raise FileNotFoundError(f"no audio file at {path}")
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
             sample_hz = file.samplerate
             if sample_hz not in RATES:
                 raise ValueError(
@@ -47,7 +47,7 @@ def load_audio(path: str | os.PathLike[str], target_sample_hz: int | None = None
             missing = _missing(file, len(frames), path)
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise ValueError(
-            f"{path} cannot be read as audio ({error}): convert it to WAV or FLAC, or remove it"
+            f"{path} cannot be read as audio ({getattr(error, 'error_string', error)}): convert it to WAV or FLAC, or remove it"
         ) from error
     if missing:
         raise ValueError(f"{path} is cut off, {missing} of it is missing: copy it again or remove it")

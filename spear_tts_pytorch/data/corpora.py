@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +18,8 @@ import numpy as np
 import soundfile
 import torch
 
-from spear_tts_pytorch.data.audio import AUDIO_SUFFIXES, load_audio
+from spear_tts_pytorch.data.audio import load_audio
+from spear_tts_pytorch.data.clip_files import audio_in, by_listed_id, few, read_metadata, readable
 from spear_tts_pytorch.tokenizers.semantic import RATES, problem_with
 from spear_tts_pytorch.tokenizers.text import normalize_text
 
@@ -151,22 +151,16 @@ def check_counts(**counts: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {count}")
 
 
-def check_unique(ids: Iterable[str], where: str = "the corpus") -> None:
-    """Raises ValueError for ids that come more than once, naming some."""
-    repeated = [id_ for id_, count in Counter(ids).items() if count > 1]
-    if repeated:
-        raise ValueError(f"{where}: {len(repeated)} ids come twice or more ({few(repeated)}): rename or remove clips")
-
-
 def read_ljspeech(folder: str | os.PathLike[str], *, strict: bool = True) -> list[Utterance]:
-    """All utterances of a folder with `metadata.csv` (`id|text|normalised text` or `id|text`) and `wavs/`.
+    """All utterances of a folder with `metadata.csv` (`id|text|normalised text` or `id|text`) and audio in `wavs/` or beside.
 
-    The normalised text is used where there is one. A byte-order mark, CRLF, blank lines and tabs instead of bars are
-    tolerated.
+    The normalised text is used where there is one. A byte-order mark, CRLF, blank lines, tabs instead of bars, ids with
+    the ending of the audio and letters composed otherwise than in the file's name are tolerated.
 
     Args:
-        strict: whether rows without audio, audio without rows and audio that cannot be read are errors; else the first are
-            left out with a warning, the second come last, without text, and the last says so when it is asked for.
+        strict: whether rows without audio, rows and audio without a text and audio that cannot be read are errors; else the
+            first are left out with a warning, the next have the text None, audio without a row comes last, and the last
+            says so when it is asked for.
 
     Raises:
         FileNotFoundError: the folder, its metadata.csv or its wavs/ is missing.
@@ -176,15 +170,23 @@ def read_ljspeech(folder: str | os.PathLike[str], *, strict: bool = True) -> lis
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no corpus folder {folder}: give a folder that holds metadata.csv and wavs/")
-    rows = _read_metadata(folder / "metadata.csv")
-    files = _audio_files(folder / "wavs")
+    rows = read_metadata(folder / "metadata.csv", strict=strict)
+    files = _audio_files(folder)
+    place = "wavs/" if (folder / "wavs").is_dir() else "the folder"
     without_audio = [id_ for id_ in rows if id_ not in files]
-    without_row = [files[id_].name for id_ in files if id_ not in rows]
+    without_row = [readable(files[id_].name) for id_ in files if id_ not in rows]
+    empty = [id_ for id_, text in rows.items() if text is None]
     for names, what, remedy, done in (
-        (without_audio, "rows of metadata.csv have no audio in wavs/", "add the audio or remove the rows", "left out"),
+        (empty, "rows of metadata.csv are empty", "write texts", "without text"),
+        (
+            without_audio,
+            f"rows of metadata.csv have no audio in {place}",
+            "add the audio or remove the rows",
+            "left out",
+        ),
         (
             without_row,
-            "audio files in wavs/ have no row in metadata.csv",
+            f"audio files in {place} have no row in metadata.csv",
             "add rows or remove the files",
             "without text",
         ),
@@ -197,8 +199,8 @@ def read_ljspeech(folder: str | os.PathLike[str], *, strict: bool = True) -> lis
     named = [(id_, text) for id_, text in rows.items() if id_ in files]
     named += [(id_, None) for id_ in files if id_ not in rows]
     found = [file_utterance(id_, text, None, files[id_], strict=strict) for id_, text in named]
-    if all(utterance.text is None for utterance in found):
-        raise ValueError(f"{folder} holds no utterance with both text and audio")
+    if not files.keys() & rows.keys():
+        raise ValueError(f"{folder}: no row of metadata.csv has audio: its first column must be names of the files")
     rates = {utterance.sample_hz: utterance.id for utterance in found if utterance.sample_hz}
     if len(rates) > 1:
         shown = ", ".join(f"{id_} has {rate} Hz" for rate, id_ in sorted(rates.items()))
@@ -228,6 +230,8 @@ def ljspeech_corpus(
     check_counts(labelled=labelled, test=test, **({} if unlabelled is None else {"unlabelled": unlabelled}))
     every = read_ljspeech(folder, strict=strict)
     utterances = [utterance for utterance in every if utterance.text is not None]
+    if not utterances:
+        raise ValueError(f"{folder}: no clip has a text, write some into metadata.csv")
     groups: dict[str, list[Utterance]] = {}
     for utterance in utterances:
         groups.setdefault(normalize_text(utterance.text or ""), []).append(utterance)
@@ -343,40 +347,14 @@ def _is_complete(files: list[tuple[int, int, Path]]) -> bool:
     return len({(digit, index >= FIRST_TRAINING_INDEX) for digit, index, _ in files}) == 2 * len(DIGITS)
 
 
-def _read_metadata(path: Path) -> dict[str, str]:
-    """Id to text, in file order."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: write one line `id|text` for each wavs/id.wav")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): convert it") from error
-    rows: dict[str, str] = {}
-    repeated = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        columns = [column.strip() for column in line.split("|" if "|" in line else "\t")]
-        text = next((column for column in columns[2:0:-1] if column), "")
-        if not columns[0] or not text:
-            raise ValueError(f"{path} line {number} is not `id|text`, or its text is empty: {line.strip()[:60]!r}")
-        if columns[0] in rows:
-            repeated.append(columns[0])
-        rows[columns[0]] = text
-    if repeated:
-        raise ValueError(f"{path}: {len(repeated)} rows repeat an id ({few(repeated)}): make each id unique")
-    if not rows:
-        raise ValueError(f"{path} has no rows: write one line `id|text` for each wavs/id.wav")
-    return rows
-
-
 def _audio_files(folder: Path) -> dict[str, Path]:
-    """Id to audio file, by name."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is missing: put the audio there, one file {{id}}.wav for each row")
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in AUDIO_SUFFIXES]
-    check_unique([path.stem for path in files], str(folder))
-    return {path.stem: path for path in files}
+    """Id to audio file of a folder in LJSpeech's layout, by name."""
+    inner = folder / "wavs"
+    place = inner if inner.is_dir() else folder
+    files = audio_in(place)
+    if not files and place == folder:
+        raise FileNotFoundError(f"{inner} is missing: put the audio there, one file {{id}}.wav for each row")
+    return by_listed_id(files, place)
 
 
 def file_utterance(id_: str, text: str | None, speaker: str | None, path: Path, *, strict: bool = False) -> Utterance:
@@ -386,21 +364,17 @@ def file_utterance(id_: str, text: str | None, speaker: str | None, path: Path, 
         strict: whether a file whose header cannot be read is an error; else its rate is 0, and its audio says why.
     """
     try:
-        info = soundfile.info(path)
+        info = soundfile.info(os.fsencode(path))  # soundfile encodes names strictly
         rate, samples = info.samplerate, info.frames
         if rate not in RATES:
             raise RuntimeError(f"it gives {rate} Hz as its sampling rate")
     except (soundfile.SoundFileError, RuntimeError) as error:
         if strict:
-            raise ValueError(f"{path} cannot be read as audio ({error}): repair, convert or remove it") from error
+            reason = getattr(error, "error_string", error)
+            raise ValueError(f"{path} cannot be read as audio ({reason}): repair, convert or remove it") from error
         rate, samples = 0, 0
     return Utterance(id_, text, speaker, rate, partial(_wav_of, path), samples)
 
 
 def _wav_of(path: Path) -> np.ndarray:
     return load_audio(path)[0]
-
-
-def few(names: list[str], limit: int = 3) -> str:
-    """The first of some names, for a message."""
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

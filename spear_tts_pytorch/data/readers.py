@@ -19,11 +19,24 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from spear_tts_pytorch.data.audio import AUDIO_SUFFIXES, resample
-from spear_tts_pytorch.data.corpora import Utterance, check_unique, few, file_utterance, read_ljspeech
+from spear_tts_pytorch.data.audio import resample
+from spear_tts_pytorch.data.clip_files import (
+    audio_in,
+    audio_under,
+    by_listed_id,
+    check_unique,
+    few,
+    id_of,
+    lines_of,
+    listed_id,
+    readable,
+    visible,
+)
+from spear_tts_pytorch.data.corpora import Utterance, file_utterance, read_ljspeech
 from spear_tts_pytorch.data.dataset_items import read_dataset
 
 VCTK_FOLDERS = ("wav48_silence_trimmed", "wav48", "wav16")
+UNLISTED = "audio files in clips/ have no row here: left out"
 TEXTLESS = "clips have no text, their audio is kept"
 DEEPEST = 2  # folders between the one that is given and a corpus in it, as in cv-corpus-17.0/en
 
@@ -45,25 +58,24 @@ def read_corpus(source: str | os.PathLike[str] | Iterable[Any]) -> Iterable[Utte
         names = [str(path.relative_to(folder)) for path in corpora]
         raise ValueError(f"{folder} holds {len(corpora)} corpora ({few(names)}): give one of them")
     if corpora:
-        others = (
-            [path for path in _audio_under(folder) if corpora[0] not in path.parents] if corpora != [folder] else []
-        )
+        others = [path for path in audio_under(folder) if corpora[0] not in path.parents] if corpora != [folder] else []
         if others:
             raise ValueError(
                 f"{folder} holds a corpus, {corpora[0].relative_to(folder)}, and other audio "
-                f"({few([_id(folder, path) for path in others])}): give the folder of the one you mean"
+                f"({few([_name(folder, path) for path in others])}): give the folder of the one you mean"
             )
         return _reader(corpora[0])(corpora[0])
-    if next(folder.rglob("*.trans.txt"), None):
+    if visible(folder, "*.trans.txt"):
         return read_librispeech(folder)
-    if next(folder.rglob("*.normalized.txt"), None):
+    if visible(folder, "*.normalized.txt"):
         return read_libritts(folder)
     return read_folder(folder)
 
 
 def _reader(folder: Path) -> Callable[[Path], list[Utterance]] | None:
     """What reads this very folder, if it looks like one of the corpora that have a fixed top."""
-    if (folder / "metadata.csv").is_file() and (folder / "wavs").is_dir():
+    table = folder / "metadata.csv"
+    if table.is_file() and ((folder / "wavs").is_dir() or (_has_rows(table) and audio_in(folder))):
         return partial(read_ljspeech, strict=False)
     if (folder / "clips").is_dir() and any(folder.glob("*.tsv")):
         return read_common_voice
@@ -88,15 +100,18 @@ def read_folder(folder: str | os.PathLike[str]) -> list[Utterance]:
     Ids are paths without their ending, or with it where two files differ in nothing else.
     """
     folder = _folder(folder)
-    files = _audio_under(folder)
-    count = Counter(_id(folder, path) for path in files)
+    files = audio_under(folder)
+    count = Counter(_name(folder, path) for path in files)
     found = []
+    if (folder / "metadata.csv").is_file():
+        what = "metadata.csv is not read: it needs lines `id|text`, with the audio in wavs/ or beside it"
+        warnings.warn(f"{folder}: {what}", stacklevel=2)
     for path in files:
-        id_ = _id(folder, path) if count[_id(folder, path)] == 1 else path.relative_to(folder).as_posix()
+        id_ = _name(folder, path) if count[_name(folder, path)] == 1 else id_of(path.relative_to(folder))
         found.append(file_utterance(id_, _text_of(path.with_suffix(".txt")), None, path))
     if any(one.text for one in found):
         _warn(folder, _without_text(found), TEXTLESS)
-        texts = sorted(_id(folder, path) for path in folder.rglob("*.txt"))
+        texts = [_name(folder, path) for path in visible(folder, "*.txt")]
         _warn(folder, [id_ for id_ in texts if id_ not in count], "texts have no audio")
     return _checked(found, folder)
 
@@ -104,47 +119,52 @@ def read_folder(folder: str | os.PathLike[str]) -> list[Utterance]:
 def read_librispeech(folder: str | os.PathLike[str]) -> list[Utterance]:
     """LibriSpeech, one split or several: `{speaker}/{chapter}/{id}.flac` with texts in `*.trans.txt`."""
     folder = _folder(folder)
-    files = _by_stem(_audio_under(folder), folder)
+    files = by_listed_id(audio_under(folder), folder)
     found, without_audio = [], []
-    for listing in sorted(folder.rglob("*.trans.txt")):
+    for listing in visible(folder, "*.trans.txt"):
         for line in _lines(listing):
-            id_, _, text = line.partition(" ")
-            if id_ in files:
+            name, _, text = line.partition(" ")
+            if (id_ := listed_id(name)) in files:
                 found.append(file_utterance(id_, _clean(text), id_.split("-")[0], files[id_]))
             else:
                 without_audio.append(id_)
     _warn(folder, without_audio, "rows of *.trans.txt have no audio: left out")
-    _warn(folder, sorted(files.keys() - {one.id for one in found}), "audio files have no row in *.trans.txt: left out")
+    without_row = sorted(files.keys() - {one.id for one in found})
+    _warn(folder, without_row, "audio files have no row in *.trans.txt: without text")
+    found += [file_utterance(id_, None, id_.split("-")[0], files[id_]) for id_ in without_row]
     return _checked(found, folder)
 
 
 def read_libritts(folder: str | os.PathLike[str]) -> list[Utterance]:
     """LibriTTS, one split or several: `{speaker}/{chapter}/{id}.wav` with `{id}.normalized.txt`."""
     folder, ending = _folder(folder), ".normalized.txt"
-    files = _by_stem(_audio_under(folder), folder)
+    files = by_listed_id(audio_under(folder), folder)
     found = [
-        file_utterance(id_, _text_of(path.with_name(id_ + ending)), id_.split("_")[0], path)
+        file_utterance(id_, _text_of(path.with_name(path.stem + ending)), id_.split("_")[0], path)
         for id_, path in files.items()
     ]
-    texts = sorted(path.name.removesuffix(ending) for path in folder.rglob(f"*{ending}"))
+    texts = [listed_id(path.name.removesuffix(ending)) for path in visible(folder, f"*{ending}")]
     _warn(folder, [id_ for id_ in texts if id_ not in files], "texts have no audio: left out")
     _warn(folder, _without_text(found), TEXTLESS)
     return found
 
 
 def read_common_voice(folder: str | os.PathLike[str], split: str | None = None) -> list[Utterance]:
-    """Common Voice: `clips/` and `{split}.tsv`; by default `validated.tsv`, or `train.tsv` without it."""
+    """Common Voice: `clips/` and `{split}.tsv`; by default `validated.tsv`, or `train.tsv` without it.
+
+    Audio that it does not list comes last, without text, unless a `split` is asked for.
+    """
     folder = _folder(folder)
     names = [split] if split else [name for name in ("validated", "train") if (folder / f"{name}.tsv").is_file()]
     if not names or not (folder / f"{names[0]}.tsv").is_file():
         there = ", ".join(sorted(path.stem for path in folder.glob("*.tsv"))) or "none"
         raise FileNotFoundError(f"{folder} has no {split or 'validated'}.tsv (there: {there})")
     table = folder / f"{names[0]}.tsv"
-    header, *lines = [line.split("\t") for line in _lines(table, blank=True)]
+    header, *lines = [line.split("\t") for line in lines_of(table)]
     missing = [name for name in ("path", "sentence") if name not in header]
     if missing:
         raise ValueError(f"{table} has no column {missing[0]!r}, its first line names {', '.join(header)}")
-    files = {path.name: path for path in (folder / "clips").iterdir() if path.suffix.lower() in AUDIO_SUFFIXES}
+    files = {path.name: path for path in audio_in(folder / "clips")}
     found, without_audio, broken = [], [], []
     for number, line in enumerate(lines, start=2):
         row = dict(zip(header, line, strict=False))
@@ -158,7 +178,12 @@ def read_common_voice(folder: str | os.PathLike[str], split: str | None = None) 
             without_audio.append(row["path"])
     _warn(table, broken, f"rows do not have {len(header)} columns as the first: left out")
     _warn(table, without_audio, "rows have no audio of their own in clips/: left out")
-    _warn(table, sorted(files), "audio files in clips/ have no row here: left out")
+    taken = {one.id for one in found}
+    others = {} if split else {readable(path.stem): path for path in files.values()}
+    others = {id_: path for id_, path in others.items() if id_ not in taken}  # such as a.wav made of a.mp3
+    _warn(table, list(others), "audio files in clips/ have no row here: without text")
+    _warn(table, sorted(readable(name) for name in files if files[name] not in others.values()), UNLISTED)
+    found += [file_utterance(id_, None, None, path) for id_, path in others.items()]
     return _checked(found, folder)
 
 
@@ -167,13 +192,15 @@ def read_vctk(folder: str | os.PathLike[str], microphone: int = 1) -> list[Utter
     folder = _folder(folder)
     audio = next((folder / name for name in VCTK_FOLDERS if (folder / name).is_dir()), folder)
     found = []
-    for path in _audio_under(audio):
+    for path in audio_under(audio):
         stem, _, mic = path.stem.partition("_mic")
         if mic in ("", str(microphone)):
-            speaker = path.parent.name
-            text = _text_of(folder / "txt" / speaker / f"{stem}.txt")
-            found.append(file_utterance(stem, text, speaker, path))
-    without_audio = sorted({path.stem for path in (folder / "txt").rglob("*.txt")} - {one.id for one in found})
+            speaker = readable(path.parent.name)
+            text = _text_of(folder / "txt" / path.parent.name / f"{stem}.txt")
+            found.append(file_utterance(readable(stem), text, speaker, path))
+    without_audio = sorted(
+        {readable(path.stem) for path in visible(folder / "txt", "*.txt")} - {one.id for one in found}
+    )
     _warn(folder, without_audio, f"texts have no audio of microphone {microphone}: left out")
     _warn(folder, _without_text(found), TEXTLESS)
     return _checked(found, folder)
@@ -194,18 +221,6 @@ def _folder(path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-def _audio_under(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
-    if not found:
-        raise FileNotFoundError(f"{folder} holds no audio ({', '.join(AUDIO_SUFFIXES)})")
-    return found
-
-
-def _by_stem(files: list[Path], folder: Path) -> dict[str, Path]:
-    check_unique([path.stem for path in files], str(folder))
-    return {path.stem: path for path in files}
-
-
 def _checked(found: list[Utterance], folder: Path) -> list[Utterance]:
     if not found:
         raise FileNotFoundError(f"{folder} holds no text that has audio")
@@ -213,21 +228,23 @@ def _checked(found: list[Utterance], folder: Path) -> list[Utterance]:
     return found
 
 
-def _id(folder: Path, path: Path) -> str:
-    return path.relative_to(folder).with_suffix("").as_posix()
+def _name(folder: Path, path: Path) -> str:
+    return id_of(path.relative_to(folder).with_suffix(""))
+
+
+def _has_rows(table: Path) -> bool:
+    """Whether the first line with something in it has columns as LJSpeech's; other tables of this name have commas."""
+    with open(table, "rb") as file:
+        first = next((line for line in file if line.strip()), b"")
+    return b"|" in first or b"\t" in first
 
 
 def _text_of(path: Path) -> str | None:
     return _clean(" ".join(_lines(path))) if path.is_file() else None
 
 
-def _lines(path: Path, *, blank: bool = False) -> list[str]:
-    """Lines that are not blank, or all."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): convert it") from error
-    return [line for line in lines if blank or line.strip()]
+def _lines(path: Path) -> list[str]:
+    return [line for line in lines_of(path) if line.strip()]
 
 
 def _clean(text: str) -> str | None:

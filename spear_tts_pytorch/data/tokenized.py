@@ -25,7 +25,8 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from spear_tts_pytorch.data.audio import resample
-from spear_tts_pytorch.data.corpora import Utterance, check_unique
+from spear_tts_pytorch.data.clip_files import check_unique
+from spear_tts_pytorch.data.corpora import Utterance
 from spear_tts_pytorch.data.files import locked, write_whole
 from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
 from spear_tts_pytorch.tokenizers.semantic import RATES, SPEECH_PAD_ID, SemanticTokenizer, describe, tokenize_waveform
@@ -215,7 +216,8 @@ def _tokenized(batch: list[Utterance], tokenizer: SemanticTokenizer) -> list[Row
 
 
 def _problem(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words.encode("utf-8", "backslashreplace").decode()  # names of files may be any bytes
 
 
 _worker_tokenizer: Any = None
