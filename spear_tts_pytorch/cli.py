@@ -1,8 +1,8 @@
 """The shell: `spear-tts demo`, `generate`, `tokenize`, `label`, `pairs` and `version`.
 
 Arguments come in, exit codes go out: 0 done, 1 done but for some items, 2 something the user can mend (one line on
-stderr, `SPEAR_TTS_DEBUG=1` shows where), 130 interrupted. Commands import what they need when they run, so that `--help`
-is instant.
+stderr, `SPEAR_TTS_DEBUG=1` shows where), 130 interrupted, 143 terminated. Commands import what they need when they run,
+so that `--help` is instant.
 This file knows no recipe, no model and no audio; it only hands arguments over.
 """
 
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 from spear_tts_pytorch.arguments import columns, path_with, positive, seed, temperature
 from spear_tts_pytorch.label_command import add_label
 from spear_tts_pytorch.pair_commands import add_pairs
+from spear_tts_pytorch.training.signals import terminating
 from spear_tts_pytorch.version import __version__
 
 if TYPE_CHECKING:
@@ -46,11 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments after the program's name; default: those of the process.
 
-    Returns: exit code: 0, 2 for an error that the user can mend, 130 after Ctrl-C.
+    Returns: exit code: 0, 2 for an error that the user can mend, 130 after Ctrl-C, 143 after SIGTERM.
     """
     try:
         args = _parser().parse_args(argv)
-        args.command(args)
+        with terminating():
+            args.command(args)
     except SystemExit as exit_request:  # --help has printed what it had to
         return int(exit_request.code or 0)
     except KeyboardInterrupt:

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
+ADVICE = "Weights only load failed"  # and the way to run what is in the file, in torch's words
+REASON = re.compile(r"WeightsUnpickler error:\s*([^\n]+)")
 GLOBAL = re.compile(r"GLOBAL ([\w.]+)")  # how torch names what it refuses
 NUMBERS = re.compile(r"[biufc]\d{1,2}")  # NumPy's codes of types that are numbers
 DAMAGED = (pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError)
@@ -76,11 +78,11 @@ def load_tensors(path: str | Path, *, stand_ins: tuple[str, ...] = ()) -> Any:
             if name and name not in made and (name in known or _expected(name, stand_ins)):
                 made[name] = known.get(name) or _stand_in(name)  # and once more
             elif name:
-                raise RefusedError(_refusal(path, name)) from error
+                raise RefusedError(_refusal(path, name)) from None  # torch's error advises to run what is there
             else:
                 raise ValueError(
                     f"{path} is damaged or no file of weights ({_first_line(error)}): copy or save it again"
-                ) from error
+                ) from None
 
 
 def load_joblib(path: str | Path, *, stand_ins: tuple[str, ...] = ()) -> Any:
@@ -215,5 +217,14 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
+def without_advice(error: BaseException) -> str:
+    """What an error says, without torch's advice to load files in the way that runs what they hold."""
+    text = str(error)
+    if ADVICE in text:
+        reason = REASON.search(text)
+        return reason[1] if reason else "it is no file of weights"
+    return text
+
+
 def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".split("\n")[0]
+    return f"{type(error).__name__}: {without_advice(error)}".split("\n")[0]

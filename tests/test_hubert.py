@@ -1,6 +1,7 @@
 """HuBERT and k-means: the published numbers, any batch, any of the file formats, long audio."""
 
 import gc
+import os
 import pickle
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from spear_tts_pytorch.data.audio import load_audio
 from spear_tts_pytorch.data.corpora import Utterance
 from spear_tts_pytorch.data.tokenized import tokenize_corpus
+from spear_tts_pytorch.restricted import RefusedError
 from spear_tts_pytorch.tokenizers import hubert
 from spear_tts_pytorch.tokenizers.fairseq_hubert import read_centroids
 from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer, load_semantic_tokenizer
@@ -68,6 +70,44 @@ def test_a_huggingface_save_gives_the_same(tokenizer, files, expected, tmp_path)
     with torch.no_grad():  # what is cut off changes nothing
         whole = model(waves, output_hidden_states=True).hidden_states[2]
     torch.testing.assert_close(torch.stack(tokenizer.features(waves)), whole, atol=1e-5, rtol=1e-5)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+def test_pickled_weights_of_a_huggingface_folder_that_hold_code_are_refused(tokenizer, files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, _ = hubert.read_fairseq_hubert(files / "hubert_tiny.pt")
+    model.save_pretrained("hf")
+    state = load_file("hf/model.safetensors")
+    os.remove("hf/model.safetensors")
+    kmeans = files / "hubert_tiny_L2_km20.bin"
+    torch.save(state, "hf/pytorch_model.bin")
+    same = hubert.HubertWithKmeans("hf", kmeans, output_layer=2)
+    assert same.fingerprint == tokenizer.fingerprint
+    torch.save({**state, "evil": Evil()}, "hf/pytorch_model.bin")
+    with pytest.raises(RefusedError, match=r"pytorch_model.bin holds '(posix|nt).mkdir', which is code"):
+        hubert.HubertWithKmeans("hf", kmeans, output_layer=2)
+    with open("hf/pytorch_model.bin", "wb") as file:
+        pickle.dump(Evil(), file)
+    with pytest.raises(ValueError, match="pytorch_model.bin") as caught:
+        hubert.HubertWithKmeans("hf", kmeans, output_layer=2)
+    assert "weights_only" not in str(caught.value) and not os.path.exists("ran")
+    with open("hf/model.safetensors", "wb") as file:
+        file.write(b"damaged")
+    with pytest.raises(ValueError, match="'hf' cannot be loaded by transformers"):
+        hubert.HubertWithKmeans("hf", kmeans, output_layer=2)
+
+
+def test_one_without_centroids_is_saved_and_loaded(files, expected, tmp_path):
+    bare = hubert.HubertWithKmeans(files / "hubert_tiny.pt", output_layer=2)
+    bare.save(tmp_path)
+    again = load_semantic_tokenizer(tmp_path)
+    waves = next(value for name, value in expected.items() if "wave" in name)
+    assert again.codebook_size == 0 and again.fingerprint == bare.fingerprint
+    assert torch.equal(torch.stack(again.features(waves)), torch.stack(bare.features(waves)))
 
 
 def test_saved_and_loaded(tokenizer, expected, tmp_path):
@@ -207,5 +247,13 @@ def test_a_codebook_of_ones_own(files, corpora):
     clips = real_clips(corpora, 6)
     assert own.fit_kmeans(clips, 12, progress=False) is own and own.codebook_size == 12
     assert len(own(clips[0]).unique()) > 3
+    before = own.fingerprint
+    broken = Utterance("broken", None, None, 16000, lambda: load_audio(files / "hubert_tiny.pt")[0])
+    bad = [torch.zeros(16000), 1e6 * clips[0], clips[0][:100], torch.full((16000,), torch.nan), broken]
+    with pytest.warns(UserWarning, match=r"5 clips cannot be used \(0: row 0 of wav is silent .*: left out"):
+        own.fit_kmeans([*bad, *clips], 12, progress=False)
+    assert own.fingerprint == before
+    with pytest.raises(ValueError, match=r"has 0 frames; 5 clips cannot be used \(0: row 0 of wav is silent"):
+        own.fit_kmeans(bad, 12, progress=False)
     with pytest.raises(ValueError, match="layer 1 is not the tokenizer's"):
         own.fit_kmeans(clips, 12, 1)

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import tarfile
+import traceback
 import zipfile
 from collections import OrderedDict
 
@@ -107,6 +108,14 @@ def test_notes_of_types_and_states_cannot_be_forged(tmp_path):
         else:
             with pytest.raises(ValueError, match=f"{name}.bin"):
                 load_joblib(path)
+
+
+def test_a_damaged_file_is_no_reason_to_run_it(tmp_path):
+    (tmp_path / "zeros.pt").write_bytes(b"\0" * 100)
+    with pytest.raises(ValueError, match="zeros.pt is damaged .*Unsupported operand 0") as caught:
+        load_tensors(tmp_path / "zeros.pt")
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "weights_only" not in str(caught.value) and "set to `False`" not in shown
 
 
 def test_archives_that_hold_programs_are_refused(tmp_path):

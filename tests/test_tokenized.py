@@ -1,6 +1,8 @@
 """Corpora to folders of ids: what is written, what is left out, what is gone on with."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -83,6 +85,25 @@ def test_interrupted_work_goes_on(corpus, tokenizer, tmp_path, monkeypatch):
     assert all(path.read_bytes() == data for path, data in before.items())
     one, other = TokenizedSpeech(tmp_path / "a"), TokenizedSpeech(tmp_path / "b")
     assert one.ids == other.ids and all(torch.equal(one[i], other[i]) for i in range(report.clips))
+
+
+def test_termination_writes_what_is_done(corpus, tokenizer, tmp_path, monkeypatch):
+    plain, calls, before = tokenized._tokenized, [], signal.getsignal(signal.SIGTERM)
+    tokenizer.save(tmp_path / "tokenizer")
+    monkeypatch.setattr(tokenized, "BATCH_CLIPS", 8)
+
+    def terminated(batch, tokenizer):
+        calls.append(batch)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(batch, tokenizer)
+
+    monkeypatch.setattr(tokenized, "_tokenized", terminated)
+    arguments = ["tokenize", str(corpus), str(tmp_path / "a"), "--tokenizer", str(tmp_path / "tokenizer")]
+    assert main(arguments) == 143 and signal.getsignal(signal.SIGTERM) is before
+    assert len(TokenizedSpeech(tmp_path / "a")) == 16
+    assert main(arguments) == 0
+    assert len(TokenizedSpeech(tmp_path / "a")) == 70
 
 
 def test_processes_are_one_and_lose_little(corpus, tokenizer, tmp_path, monkeypatch):
@@ -229,6 +250,13 @@ def test_ids_without_repeats_can_be_expanded_again(corpus, tokenizer, tmp_path):
             expand(ids, wrong)
     with pytest.raises(ValueError, match="one shape"):
         expand(ids[0], durations[0])
+
+
+def test_repeats_are_left_out_once(corpus, tokenizer):
+    clips = [one.audio() for one in read_corpus(corpus)[:9]]
+    for own in (UniqueConsecutive(tokenizer), MelKmeans.fit(clips, RATE, 4, unique_consecutive=True, progress=False)):
+        with pytest.raises(ValueError, match=f"a {type(own).__name__}, leaves out repeats already"):
+            UniqueConsecutive(own)
 
 
 def without_repeats(frames):

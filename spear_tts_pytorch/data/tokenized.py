@@ -66,9 +66,9 @@ def tokenize_corpus(
     Args:
         utterances: as the readers give them (`data/readers.py`); ids must be unique.
         workers: processes besides this one; 0 works in this one. The tokenizer and utterances must be picklable then.
-        rows_per_shard: clips in a file. What is done is written when an error or Ctrl-C ends the work, but for batches of
-            32 clips that are in work: one, or two for each worker and one more. A process that is killed outright loses
-            the clips of an unfinished file as well.
+        rows_per_shard: clips in a file. What is done is written when an error or Ctrl-C (under `spear-tts` SIGTERM too)
+            ends the work, but for batches of 32 clips that are in work: one, or two for each worker and one more. A process
+            that is killed outright loses the clips of an unfinished file as well.
 
     Raises:
         FolderInUseError: another run writes into the folder (an OSError and a RuntimeError).
@@ -241,12 +241,15 @@ def _in_processes(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start_worker, (tokenizer, threads)) as pool:
         waiting: deque = deque()
-        for batch in batches:
-            waiting.append(pool.submit(_in_worker, batch))
-            if len(waiting) > 2 * workers:
+        try:
+            for batch in batches:
+                waiting.append(pool.submit(_in_worker, batch))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _shards(folder: Path) -> list[Path]:

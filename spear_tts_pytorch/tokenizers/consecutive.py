@@ -33,9 +33,17 @@ class UniqueConsecutive:
 
     Args:
         tokenizer: gives one id per frame.
+
+    Raises:
+        ValueError: `tokenizer` leaves out repeats itself, so that durations would be lost.
     """
 
     def __init__(self, tokenizer: SemanticTokenizer):
+        if getattr(tokenizer, "unique_consecutive", False):
+            raise ValueError(
+                f"tokenizer, a {type(tokenizer).__name__}, leaves out repeats already: use it as it is, or make it with "
+                "unique_consecutive=False"
+            )
         self.tokenizer = tokenizer
         self.unique_consecutive = True
 

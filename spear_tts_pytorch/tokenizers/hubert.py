@@ -11,6 +11,8 @@ import hashlib
 import json
 import math
 import os
+import pickle
+import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -18,10 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from spear_tts_pytorch.restricted import RefusedError, load_tensors, without_advice
 from spear_tts_pytorch.tokenizers.fairseq_hubert import read_centroids, read_fairseq_hubert
 from spear_tts_pytorch.tokenizers.mel import nearest
 from spear_tts_pytorch.tokenizers.semantic import (
@@ -147,8 +151,8 @@ class HubertWithKmeans(nn.Module):
         """Learns centroids from one's own audio, by scikit-learn's mini-batch k-means; returns the tokenizer itself.
 
         Args:
-            dataset: waveforms `[t]`, or utterances of a corpus (`data/corpora.py`). Of more than a million frames (5.5
-                hours), the first are used; shuffle long corpora.
+            dataset: waveforms `[t]`, or utterances of a corpus (`data/corpora.py`); ones that cannot be used are left
+                out. Of more than a million frames (5.5 hours), the first are used; shuffle long corpora.
             layer: must be the tokenizer's `output_layer`, above which its model is cut off.
             sample_hz: rate of waveforms in Hz, `target_sample_hz` if None.
 
@@ -162,15 +166,25 @@ class HubertWithKmeans(nn.Module):
             raise ImportError('fit_kmeans needs scikit-learn: pip install "spear-tts-pytorch[hubert]"') from error
         if layer not in (None, self.output_layer):
             raise ValueError(f"layer {layer} is not the tokenizer's: make it with output_layer={layer}")
-        found, total = [], 0
-        for clip in tqdm(dataset, desc="features", unit="clip", disable=None if progress else True, leave=False):
-            wav, rate = (clip.audio(), clip.sample_hz) if hasattr(clip, "audio") else (clip, sample_hz)
-            found.append(self.features(check_wav(wav, ndim=1), None, rate)[0].cpu().numpy())
+        found, total, problems = [], 0, []
+        bar = tqdm(dataset, desc="features", unit="clip", disable=None if progress else True, leave=False)
+        for index, clip in enumerate(bar):
+            try:
+                wav, rate = (clip.audio(), clip.sample_hz) if hasattr(clip, "audio") else (clip, sample_hz)
+                found.append(self.features(check_wav(wav, ndim=1), None, rate)[0].cpu().numpy())
+            except (ValueError, OSError, MemoryError) as error:
+                problems.append(f"{getattr(clip, 'id', index)}: {error or 'too little memory'}")
+                continue
             total += len(found[-1])
             if total >= FRAMES_TO_FIT:
                 break
+        said = f"{len(problems)} clips cannot be used ({problems[0]})" if problems else ""
         if total < num_clusters or num_clusters < 1:
-            raise ValueError(f"num_clusters={num_clusters} asked for, but the dataset has {total} frames")
+            raise ValueError(
+                f"num_clusters={num_clusters} asked for, but the dataset has {total} frames{said and '; '}{said}"
+            )
+        if problems:
+            warnings.warn(f"{said}: left out", stacklevel=2)
         kmeans = MiniBatchKMeans(num_clusters, batch_size=10_000, n_init=3, random_state=seed).fit(
             np.concatenate(found)
         )
@@ -197,7 +211,8 @@ class HubertWithKmeans(nn.Module):
                 f"{folder} holds {config.get('type')!r} of the format {config.get('format_version')}: upgrade"
             )
         options = {name: config[name] for name in ("target_sample_hz", "seq_len_multiple_of", "output_layer")}
-        tokenizer = cls(folder / ENCODER, folder / CENTROIDS, **options)
+        centroids = folder / CENTROIDS if config["codebook_size"] else None  # not fitted yet
+        tokenizer = cls(folder / ENCODER, centroids, **options)
         tokenizer.normalize = config["normalize"]
         return tokenizer
 
@@ -322,9 +337,14 @@ def _read_model(path: str) -> tuple[nn.Module, bool]:
         config = AutoConfig.from_pretrained(path)
         if not hasattr(config, "conv_stride"):
             raise ValueError(f"it is a {config.model_type}, which takes no waveforms")
-        model = AutoModel.from_pretrained(path).float()
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"checkpoint_path {path!r} cannot be loaded by transformers: {error}") from error
+        _check_weights(Path(path))
+        model = AutoModel.from_pretrained(path, weights_only=True).float()
+    except RefusedError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+        raise ValueError(
+            f"checkpoint_path {path!r} cannot be loaded by transformers: {without_advice(error)}"
+        ) from error
     folder = Path(path)
     preprocessor = folder / "preprocessor_config.json"
     normalize = config.feat_extract_norm == "layer"
@@ -335,6 +355,13 @@ def _read_model(path: str) -> tuple[nn.Module, bool]:
 
         normalize = AutoFeatureExtractor.from_pretrained(path).do_normalize
     return model.eval(), bool(normalize)
+
+
+def _check_weights(folder: Path) -> None:
+    """Raises RefusedError or ValueError for weights of `transformers` that were pickled and hold code or are damaged."""
+    if not any(folder.glob("model*.safetensors")):  # these are taken first
+        for path in sorted(folder.glob("pytorch_model*.bin")):
+            load_tensors(path)
 
 
 def _rebuilt(kind: type, config: Any, state: dict[str, Tensor], centroids: Tensor, attributes: dict[str, Any]):

@@ -48,6 +48,28 @@ class StopSignals:
         self._before = {}
 
 
+@contextmanager
+def terminating() -> Iterator[None]:
+    """Inside, the first SIGTERM raises SystemExit(143) where the program is, so that what is done can be written.
+
+    Nothing changes where SIGTERM is ignored, or in another thread than Python's main one.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or before in (None, signal.SIG_IGN):
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, before)
+        raise stop(number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def stop(number: int) -> BaseException:
     """What a program that was sent a signal raises: KeyboardInterrupt, or SystemExit with the shell's code for it."""
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
