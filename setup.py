@@ -26,6 +26,7 @@ extras["test"] = [
     "polars>=1.0",
     "duckdb>=1.0",
     "datasets>=2.19",
+    "tensorboard>=2.15",
     "ruff>=0.5",
     "build>=1.0",
 ]

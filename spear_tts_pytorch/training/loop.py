@@ -187,7 +187,6 @@ class Trainer(UpdateMixin, ValidationMixin, ResumeMixin, SeeingMixin):
         self.run_folder = RunFolder(results_folder, keep_last)
         self.results_folder = self.run_folder.path
         self._open_folder(force_clear_prev_results is True)
-        self.accelerator.init_trackers(self.task, config={"num_train_steps": num_train_steps, "learning_rate": lr})
 
     # what a stage adds
 
@@ -363,9 +362,22 @@ class Trainer(UpdateMixin, ValidationMixin, ResumeMixin, SeeingMixin):
         """
         with self._folder_held(), self._signals.noted():
             self._check_still_ours()
-            self._train(log_fn)
-        for tracker in self.accelerator.trackers:  # not end_training, which takes the other trainers' processes along
-            tracker.finish()
+            with self._tracked():
+                self._train(log_fn)
+
+    @contextmanager
+    def _tracked(self) -> Iterator[None]:
+        """Trackers at work, which finish also after an error: those of several trainers would be one run otherwise."""
+        config = {"num_train_steps": self.num_train_steps, "learning_rate": self.lr}
+        self.accelerator.init_trackers(self.task, config=config)
+        try:
+            yield
+        finally:
+            for (
+                tracker
+            ) in self.accelerator.trackers:  # not end_training, which takes the other trainers' processes along
+                tracker.finish()
+            self.accelerator.trackers = []
 
     def _train(self, log_fn: Callable[[dict[str, Any]], None]) -> None:
         self._apply_trainable()
