@@ -285,7 +285,7 @@ GOOD = torch.tensor(babble(1))
         (GOOD, {"lengths": torch.tensor([0])}, ValueError, "got 0"),
         (GOOD, {"lengths": torch.tensor([1, 2])}, ValueError, r"shape \[1\]"),
         (GOOD, {"lengths": torch.tensor([2.0])}, ValueError, "must be integers"),
-        (GOOD, {"input_sample_hz": -1}, ValueError, "must be positive"),
+        (GOOD, {"input_sample_hz": -1}, ValueError, "must be 1000 to 768000 Hz"),
         (GOOD, {"speakers": ["a", "b"]}, ValueError, "speakers must name 1 speakers"),
     ],
 )
