@@ -105,7 +105,7 @@ class Labeller:
     def windows(self, items: Iterator[Item], size: int) -> Iterator[list[Item]]:
         """Labelled items, in order, `size` at a time."""
         while window := list(islice(items, size)):
-            for batch in self._batches([item for item in window if item.problem is None]):
+            for batch in self._batches([item for item in window if item.problem is None and len(item.speech)]):
                 self.tokenize(batch)
             self._label([item for item in window if item.problem is None and len(item.speech)])
             yield window
