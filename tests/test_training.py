@@ -383,3 +383,20 @@ def test_waveforms_train_all_stages():
     without = SemanticToTextTrainer(make_model(), dataset=pairs, **train_options())
     with pytest.raises(ValueError, match="pass it wav2vec"):
         without.train()
+
+
+def test_a_stage_may_have_its_own_dropout():
+    def run(own, **options):
+        torch.manual_seed(0)
+        model = make_model(ff_dropout=own, attn_dropout=own, emb_dropout=own)
+        trainer = TextToSemanticTrainer(model, dataset=make_pairs(), freeze="none", **train_options(None, **options))
+        trainer.train()
+        return trainer
+
+    trainer = run(0.3, dropout=0.0)
+    assert same(weights(run(0.0)), weights(trainer)) and not same(weights(run(0.3)), weights(trainer))
+    assert trainer.model.emb_dropout.p == 0.3
+    assert {layer.attention.dropout for layer in trainer.model.source_transformer.layers} == {0.3}
+    assert same(weights(run(0.3)), weights(run(0.0, dropout=0.3)))
+    with pytest.raises(ValueError, match="dropout must be at least 0 and below 1"):
+        run(0.0, dropout=1.0)
