@@ -50,8 +50,8 @@ def test_the_cache_of_4000_ids_of_8_rows_is_allocated_by_doubling_and_freed(mode
 def test_nothing_is_left_of_100_calls(model, options, precision):
     model.quantize(precision)
     source = torch.randint(1, 30, (2, 5))
-    model.generate(source, max_length=40, **options, **TYPES)
+    model.generate(source, max_length=12, **options, **TYPES)
     before = live_bytes()
     for _ in range(100):
-        model.generate(source, max_length=40, **options, **TYPES)
+        model.generate(source, max_length=12, **options, **TYPES)
     assert live_bytes() <= before
