@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -185,6 +186,9 @@ def test_bad_input(tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             wrong()
+    for row in (torch.zeros(2, 3), np.zeros((2, 3)), "text", None):
+        with pytest.raises(TypeError, match=r"item '0' of the dataset must be a waveform"):
+            make([row])()
     with pytest.raises(TypeError, match=r"item '0' of the dataset must be a waveform"):
         make([(items[0], items[1])])(overwrite=True)
 
@@ -277,3 +281,29 @@ def test_other_hypotheses_go_to_a_folder_of_their_own(tmp_path):
         path.unlink()
     assert run(n_best=3)["written"] == 5
     assert read(tmp_path / "best") == best and read(tmp_path / "others") == others
+
+
+def test_items_may_be_arrays_and_lists_and_ids_an_array(tmp_path):
+    model, items = make_model(), make_ids(6)
+    SemanticToTextDatasetGenerator(model, dataset=items, folder=tmp_path / "tensors", progress=False)(max_length=4)
+    for name, rows in (
+        ("arrays", [row.numpy().astype(np.int16) for row in items]),
+        ("lists", [row.tolist() for row in items]),
+    ):
+        dataset = Counting(rows, ids=torch.arange(6))
+        SemanticToTextDatasetGenerator(model, dataset=dataset, folder=tmp_path / name, progress=False)(max_length=4)
+        assert read(tmp_path / name) == read(tmp_path / "tensors")
+
+
+def test_the_best_and_the_others_do_not_share_a_folder(tmp_path):
+    generator = SemanticToTextDatasetGenerator(
+        make_model(),
+        dataset=make_ids(3),
+        folder=tmp_path / "a",
+        n_best_folder=tmp_path / "b" / ".." / "a",
+        progress=False,
+    )
+    with pytest.raises(ValueError, match="n_best_folder must be another than folder"):
+        generator(max_length=3, n_best=2)
+    with pytest.raises(ValueError, match="generator cannot be passed on"):
+        generator(max_length=3, n_best=2, generator=torch.Generator())

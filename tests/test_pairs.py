@@ -166,3 +166,12 @@ def test_rows_of_release_048(tmp_path):
 def test_mock_dataset():
     dataset = MockDataset(3)
     assert len(dataset) == 3 and dataset[2].shape == (1024,) and len(list(dataset)) == 3
+
+
+def test_ids_and_texts_are_one_for_each_pair(tmp_path):
+    pairs = [([1, 2], [3])] * 2
+    for name in ("ids", "texts"):
+        with pytest.raises(ValueError, match=f"{name} has fewer entries than there are pairs"):
+            write_pairs(tmp_path / name, pairs, **{name: ["one"]})
+    write_pairs(tmp_path / "numbers", pairs, ids=[7, 8])
+    assert GeneratedAudioTextDataset(tmp_path / "numbers", ids=[8], columns="id")[0] == ("8",)

@@ -42,6 +42,7 @@ RESERVED = (
     "return_source",
     "return_target_mask",
     "return_scores",
+    "generator",
 )
 
 
@@ -124,7 +125,7 @@ class SemanticToTextDatasetGenerator(nn.Module):
             max_length: of the text, in ids, end-of-sequence included.
             beam_search_decode: beam search, else sampling.
             overwrite: removes the pairs in the folder first.
-            generate_kwargs: for `model.generate`.
+            generate_kwargs: for `model.generate_many`: strategy, temperature, `seed` and so on.
 
         Returns:
             Numbers of items `written`, `skipped` since they were there already, `empty` ones without any unit, and
@@ -140,6 +141,8 @@ class SemanticToTextDatasetGenerator(nn.Module):
         options = {"max_length": max_length, "beam_search_decode": beam_search_decode, **generate_kwargs}
         if (self.n_best_folder is not None) != (options.get("n_best", 1) > 1):
             raise ValueError("n_best above 1 and n_best_folder go together: the other hypotheses are written there")
+        if self.n_best_folder is not None and self.n_best_folder.resolve() == self.folder.resolve():
+            raise ValueError(f"n_best_folder must be another than folder, {self.folder}: that is for the best alone")
         rank, world = rank_and_world()
         ids = self._ids()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -215,6 +218,7 @@ class SemanticToTextDatasetGenerator(nn.Module):
 
     def _ids(self) -> list[str]:
         ids = getattr(self.dataset, "ids", None)
+        ids = ids.tolist() if hasattr(ids, "tolist") else ids
         ids = [str(i) for i in (range(len(self.dataset)) if ids is None else ids)]
         if len(ids) != len(self.dataset) or len(set(ids)) != len(ids):
             raise ValueError(

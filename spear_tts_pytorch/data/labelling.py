@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import LongTensor, Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -67,12 +68,13 @@ class _Reading(Dataset):
 
 
 def _speech(item: Any, id: str) -> Tensor:
-    item = item[0] if isinstance(item, (tuple, list)) and len(item) == 1 else item
-    if not isinstance(item, Tensor) or item.ndim != 1:
-        raise TypeError(
-            f"item {id!r} of the dataset must be a waveform [t] or semantic ids [n], got {type(item).__name__}"
-        )
-    return item
+    item = item[0] if isinstance(item, (tuple, list)) and len(item) == 1 and not isinstance(item[0], int) else item
+    is_row = isinstance(item, list) and all(isinstance(value, (int, float)) for value in item)
+    row = torch.as_tensor(item) if is_row or isinstance(item, np.ndarray) else item
+    if not isinstance(row, Tensor) or row.ndim != 1:
+        got = f"the shape {list(row.shape)}" if isinstance(row, Tensor) else type(item).__name__
+        raise TypeError(f"item {id!r} of the dataset must be a waveform [t] or semantic ids [n], got {got}")
+    return row
 
 
 def read_items(dataset: Dataset, indices: Sequence[int], ids: Sequence[str], num_workers: int = 0) -> Iterator[Item]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -313,15 +313,24 @@ def write_pairs(
         metadata: for `PairWriter`.
 
     Raises:
-        ValueError: an id that comes twice, here or in the folder.
+        ValueError: an id that comes twice, here or in the folder; fewer ids or texts than pairs.
     """
     texts = None if texts is None else iter(texts)
     with PairWriter(folder, **metadata) as writer:
         seen = {name for shard in list_shards(folder) for name in read_column(shard, "id").to_pylist()}
         names = (str(len(seen)) for _ in iter(int, 1)) if ids is None else map(str, ids)
         for semantic_ids, text_ids in pairs:
-            name = next(names)
+            name = _next(names, "ids")
             if name in seen:
                 raise ValueError(f"the id {name!r} comes twice in {folder}: give every pair an id of its own")
             seen.add(name)
-            writer.write(name, semantic_ids, text_ids, text=None if texts is None else next(texts), source=source)
+            writer.write(
+                name, semantic_ids, text_ids, text=None if texts is None else _next(texts, "texts"), source=source
+            )
+
+
+def _next(values: Iterator[Any], name: str) -> Any:
+    try:
+        return next(values)
+    except StopIteration:
+        raise ValueError(f"{name} has fewer entries than there are pairs: give one for each") from None

@@ -111,7 +111,8 @@ class GeneratedAudioTextDataset(Dataset):
         on_error: Literal["raise", "skip"] = "raise",
         cache_folder: str | Path | None = None,
     ):
-        self.folder, self.delimiter_id, self.columns = Path(folder), delimiter_id, tuple(columns)
+        columns = (columns,) if isinstance(columns, str) else tuple(columns)
+        self.folder, self.delimiter_id, self.columns = Path(folder), delimiter_id, columns
         _check_options(self.columns, on_error, score_quantile)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"there is no folder of pairs {self.folder}: generate the pairs first")
@@ -196,7 +197,7 @@ class GeneratedAudioTextDataset(Dataset):
             import pyarrow as pa
             import pyarrow.compute as pc
 
-            wanted = pa.array(list(ids), pa.string())
+            wanted = pa.array([ids] if isinstance(ids, str) else [str(one) for one in ids], pa.string())
             own = pa.chunked_array([chunk for part in self._columns("id") for chunk in part], pa.string())
             kept &= np.asarray(pc.is_in(own, value_set=wanted))
         if min_score is not None or score_quantile is not None:
