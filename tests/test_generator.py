@@ -307,3 +307,22 @@ def test_the_best_and_the_others_do_not_share_a_folder(tmp_path):
         generator(max_length=3, n_best=2)
     with pytest.raises(ValueError, match="generator cannot be passed on"):
         generator(max_length=3, n_best=2, generator=torch.Generator())
+
+
+def test_overwriting_with_a_wrong_option_removes_nothing(tmp_path):
+    generator = SemanticToTextDatasetGenerator(make_model(), dataset=make_ids(3), folder=tmp_path, progress=False)
+    generator(max_length=3)
+    for options in ({"temprature": 1.0}, {"max_length": 0}, {"beam_size": 0}):
+        with pytest.raises((TypeError, ValueError)):
+            generator(overwrite=True, **{"max_length": 3, **options})
+        assert len(GeneratedAudioTextDataset(tmp_path)) == 3
+
+
+def test_another_text_tokenizer_is_refused(tmp_path):
+    def run(letters):
+        model = make_model(tokenizer_encode=CharacterTokenizer(letters))
+        return SemanticToTextDatasetGenerator(model, dataset=make_ids(3), folder=tmp_path, progress=False)(max_length=3)
+
+    run("abc ")
+    with pytest.raises(ValueError, match="option text_tokenizer is"):
+        run("xyz ")

@@ -16,6 +16,7 @@ from spear_tts_pytorch.data.loader import (
     dataset_lengths,
     padding_share,
 )
+from spear_tts_pytorch.tokenizers.text import CharacterTokenizer
 
 PAD, EOS = {"speech": -1, "text": 0}, {"speech": 20, "text": 30}
 
@@ -137,7 +138,6 @@ def test_bad_items():
         (PairCollate, [("text", ids)], TypeError, "the order is"),
         (PairCollate, [ids], TypeError, "must be a pair"),
         (PairCollate, [(ids, torch.tensor([0.5]))], TypeError, "text ids must be integers"),
-        (PairCollate, [(ids, "a"), (ids, ids)], TypeError, "both texts and text ids"),
         (SpeechCollate, [ids, torch.randn(4)], TypeError, "both waveforms and semantic ids"),
         (SpeechCollate, [(ids, ids)], TypeError, "not a pair"),
         (SpeechCollate, [ids[None]], TypeError, "semantic ids"),
@@ -145,3 +145,15 @@ def test_bad_items():
     ]:
         with pytest.raises(error, match=message):
             make(collate)(items)
+
+
+def test_texts_and_text_ids_may_stand_in_one_batch():
+    """Real pairs hold texts, generated ones ids."""
+    tokenizer = CharacterTokenizer("abc ")
+    collate = PairCollate(
+        20, 10, eos_id={"speech": 20, "text": 10}, pad_id={"speech": -1, "text": 0}, tokenizer_encode=tokenizer
+    )
+    speech = torch.tensor([1, 2])
+    rows = [tokenizer([text])[0] for text in ("ab", "cab c")]
+    batch = collate([(speech, "ab"), (speech, rows[1]), (speech, "cab c")])["text"]
+    assert [row[row != 0].tolist() for row in batch] == [rows[0].tolist(), rows[1].tolist(), rows[1].tolist()]

@@ -7,6 +7,7 @@ Runs again where it stopped, item by item. Knows nothing of how text is decoded,
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -147,11 +148,12 @@ class SemanticToTextDatasetGenerator(nn.Module):
         ids = self._ids()
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder) if rank == 0 else nullcontext():
+            labeller = Labeller(self.model, self.batch_size, self.batch_tokens, self.decode, options)
+            labeller.check()
             if rank == 0 and overwrite:
                 _remove_pairs(self.folder)
             wait_for_everyone()
             done = _ids_in(self.folder)
-            labeller = Labeller(self.model, self.batch_size, self.batch_tokens, self.decode, options)
             self._check_same_speech(ids, labeller)
             wait_for_everyone()  # nobody writes before everybody has read what is there
             own = range(rank, len(ids), world)
@@ -268,6 +270,7 @@ class SemanticToTextDatasetGenerator(nn.Module):
     def _writer(self, folder: Path, rank: int, options: dict[str, Any]) -> PairWriter:
         described = {key: _describe(value) for key, value in options.items()}
         described["decode"] = None if self.decode is None else _describe(self.decode)
+        described["text_tokenizer"] = _tokenizer_hash(self.model.tokenizer_encode)
         try:
             return PairWriter(
                 folder,
@@ -311,6 +314,13 @@ def model_hash(model: nn.Module) -> str:
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _tokenizer_hash(tokenizer: Any) -> str | None:
+    """What text ids mean, in short; None where the tokenizer cannot say."""
+    if not hasattr(tokenizer, "to_dict"):
+        return None
+    return hashlib.sha256(json.dumps(tokenizer.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _describe(value: Any) -> Any:

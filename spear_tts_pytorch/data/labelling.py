@@ -104,6 +104,16 @@ class Labeller:
         self.collate = SpeechCollate.for_model(model)
         self.pad_id = model.pad_id["speech"]
 
+    def check(self) -> None:
+        """Raises what is wrong with the options, before any work."""
+        types = dict(source_type="speech", target_type="text")
+        if self.decode is None:
+            self.model.generate_many([], **types, **self.options)
+            each = self.model._generate_each(
+                iter(()), slots=1, generator=_no_noise, prompts=None, **types, **self.options
+            )
+            next(each, None)
+
     def windows(self, items: Iterator[Item], size: int) -> Iterator[list[Item]]:
         """Labelled items, in order, `size` at a time."""
         while window := list(islice(items, size)):
@@ -177,6 +187,10 @@ class Labeller:
         for item, result in zip(items, results, strict=True):
             item.text, item.score = result.ids, round(result.score, SCORE_DIGITS)
             item.truncated, item.others = result.truncated, result.others
+
+
+def _no_noise(number: int) -> torch.Generator:
+    return torch.Generator()
 
 
 def _seed(seed: int, id: str) -> int:

@@ -275,12 +275,13 @@ class Collate:
         return {"wave": wave, "wave_lengths": lengths}
 
     def _text(self, rows: Sequence[Any]) -> Tensor:
-        if any(isinstance(row, str) for row in rows):
-            if not all(isinstance(row, str) for row in rows):
-                raise TypeError("a batch holds both texts and text ids: give the dataset one kind")
+        places = [place for place, row in enumerate(rows) if isinstance(row, str)]
+        if places:  # real pairs may hold texts and generated ones ids
             if self.tokenizer_encode is None:
                 raise ValueError("the dataset gives texts, which the model cannot encode: pass it tokenizer_encode")
-            rows = list(self.tokenizer_encode(list(rows)))
+            rows = list(rows)
+            for place, ids in zip(places, self.tokenizer_encode([rows[place] for place in places]), strict=True):
+                rows[place] = ids
         return self._ids([torch.as_tensor(row) for row in rows], "text", "text ids")
 
     def _ids(self, rows: Sequence[Tensor], modality: str, name: str) -> Tensor:
