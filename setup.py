@@ -60,6 +60,7 @@ setup(
     package_data={"spear_tts_pytorch": ["py.typed"]},
     install_requires=[
         "torch>=2.5",
+        "typing_extensions>=4.10",
         "einops>=0.7",
         "beartype>=0.18.2",
         "tqdm>=4.64",

@@ -35,7 +35,7 @@ def prepare(corpus: str, work: Path, steps: int, count: int) -> float:
     import torch
 
     from spear_tts_pytorch import CharacterTokenizer, SemanticToTextTrainer, TextToSemantic
-    from spear_tts_pytorch.data.readers import read_corpus
+    from spear_tts_pytorch.data.corpora.readers import read_corpus
     from spear_tts_pytorch.data.tokenized import fit_tokenizer
     from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive
 

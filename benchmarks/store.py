@@ -25,9 +25,9 @@ import pyarrow as pa
 import torch
 
 from spear_tts_pytorch import GeneratedAudioTextDataset, __version__
-from spear_tts_pytorch.data.pair_files import COLUMNS, pair_schema
-from spear_tts_pytorch.data.pair_tools import deduplicate, merge, stats
 from spear_tts_pytorch.data.pairs import PairWriter
+from spear_tts_pytorch.data.pairs.shards import COLUMNS, pair_schema
+from spear_tts_pytorch.data.pairs.tools import deduplicate, merge, stats
 
 BATCH, POOL = 10_000, 4_000_000
 OPTIONS = dict(num_semantic_token_ids=500, num_text_token_ids=64)

@@ -42,7 +42,7 @@ def prepare(corpus: str, longest: float, path: str) -> list[tuple[int, int]]:
     import torch
 
     from spear_tts_pytorch import CharacterTokenizer
-    from spear_tts_pytorch.data.readers import read_corpus
+    from spear_tts_pytorch.data.corpora.readers import read_corpus
     from spear_tts_pytorch.data.tokenized import fit_tokenizer
 
     clips = [one for one in read_corpus(corpus) if one.text and one.seconds <= longest]

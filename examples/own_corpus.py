@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from spear_tts_pytorch.data.corpora import ljspeech_corpus
 from spear_tts_pytorch.recipe import run_recipe
-from spear_tts_pytorch.stages import RecipeConfig
+from spear_tts_pytorch.recipe.steps import RecipeConfig
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import torch
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor", "spear_tts_pytorch.training.trainers"]
+    ["torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor", "spear_tts_pytorch.training.stages"]
 )
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from spear_tts_pytorch.data.readers import read_corpus
+from spear_tts_pytorch.data.corpora.readers import read_corpus
 from spear_tts_pytorch.data.tokenized import tokenize_corpus
-from spear_tts_pytorch.text_to_semantic import TextToSemantic
+from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
 
 ROOT = Path(__file__).parent.parent

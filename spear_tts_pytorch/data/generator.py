@@ -18,7 +18,6 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from spear_tts_pytorch.data.files import locked
 from spear_tts_pytorch.data.labelling import SCORE_DIGITS, Decode, Item, Labeller, read_items
 from spear_tts_pytorch.data.pairs import (
     DATASET_NAME,
@@ -30,7 +29,8 @@ from spear_tts_pytorch.data.pairs import (
     read_metadata,
     update_counts,
 )
-from spear_tts_pytorch.distributed import rank_and_world, wait_for_everyone
+from spear_tts_pytorch.utils.distributed import rank_and_world, wait_for_everyone
+from spear_tts_pytorch.utils.files import locked
 
 WINDOW_BATCHES = 32  # batches' worth of items that are read, and sorted by length, together
 SHOWN = 5  # items that could not be labelled that a warning names

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from spear_tts_pytorch.data.files import write_whole
 from spear_tts_pytorch.data.pairs import SOURCE_TRUNCATED
+from spear_tts_pytorch.utils.files import write_whole
 
 if TYPE_CHECKING:
     from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset
@@ -130,7 +130,7 @@ def report(pairs: GeneratedAudioTextDataset, out: str | Path, *, seed: int = 0, 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / REPORT, (json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode())
-    from spear_tts_pytorch.plots import plot_histograms
+    from spear_tts_pytorch.utils.plots import plot_histograms
 
     ratio = lengths[:, 0] / np.maximum(lengths[:, 1], 1)
     plot_histograms(

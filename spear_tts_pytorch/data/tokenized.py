@@ -25,11 +25,11 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from spear_tts_pytorch.data.audio import resample
-from spear_tts_pytorch.data.clip_files import check_unique
-from spear_tts_pytorch.data.corpora import Utterance
-from spear_tts_pytorch.data.files import locked, write_whole
+from spear_tts_pytorch.data.corpora.clip_files import check_unique
+from spear_tts_pytorch.data.corpora.corpus import Utterance
 from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
 from spear_tts_pytorch.tokenizers.semantic import RATES, SPEECH_PAD_ID, SemanticTokenizer, describe, tokenize_waveform
+from spear_tts_pytorch.utils.files import locked, write_whole
 
 REPORT, TOKENIZER = "report.json", "tokenizer_of_ids.json"
 BATCH_CLIPS = 32

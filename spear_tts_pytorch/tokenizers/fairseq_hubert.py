@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from spear_tts_pytorch.restricted import load_joblib, load_tensors
+from spear_tts_pytorch.utils.restricted import load_joblib, load_tensors
 
 if TYPE_CHECKING:
     from transformers import HubertModel

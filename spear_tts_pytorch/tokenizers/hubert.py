@@ -25,7 +25,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from spear_tts_pytorch.restricted import RefusedError, load_tensors, without_advice
 from spear_tts_pytorch.tokenizers.fairseq_hubert import read_centroids, read_fairseq_hubert
 from spear_tts_pytorch.tokenizers.mel import nearest
 from spear_tts_pytorch.tokenizers.semantic import (
@@ -35,6 +34,7 @@ from spear_tts_pytorch.tokenizers.semantic import (
     clips_of,
 )
 from spear_tts_pytorch.tokens import pad_sequences
+from spear_tts_pytorch.utils.restricted import RefusedError, load_tensors, without_advice
 
 CENTROIDS, ENCODER = "centroids.safetensors", "encoder"
 WINDOW, OVERLAP = 1000, 100  # frames: clips beyond 20 s pass in windows, of which 2 s at each inner end are not used

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -211,8 +212,17 @@ def accepts_argument(function: Callable[..., Any], name: str) -> bool:
     return name in parameters
 
 
-def load_semantic_tokenizer(folder: str | Path) -> SemanticTokenizer:
-    """The tokenizer saved in `folder`, of whichever kind it is.
+Loader = Callable[[Path], SemanticTokenizer]
+_loaders: dict[str, Loader] = {}
+
+
+def register_semantic_tokenizer(kind: str, load: Loader) -> None:
+    """Lets `load_semantic_tokenizer` open folders whose tokenizer.json has this `type`; `load` is given the folder."""
+    _loaders[kind] = load
+
+
+def load_semantic_tokenizer(folder: str | os.PathLike[str]) -> SemanticTokenizer:
+    """The tokenizer saved in `folder`, of any kind that `register_semantic_tokenizer` was told of.
 
     Raises:
         FileNotFoundError: the folder holds no tokenizer.json.
@@ -225,19 +235,7 @@ def load_semantic_tokenizer(folder: str | Path) -> SemanticTokenizer:
         kind = json.loads(path.read_text(encoding="utf-8")).get("type")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise ValueError(f"{path} is not a tokenizer configuration ({error}): save the tokenizer again") from error
-    if kind == "mel_kmeans":
-        from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
-
-        return MelKmeans.load(folder)
-    if kind == "hubert_kmeans":
-        from spear_tts_pytorch.tokenizers.hubert import HubertWithKmeans
-
-        return HubertWithKmeans.load(folder)
-    if kind == "unique_consecutive":
-        from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive
-
-        return UniqueConsecutive.load(folder)
-    raise ValueError(
-        f"{path} has the tokenizer type {kind!r}, this version knows 'mel_kmeans', 'hubert_kmeans' and 'unique_consecutive': "
-        "upgrade the package"
-    )
+    if kind not in _loaders:
+        known = ", ".join(map(repr, sorted(_loaders)))
+        raise ValueError(f"{path} has the tokenizer type {kind!r}, this version knows {known}: upgrade the package")
+    return _loaders[kind](Path(folder))

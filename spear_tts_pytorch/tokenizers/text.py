@@ -8,7 +8,7 @@ model's configuration. Knows nothing of models or audio.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -205,25 +205,25 @@ class ByteTokenizer:
         return f"ByteTokenizer(normalize={self.normalize})"
 
 
+Maker = Callable[[dict[str, Any]], TextTokenizer]
+_makers: dict[str, Maker] = {"characters": CharacterTokenizer.from_dict, "bytes": ByteTokenizer.from_dict}
+
+
+def register_text_tokenizer(kind: str, make: Maker) -> None:
+    """Lets `tokenizer_from_dict` make tokenizers whose `to_dict` has this `type`; `make` is given the dictionary."""
+    _makers[kind] = make
+
+
 def tokenizer_from_dict(config: dict[str, Any]) -> TextTokenizer:
     """The text tokenizer that `to_dict` described.
 
     Raises:
         ValueError: a "type" that this version does not know.
     """
-    kinds: dict[str, Any] = {"characters": CharacterTokenizer, "bytes": ByteTokenizer}
     kind = config.get("type")
-    if kind == "phonemes":
-        from spear_tts_pytorch.tokenizers.phonemes import PhonemeTokenizer
-
-        kinds[kind] = PhonemeTokenizer
-    elif kind == "huggingface":
-        from spear_tts_pytorch.tokenizers.huggingface import HuggingFaceTokenizer
-
-        kinds[kind] = HuggingFaceTokenizer
-    if kind not in kinds:
-        raise ValueError(f"unknown text tokenizer type {kind!r}: this version knows {_listing(sorted(kinds))}")
-    return kinds[kind].from_dict(config)
+    if kind not in _makers:
+        raise ValueError(f"unknown text tokenizer type {kind!r}: this version knows {_listing(sorted(_makers))}")
+    return _makers[kind](config)
 
 
 def _check_texts(texts: Iterable[str]) -> list[str]:

@@ -13,7 +13,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, broadcast_object_list
 
-from spear_tts_pytorch.distributed import sharded_like, whole
+from spear_tts_pytorch.utils.distributed import sharded_like, whole
 
 
 def make_accelerator(options: dict[str, Any]) -> Accelerator:

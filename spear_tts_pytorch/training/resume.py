@@ -18,17 +18,17 @@ import torch
 from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 
-from spear_tts_pytorch.data.files import FolderInUseError, locked, write_whole
 from spear_tts_pytorch.data.loader import Position
-from spear_tts_pytorch.distributed import whole_weights
-from spear_tts_pytorch.training.checkpoint import (
+from spear_tts_pytorch.training.processes import load_optimizer, on_main, whole_optimizer
+from spear_tts_pytorch.training.run import (
     RunFolder,
     load_state,
     random_state,
     restore_random_state,
     save_checkpoint,
 )
-from spear_tts_pytorch.training.processes import load_optimizer, on_main, whole_optimizer
+from spear_tts_pytorch.utils.distributed import whole_weights
+from spear_tts_pytorch.utils.files import FolderInUseError, locked, write_whole
 
 CHANGEABLE = "may change"  # the part of a fingerprint that a resumed run need not share
 SAMPLED_ITEMS = 8  # items read to tell a dataset from others

@@ -14,10 +14,10 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from spear_tts_pytorch.data.loader import count_tokens
-from spear_tts_pytorch.distributed import whole
-from spear_tts_pytorch.noise import row_keys
 from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
 from spear_tts_pytorch.training.signals import SIGNALS
+from spear_tts_pytorch.utils.distributed import whole
+from spear_tts_pytorch.utils.noise import row_keys
 
 
 class UpdateMixin:

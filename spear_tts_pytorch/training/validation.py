@@ -13,10 +13,10 @@ import torch
 from accelerate.utils import DistributedType
 from torch import Tensor
 
-from spear_tts_pytorch.checks import evaluating
-from spear_tts_pytorch.evaluation import character_errors, token_errors
-from spear_tts_pytorch.noise import row_keys
 from spear_tts_pytorch.tokens import strip, valid_mask
+from spear_tts_pytorch.utils.checks import evaluating
+from spear_tts_pytorch.utils.metrics import character_errors, token_errors
+from spear_tts_pytorch.utils.noise import row_keys
 
 VALID_SEED = 0  # corruption of the validation set is the same at every check
 

@@ -1,0 +1,7 @@
+"""`python -m spear_tts_pytorch.cli`, the same as `spear-tts`."""
+
+import sys
+
+from spear_tts_pytorch.cli import main
+
+sys.exit(main())

@@ -1,0 +1,92 @@
+"""The shell's `spear-tts label`: speech to a folder of pseudo-labelled pairs.
+
+Arguments come in, `data/generator.py` does the work. Exit codes: 0 done, 1 done but for items that were left out (named on
+stderr). Knows nothing of models or pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from spear_tts_pytorch.cli.arguments import positive
+
+EXIT_SOME_FAILED = 1
+
+
+def add_label(commands: argparse._SubParsersAction) -> None:
+    """Adds the command `label`."""
+    label = commands.add_parser(
+        "label",
+        help="transcribe speech into a folder of pairs to learn from",
+        description="A backtranslating model reads speech; pairs of semantic and text ids go to a folder of Parquet files. "
+        "Work that was interrupted goes on. Under `accelerate launch` all processes share the work. Exit code 1: done, "
+        "but some items could not be labelled.",
+        epilog="example: spear-tts label results/best lj-ids lj-pairs --beam-size 4 --report lj-report",
+    )
+    label.add_argument("model", metavar="MODEL", help="model folder or Hub id")
+    label.add_argument(
+        "speech", type=Path, metavar="SPEECH", help="folder written by `spear-tts tokenize`, or a corpus"
+    )
+    label.add_argument("output", type=Path, metavar="OUT", help="folder of pairs")
+    label.add_argument(
+        "--batch-size", type=positive, default=32, metavar="N", help="clips at once (default %(default)s)"
+    )
+    label.add_argument("--beam-size", type=positive, default=4, metavar="N", help="1 is greedy (default %(default)s)")
+    label.add_argument(
+        "--max-length", type=positive, default=512, metavar="N", help="at most N ids of text (default %(default)s)"
+    )
+    label.add_argument(
+        "--workers", type=positive, default=1, metavar="N", help="processes that read (default %(default)s)"
+    )
+    label.add_argument("--report", type=Path, metavar="DIR", help="also write counts, examples and histograms there")
+    label.add_argument("--overwrite", action="store_true", help="remove the pairs in OUT first")
+    label.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bar")
+    label.set_defaults(command=_label)
+
+
+def _label(args: argparse.Namespace) -> None:
+    from spear_tts_pytorch.data.generator import SemanticToTextDatasetGenerator
+    from spear_tts_pytorch.data.pairs.dataset import GeneratedAudioTextDataset
+    from spear_tts_pytorch.data.quality import report
+    from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
+
+    model = TextToSemantic.from_pretrained(args.model)
+    generator = SemanticToTextDatasetGenerator(
+        model,
+        dataset=_speech(args.speech, model),
+        folder=args.output,
+        batch_size=args.batch_size,
+        num_workers=args.workers if args.workers > 1 else 0,
+        progress=args.progress,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what they say is said below
+        counts = generator(args.max_length, args.beam_size > 1, overwrite=args.overwrite, **_decoding(args.beam_size))
+    print(json.dumps(counts))
+    for name, reason in generator.problems.items():
+        print(f"left out: {name}: {reason}", file=sys.stderr)
+    if args.report is not None:
+        report(GeneratedAudioTextDataset(args.output), args.report)
+    if counts["failed"]:
+        raise SystemExit(EXIT_SOME_FAILED)
+
+
+def _decoding(beam_size: int) -> dict[str, Any]:
+    return {"beam_size": beam_size} if beam_size > 1 else {"temperature": 0.0}
+
+
+def _speech(folder: Path, model: Any) -> Any:
+    """Ids in a folder that was tokenized, else the audio of a corpus at the rate of the model's tokenizer."""
+    from spear_tts_pytorch.data.corpora.readers import Waveforms, read_corpus
+    from spear_tts_pytorch.data.tokenized import TokenizedSpeech
+
+    if next(folder.glob("speech-*.parquet"), None):
+        return TokenizedSpeech(folder)
+    if model.wav2vec is None:
+        raise ValueError(f"the model cannot tokenize audio: give a folder that `spear-tts tokenize {folder} OUT` wrote")
+    return Waveforms(list(read_corpus(folder)), model.wav2vec.target_sample_hz)

@@ -1,0 +1,272 @@
+"""Corpora in the layouts people have: each reader gives `Utterance`s, whose audio is read when it is asked for.
+
+In: a folder (audio alone, LJSpeech, LibriSpeech, LibriTTS, Common Voice, VCTK), or one that holds such a folder. Out:
+utterances with id, text, speaker and rate where these are known; what a corpus lacks is counted in a warning. Texts are as
+they stand there, but for white space; `normalize_text` is the tokenizers' business. Knows nothing of ids or models.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from spear_tts_pytorch.data.audio import resample
+from spear_tts_pytorch.data.corpora.clip_files import (
+    audio_in,
+    audio_under,
+    by_listed_id,
+    check_unique,
+    few,
+    id_of,
+    lines_of,
+    listed_id,
+    readable,
+    visible,
+)
+from spear_tts_pytorch.data.corpora.corpus import Utterance
+from spear_tts_pytorch.data.corpora.dataset_items import read_dataset
+from spear_tts_pytorch.data.corpora.layouts import file_utterance, read_ljspeech
+
+VCTK_FOLDERS = ("wav48_silence_trimmed", "wav48", "wav16")
+UNLISTED = "audio files in clips/ have no row here: left out"
+TEXTLESS = "clips have no text, their audio is kept"
+DEEPEST = 2  # folders between the one that is given and a corpus in it, as in cv-corpus-17.0/en
+
+
+def read_corpus(source: str | os.PathLike[str] | Iterable[Any]) -> Iterable[Utterance]:
+    """Utterances of a folder, whose layout is found out, or of a dataset object (`read_dataset`).
+
+    The corpus may lie one or two folders down, if it is the only one there and all audio belongs to it.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no audio in it.
+        ValueError: a layout that is broken, or several corpora.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return read_dataset(source)
+    folder = _folder(source)
+    corpora = _corpora_in(folder, DEEPEST)
+    if len(corpora) > 1:
+        names = [str(path.relative_to(folder)) for path in corpora]
+        raise ValueError(f"{folder} holds {len(corpora)} corpora ({few(names)}): give one of them")
+    if corpora:
+        others = [path for path in audio_under(folder) if corpora[0] not in path.parents] if corpora != [folder] else []
+        if others:
+            raise ValueError(
+                f"{folder} holds a corpus, {corpora[0].relative_to(folder)}, and other audio "
+                f"({few([_name(folder, path) for path in others])}): give the folder of the one you mean"
+            )
+        return _reader(corpora[0])(corpora[0])
+    if visible(folder, "*.trans.txt"):
+        return read_librispeech(folder)
+    if visible(folder, "*.normalized.txt"):
+        return read_libritts(folder)
+    return read_folder(folder)
+
+
+def _reader(folder: Path) -> Callable[[Path], list[Utterance]] | None:
+    """What reads this very folder, if it looks like one of the corpora that have a fixed top."""
+    table = folder / "metadata.csv"
+    if table.is_file() and ((folder / "wavs").is_dir() or (_has_rows(table) and audio_in(folder))):
+        return partial(read_ljspeech, strict=False)
+    if (folder / "clips").is_dir() and any(folder.glob("*.tsv")):
+        return read_common_voice
+    if (folder / "txt").is_dir() and any((folder / name).is_dir() for name in VCTK_FOLDERS):
+        return read_vctk
+    return None
+
+
+def _corpora_in(folder: Path, deepest: int) -> list[Path]:
+    if _reader(folder):
+        return [folder]
+    if not deepest:
+        return []
+    with os.scandir(folder) as entries:
+        inner = sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    return [found for path in inner for found in _corpora_in(path, deepest - 1)]
+
+
+def read_folder(folder: str | os.PathLike[str]) -> list[Utterance]:
+    """All audio under `folder`; a clip's text is in the file of its name that ends in `.txt`, if there is one.
+
+    Ids are paths without their ending, or with it where two files differ in nothing else.
+    """
+    folder = _folder(folder)
+    files = audio_under(folder)
+    count = Counter(_name(folder, path) for path in files)
+    found = []
+    if (folder / "metadata.csv").is_file():
+        what = "metadata.csv is not read: it needs lines `id|text`, with the audio in wavs/ or beside it"
+        warnings.warn(f"{folder}: {what}", stacklevel=2)
+    for path in files:
+        id_ = _name(folder, path) if count[_name(folder, path)] == 1 else id_of(path.relative_to(folder))
+        found.append(file_utterance(id_, _text_of(path.with_suffix(".txt")), None, path))
+    if any(one.text for one in found):
+        _warn(folder, _without_text(found), TEXTLESS)
+        texts = [_name(folder, path) for path in visible(folder, "*.txt")]
+        _warn(folder, [id_ for id_ in texts if id_ not in count], "texts have no audio")
+    return _checked(found, folder)
+
+
+def read_librispeech(folder: str | os.PathLike[str]) -> list[Utterance]:
+    """LibriSpeech, one split or several: `{speaker}/{chapter}/{id}.flac` with texts in `*.trans.txt`."""
+    folder = _folder(folder)
+    files = by_listed_id(audio_under(folder), folder)
+    found, without_audio = [], []
+    for listing in visible(folder, "*.trans.txt"):
+        for line in _lines(listing):
+            name, _, text = line.partition(" ")
+            if (id_ := listed_id(name)) in files:
+                found.append(file_utterance(id_, _clean(text), id_.split("-")[0], files[id_]))
+            else:
+                without_audio.append(id_)
+    _warn(folder, without_audio, "rows of *.trans.txt have no audio: left out")
+    without_row = sorted(files.keys() - {one.id for one in found})
+    _warn(folder, without_row, "audio files have no row in *.trans.txt: without text")
+    found += [file_utterance(id_, None, id_.split("-")[0], files[id_]) for id_ in without_row]
+    return _checked(found, folder)
+
+
+def read_libritts(folder: str | os.PathLike[str]) -> list[Utterance]:
+    """LibriTTS, one split or several: `{speaker}/{chapter}/{id}.wav` with `{id}.normalized.txt`."""
+    folder, ending = _folder(folder), ".normalized.txt"
+    files = by_listed_id(audio_under(folder), folder)
+    found = [
+        file_utterance(id_, _text_of(path.with_name(path.stem + ending)), id_.split("_")[0], path)
+        for id_, path in files.items()
+    ]
+    texts = [listed_id(path.name.removesuffix(ending)) for path in visible(folder, f"*{ending}")]
+    _warn(folder, [id_ for id_ in texts if id_ not in files], "texts have no audio: left out")
+    _warn(folder, _without_text(found), TEXTLESS)
+    return found
+
+
+def read_common_voice(folder: str | os.PathLike[str], split: str | None = None) -> list[Utterance]:
+    """Common Voice: `clips/` and `{split}.tsv`; by default `validated.tsv`, or `train.tsv` without it.
+
+    Audio that it does not list comes last, without text, unless a `split` is asked for.
+    """
+    folder = _folder(folder)
+    names = [split] if split else [name for name in ("validated", "train") if (folder / f"{name}.tsv").is_file()]
+    if not names or not (folder / f"{names[0]}.tsv").is_file():
+        there = ", ".join(sorted(path.stem for path in folder.glob("*.tsv"))) or "none"
+        raise FileNotFoundError(f"{folder} has no {split or 'validated'}.tsv (there: {there})")
+    table = folder / f"{names[0]}.tsv"
+    header, *lines = [line.split("\t") for line in lines_of(table)]
+    missing = [name for name in ("path", "sentence") if name not in header]
+    if missing:
+        raise ValueError(f"{table} has no column {missing[0]!r}, its first line names {', '.join(header)}")
+    files = {path.name: path for path in audio_in(folder / "clips")}
+    found, without_audio, broken = [], [], []
+    for number, line in enumerate(lines, start=2):
+        row = dict(zip(header, line, strict=False))
+        if len(line) != len(header):
+            broken += [f"line {number}"] if any(line) else []
+        elif (name := row["path"] if Path(row["path"]).suffix else f"{row['path']}.mp3") in files:
+            found.append(
+                file_utterance(Path(name).stem, _clean(row["sentence"]), row.get("client_id") or None, files.pop(name))
+            )
+        else:
+            without_audio.append(row["path"])
+    _warn(table, broken, f"rows do not have {len(header)} columns as the first: left out")
+    _warn(table, without_audio, "rows have no audio of their own in clips/: left out")
+    taken = {one.id for one in found}
+    others = {} if split else {readable(path.stem): path for path in files.values()}
+    others = {id_: path for id_, path in others.items() if id_ not in taken}  # such as a.wav made of a.mp3
+    _warn(table, list(others), "audio files in clips/ have no row here: without text")
+    _warn(table, sorted(readable(name) for name in files if files[name] not in others.values()), UNLISTED)
+    found += [file_utterance(id_, None, None, path) for id_, path in others.items()]
+    return _checked(found, folder)
+
+
+def read_vctk(folder: str | os.PathLike[str], microphone: int = 1) -> list[Utterance]:
+    """VCTK: `txt/{speaker}/{id}.txt`, audio in `wav48_silence_trimmed/` (of one microphone) or `wav48/`."""
+    folder = _folder(folder)
+    audio = next((folder / name for name in VCTK_FOLDERS if (folder / name).is_dir()), folder)
+    found = []
+    for path in audio_under(audio):
+        stem, _, mic = path.stem.partition("_mic")
+        if mic in ("", str(microphone)):
+            speaker = readable(path.parent.name)
+            text = _text_of(folder / "txt" / path.parent.name / f"{stem}.txt")
+            found.append(file_utterance(readable(stem), text, speaker, path))
+    without_audio = sorted(
+        {readable(path.stem) for path in visible(folder / "txt", "*.txt")} - {one.id for one in found}
+    )
+    _warn(folder, without_audio, f"texts have no audio of microphone {microphone}: left out")
+    _warn(folder, _without_text(found), TEXTLESS)
+    return _checked(found, folder)
+
+
+def _warn(where: Path, names: list[str], what: str) -> None:
+    if names:
+        warnings.warn(f"{where}: {len(names)} {what} ({few(names)})", stacklevel=3)
+
+
+def _without_text(found: list[Utterance]) -> list[str]:
+    return [one.id for one in found if not one.text]
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+    if not Path(path).is_dir():
+        raise FileNotFoundError(f"no corpus folder {path}")
+    return Path(path)
+
+
+def _checked(found: list[Utterance], folder: Path) -> list[Utterance]:
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no text that has audio")
+    check_unique([one.id for one in found], str(folder))
+    return found
+
+
+def _name(folder: Path, path: Path) -> str:
+    return id_of(path.relative_to(folder).with_suffix(""))
+
+
+def _has_rows(table: Path) -> bool:
+    """Whether the first line with something in it has columns as LJSpeech's; other tables of this name have commas."""
+    with open(table, "rb") as file:
+        first = next((line for line in file if line.strip()), b"")
+    return b"|" in first or b"\t" in first
+
+
+def _text_of(path: Path) -> str | None:
+    return _clean(" ".join(_lines(path))) if path.is_file() else None
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in lines_of(path) if line.strip()]
+
+
+def _clean(text: str) -> str | None:
+    return " ".join(text.split()) or None
+
+
+class Waveforms(Dataset):
+    """The audio of utterances as a dataset of waveforms `[t]`, float32, all at one rate.
+
+    Attributes:
+        ids: names of the clips.
+        texts: of each clip, None where unknown.
+    """
+
+    def __init__(self, utterances: Sequence[Utterance], sample_hz: int):
+        self.utterances, self.sample_hz = utterances, sample_hz
+        self.ids, self.texts = [one.id for one in utterances], [one.text for one in utterances]
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, index: int) -> Tensor:
+        one = self.utterances[index]
+        return torch.from_numpy(resample(one.audio(), one.sample_hz, self.sample_hz))

@@ -1,0 +1,285 @@
+"""Pairs of semantic and text ids: a folder as a dataset with random access.
+
+In: a folder of Parquet shards, or of `{n}.pt` rows of releases up to 0.4.8. Out: `(semantic_ids [n], text_ids [m])` int64
+pairs without padding and end-of-sequence, other columns if asked. `pair_writer.py` writes such folders, `pair_tools.py`
+merges, splits and counts them. Knows nothing of models, audio or how pairs come about.
+"""
+
+from __future__ import annotations
+
+import warnings
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from spear_tts_pytorch.data.pairs.cache import Part, cache_folders, decode, read_part, remove_stale
+from spear_tts_pytorch.data.pairs.legacy import legacy_rows, read_legacy_rows
+from spear_tts_pytorch.data.pairs.shards import (
+    COLUMNS,
+    ID_COLUMNS,
+    id_limits,
+    list_shards,
+    pair_table,
+    read_column,
+    read_footer,
+    read_metadata,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+IN_MEMORY_IDS = 16 * 2**20  # folders of fewer ids are decoded into memory, nothing is written beside them
+Range = tuple[int | None, int | None]
+
+
+class GeneratedAudioTextDataset(Dataset):
+    """The pairs of a folder, `(semantic_ids [n], text_ids [m])` int64 without padding and end-of-sequence.
+
+    Opening reads the ends of the shards alone. A shard is decoded when a pair of it, or `lengths`, is first asked for: into
+    memory where the folder is small, else once to a file of 2 bytes for each id in the hidden folder `.decoded-1` beside
+    the shards (in the user's cache, `~/.cache/spear-tts-pytorch`, where the folder cannot be written to), which all
+    processes map into memory. It may be removed at any time. Datasets can be pickled, concatenated and read by workers.
+
+    Args:
+        folder: where the pairs are.
+        delimiter_id: what stands between audio and text in `{n}.pt` rows.
+        eos_id: end-of-sequence ids to take out of `{n}.pt` rows, as `model.eos_id`. Without it they are recognised: the
+            highest id, only ever the last of a row, ending every row of audio and then (text may have been cut) half
+            the rows of text or more. `{}` leaves the rows as they are.
+        columns: what an item holds, of `id`, `semantic_ids`, `text_ids`, `text`, `score` and `source`.
+        min_score: leaves out pairs of a lower score, or without one.
+        score_quantile: leaves out this share of the scored pairs, 0 to 1, the lowest scores, and those without one.
+        semantic_lengths, text_lengths: least and highest number of ids, both inclusive; None is without bound.
+        ids: leaves out pairs of other ids.
+        on_error: "raise", or "skip" to leave out shards that cannot be read or hold ids out of range, with a warning;
+            every shard is decoded for this at once.
+        cache_folder: where decoded shards are kept instead; it may serve several folders of pairs.
+
+    Attributes:
+        metadata: contents of dataset.json; {} for `{n}.pt` rows.
+        lengths: ids of each pair, int64 `[pairs, 2]`: semantic, text.
+        paths: the files read.
+        skipped: what is wrong with the shards that were left out.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or nothing in it.
+        ValueError: a file in it is broken (of a shard's inside, this shows when a pair of it is read); no pair is left.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        delimiter_id: int = -1,
+        *,
+        eos_id: Mapping[str, int] | None = None,
+        columns: Sequence[str] = ID_COLUMNS,
+        min_score: float | None = None,
+        score_quantile: float | None = None,
+        semantic_lengths: Range | None = None,
+        text_lengths: Range | None = None,
+        ids: Collection[str] | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        cache_folder: str | Path | None = None,
+    ):
+        columns = (columns,) if isinstance(columns, str) else tuple(columns)
+        self.folder, self.delimiter_id, self.columns = Path(folder), delimiter_id, columns
+        _check_options(self.columns, on_error, score_quantile)
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"there is no folder of pairs {self.folder}: generate the pairs first")
+        shards, rows = list_shards(self.folder), legacy_rows(self.folder)
+        if shards and rows:
+            raise ValueError(
+                f"{self.folder} holds both Parquet shards and .pt rows: move one kind to a folder of its own"
+            )
+        if not shards and not rows:
+            raise FileNotFoundError(
+                f"there are no pairs in {self.folder}: expected pairs-*.parquet files (or old .pt rows)"
+            )
+        self.metadata, self.skipped = read_metadata(self.folder), []
+        self._caches = [] if cache_folder is None else cache_folders(self.folder, cache_folder)
+        self._parts: dict[int, Part] = {}
+        self._kept: np.ndarray | None = None
+        self._lengths: np.ndarray | None = None
+        if shards:
+            self._open(shards, on_error == "skip")
+        else:
+            self._open_legacy(rows, eos_id)
+        self._keep(min_score, score_quantile, semantic_lengths, text_lengths, ids)
+
+    def _open(self, shards: list[Path], skip: bool) -> None:
+        footers: list[tuple[Path, Any]] = []
+        for path in shards:
+            try:
+                footers.append((path, read_footer(path)))
+            except ValueError as error:
+                self._skip(error, skip)
+        if not self._caches and sum(_count_ids(footer) for _, footer in footers) > IN_MEMORY_IDS:
+            self._caches = cache_folders(self.folder)
+        remove_stale(shards, self._caches)
+        limits = (self.metadata.get(f"num_{kind}_token_ids") for kind in ("semantic", "text"))
+        self._limits = id_limits(*limits)
+        self.paths: list[Path] = []
+        counts = []
+        for path, footer in footers:
+            if skip:
+                try:
+                    self._parts[len(self.paths)] = read_part(path, self._limits, self._caches)
+                except ValueError as error:
+                    self._skip(error, skip)
+                    continue
+            self.paths.append(path)
+            counts.append(footer.num_rows)
+        if not self.paths:
+            raise ValueError(f"no shard of {self.folder} can be read: {'; '.join(self.skipped)}")
+        self._starts = [0, *accumulate(counts)]
+
+    def _skip(self, error: ValueError, skip: bool) -> None:
+        if not skip:
+            raise error
+        self.skipped.append(str(error))
+        warnings.warn(f"left out: {error}", stacklevel=5)
+
+    def _open_legacy(self, rows: list[Path], eos_id: Mapping[str, int] | None) -> None:
+        semantic, text = (
+            [row.int().numpy() for row in kind] for kind in read_legacy_rows(rows, self.delimiter_id, eos_id)
+        )
+        none = [None] * len(rows)
+        table = pair_table(
+            dict(zip(COLUMNS, ([path.stem for path in rows], semantic, text, none, none, none), strict=True))
+        )
+        self.paths, self._starts, self._parts = rows, [0, len(rows)], {0: Part(decode(table))}
+
+    @property
+    def _is_legacy(self) -> bool:
+        return self.paths[0].suffix == ".pt"
+
+    def _keep(
+        self,
+        min_score: float | None,
+        score_quantile: float | None,
+        semantic_lengths: Range | None,
+        text_lengths: Range | None,
+        ids: Collection[str] | None,
+    ) -> None:
+        """Leaves out what the filters say."""
+        kept = np.ones(self._starts[-1], dtype=bool)
+        if ids is not None:
+            import pyarrow as pa
+            import pyarrow.compute as pc
+
+            wanted = pa.array([ids] if isinstance(ids, str) else [str(one) for one in ids], pa.string())
+            own = pa.chunked_array([chunk for part in self._columns("id") for chunk in part], pa.string())
+            kept &= np.asarray(pc.is_in(own, value_set=wanted))
+        if min_score is not None or score_quantile is not None:
+            scores = self._scores()
+            lowest = -np.inf if min_score is None else min_score
+            kept &= scores >= lowest
+            if score_quantile is not None:
+                kept &= scores >= np.nanquantile(scores, score_quantile)
+        for column, bounds in enumerate((semantic_lengths, text_lengths)):
+            if bounds is not None:
+                low, high = bounds
+                kept &= self.lengths[:, column] >= (0 if low is None else low)
+                kept &= self.lengths[:, column] <= (np.inf if high is None else high)
+        if len(kept) and not kept.any():
+            raise ValueError(f"{self.folder} holds no pair that passes the filters, of {len(kept)}: loosen them")
+        if not kept.all():
+            self._kept = kept.nonzero()[0]
+            self._lengths = None if self._lengths is None else self._lengths[self._kept]
+
+    def _scores(self) -> np.ndarray:
+        parts = [chunk.to_numpy(zero_copy_only=False) for part in self._columns("score") for chunk in part]
+        scores = np.concatenate([np.empty(0), *parts])
+        if np.isnan(scores).all():
+            raise ValueError(f"{self.folder} holds no scores: leave out min_score and score_quantile")
+        return scores
+
+    def _part(self, index: int, keep: bool = True) -> Part:
+        part = self._parts.get(index)
+        if part is None:
+            part = read_part(self.paths[index], self._limits, self._caches)
+            if keep:
+                self._parts[index] = part
+        return part
+
+    def _columns(self, name: str) -> Iterator[list[pa.Array]]:
+        """A column of each part, in pieces, with pairs that are left out."""
+        if self._is_legacy:
+            yield [self._parts[0].batch.column(name)]
+        else:
+            yield from (read_column(path, name).chunks for path in self.paths)
+
+    def __len__(self) -> int:
+        return self._starts[-1] if self._kept is None else len(self._kept)
+
+    def __getitem__(self, ind: int) -> tuple[Any, ...]:
+        index = ind + len(self) if ind < 0 else ind
+        if not 0 <= index < len(self):
+            raise IndexError(f"pair {ind} of {len(self)}")
+        if self._kept is not None:
+            index = int(self._kept[index])
+        part = bisect_right(self._starts, index) - 1
+        found, row = self._part(part), index - self._starts[part]
+        return tuple(found.value(name, row) for name in self.columns)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_parts": self._parts if self._is_legacy else {}}  # mapped anew where it is unpickled
+
+    @property
+    def lengths(self) -> np.ndarray:
+        if self._lengths is None:
+            # What is mapped for this alone is let go of: the touched pages of all shards would count as memory.
+            parts = (self._part(part, keep=not self._caches) for part in range(len(self._starts) - 1))
+            lengths = np.concatenate([part.lengths for part in parts])
+            self._lengths = lengths if self._kept is None else lengths[self._kept]
+        return self._lengths
+
+    @property
+    def ids(self) -> list[str]:
+        """The id of each pair."""
+        return self.column("id")
+
+    def column(self, name: str) -> list[Any]:
+        """A column of all pairs: `id`, `text`, `score` or `source`. Old rows have only an `id`, the file's number."""
+        values = [value for part in self._columns(name) for chunk in part for value in chunk.to_pylist()]
+        return values if self._kept is None else [values[index] for index in self._kept]
+
+
+def _check_options(columns: tuple[str, ...], on_error: str, score_quantile: float | None) -> None:
+    unknown = [name for name in columns if name not in COLUMNS]
+    if unknown or not columns:
+        raise ValueError(f"columns must be of {', '.join(COLUMNS)}, got {', '.join(map(repr, columns)) or 'none'}")
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+    if score_quantile is not None and not 0 <= score_quantile <= 1:
+        raise ValueError(f"score_quantile must be from 0 to 1, got {score_quantile}")
+
+
+def _count_ids(footer: Any) -> int:
+    """Ids in a shard, counting 1 for an empty row."""
+    first = footer.row_group(0) if footer.num_row_groups else None
+    names = [first.column(index).path_in_schema.split(".")[0] for index in range(footer.num_columns)] if first else []
+    columns = [index for index, name in enumerate(names) if name in ID_COLUMNS]
+    return sum(footer.row_group(g).column(c).num_values for g in range(footer.num_row_groups) for c in columns)
+
+
+class MockDataset(Dataset):
+    """`length` clips of noise, `[1024]` samples each: stands in for audio in examples."""
+
+    def __init__(self, length: int):
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, ind: int) -> Tensor:
+        if not -self.length <= ind < self.length:
+            raise IndexError(f"item {ind} of {self.length}")
+        return torch.randn(1024)

@@ -1,0 +1,67 @@
+"""Pairs as releases up to 0.4.8 wrote them: a folder of `{n}.pt` rows, `[audio.., eos, delimiter, text.., eos]`.
+
+In: paths. Out: semantic and text ids `[n]`, int64, without padding and end-of-sequence. Knows nothing of Parquet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from spear_tts_pytorch.tokens import strip
+from spear_tts_pytorch.utils.restricted import load_tensors
+
+SPEECH_PAD_ID, TEXT_PAD_ID = -1, 0
+
+
+def legacy_rows(folder: str | Path) -> list[Path]:
+    """The `{n}.pt` files of a folder, by number."""
+    return sorted(
+        (path for path in Path(folder).glob("*.pt") if path.stem.isdecimal()), key=lambda path: int(path.stem)
+    )
+
+
+def read_legacy_rows(
+    paths: Sequence[Path], delimiter_id: int = -1, eos_id: Mapping[str, int] | None = None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Rows `[audio.., eos, delimiter, text.., eos]` as semantic and text ids without padding and end-of-sequence.
+
+    Raises:
+        ValueError: a file is not such a row.
+    """
+    pairs = [_split_legacy_row(path, delimiter_id) for path in paths]
+    semantic, text = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    if eos_id is None:
+        speech = _recognise_eos(semantic, 1.0)
+        # Models set both or neither unless told otherwise; audio shows it, as it was never cut.
+        eos_id = {"speech": speech, "text": None if speech is None else _recognise_eos(text, 0.5)}
+    return (
+        [strip(row, SPEECH_PAD_ID, eos_id.get("speech")) for row in semantic],
+        [strip(row, TEXT_PAD_ID, eos_id.get("text")) for row in text],
+    )
+
+
+def _split_legacy_row(path: Path, delimiter_id: int) -> tuple[Tensor, Tensor]:
+    row = load_tensors(path)
+    if not isinstance(row, Tensor) or row.ndim != 1 or row.is_floating_point():
+        raise ValueError(f"{path} must hold a one-dimensional tensor of ids: remove it from the folder")
+    places = (row == delimiter_id).nonzero()
+    if len(places) == 0:
+        raise ValueError(f"{path} has no delimiter {delimiter_id} between audio and text: pass the right delimiter_id")
+    # A delimiter that is the audio's padding as well is the last of them: text never holds a -1.
+    place = int(places[-1 if delimiter_id == SPEECH_PAD_ID else 0])
+    audio, text = row[:place].long(), row[place + 1 :].long()
+    return audio[audio != SPEECH_PAD_ID], text[text != TEXT_PAD_ID]
+
+
+def _recognise_eos(rows: Sequence[Tensor], share: float) -> int | None:
+    """The highest id of all, if it stands only at the end of rows, and in at least this share of them; else None."""
+    rows = [row for row in rows if len(row)]
+    if len(rows) < 2:
+        return None
+    highest = max(int(row.max()) for row in rows)
+    inside = any(bool((row[:-1] == highest).any()) for row in rows)
+    ending = sum(int(row[-1]) == highest for row in rows)
+    return highest if not inside and ending >= share * len(rows) else None

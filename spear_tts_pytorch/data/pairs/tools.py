@@ -1,0 +1,297 @@
+"""Folders of pairs, merged, split, without repetitions, counted; one shard in memory at a time.
+
+In: folders of Parquet shards. Out: a new folder, which appears when it is complete and not before, or figures. What must
+be known of all pairs at once are numbers: 16 bytes stand for an id or for what a pair holds, so that 10 million pairs
+take hundreds of MB. Knows nothing of models, audio or how pairs come about.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from spear_tts_pytorch.data.pairs.shards import (
+    ID_COLUMNS,
+    check_ids,
+    describe,
+    difference,
+    id_limits,
+    list_shards,
+    pair_schema,
+    ragged,
+    read_footer,
+    read_metadata,
+    read_shard,
+    shard_name,
+    update_counts,
+    write_metadata,
+)
+from spear_tts_pytorch.data.pairs.writer import ShardWriter, write_shard
+from spear_tts_pytorch.utils.files import copy_whole, whole_folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+ORIGIN = ("model_hash", "options")
+
+
+def merge(
+    folders: Sequence[str | Path],
+    out: str | Path,
+    *,
+    duplicates: Literal["refuse", "drop"] = "refuse",
+    mixed: bool = False,
+) -> dict[str, int]:
+    """Puts the pairs of several folders into a new one, in this order. Shards are copied as they are where possible.
+
+    Args:
+        duplicates: what happens to an id that comes twice: an error, or the first pair is kept.
+        mixed: allows pairs of different models and options, real pairs and pseudo-labels for example; dataset.json then
+            lists the origins. Vocabularies must always agree.
+
+    Returns:
+        Numbers of `pairs` written and `removed`.
+
+    Raises:
+        ValueError: folders of different descriptions, an id twice, a shard that cannot be read.
+        FileExistsError: `out` exists.
+    """
+    if duplicates not in ("refuse", "drop"):
+        raise ValueError(f"duplicates must be 'refuse' or 'drop', got {duplicates!r}")
+    if not folders:
+        raise ValueError("folders is empty: there is nothing to merge")
+    shards = [shard for folder in folders for shard in _shards(folder)]
+    metadata = _common_metadata(folders, mixed)
+    kept = _first_of_each(shards, "id")
+    if duplicates == "refuse" and not all(mask.all() for mask in kept):
+        shard, mask = next((shard, mask) for shard, mask in zip(shards, kept, strict=True) if not mask.all())
+        name = read_shard(shard, ["id"])["id"][int(mask.argmin())].as_py()
+        raise ValueError(
+            f"the id {name!r} comes twice, the second time in {shard}: pass duplicates='drop' to keep the first"
+        )
+    return _write_kept(shards, kept, out, metadata)
+
+
+def deduplicate(folder: str | Path, out: str | Path, *, by: Literal["id", "contents"] = "id") -> dict[str, int]:
+    """Puts the pairs of a folder into a new one, but of those that repeat an earlier one.
+
+    Args:
+        by: what is the same: the `id`, or the `contents`, semantic and text ids.
+
+    Returns:
+        Numbers of `pairs` written and `removed`.
+
+    Raises:
+        ValueError: a shard cannot be read.
+        FileExistsError: `out` exists.
+    """
+    if by not in ("id", "contents"):
+        raise ValueError(f"by must be 'id' or 'contents', got {by!r}")
+    shards = _shards(folder)
+    return _write_kept(shards, _first_of_each(shards, by), out, read_metadata(folder))
+
+
+def split(
+    folder: str | Path,
+    out: str | Path,
+    parts: Mapping[str, float | int],
+    *,
+    seed: int = 0,
+    rows_per_shard: int = 10_000,
+) -> dict[str, int]:
+    """Deals the pairs of a folder out to the folders `out/{name}` at random, each keeping the order that they had.
+
+    Args:
+        parts: name and share (0 to 1, floats) or number of pairs (integers) of each. What is left over goes nowhere.
+        seed: another seed deals otherwise; the same one always deals a folder in the same way.
+
+    Returns:
+        Number of pairs of each part.
+
+    Raises:
+        ValueError: more than there are, shares and numbers mixed, a part without pairs, a shard that cannot be read.
+        FileExistsError: `out` exists.
+    """
+    shards = _shards(folder)
+    rows = [read_footer(shard).num_rows for shard in shards]
+    counts = _part_sizes(parts, sum(rows))
+    dealt = np.full(sum(rows), -1, dtype=np.int16)
+    order = np.random.default_rng(seed).permutation(sum(rows))
+    for part, places in enumerate(np.split(order, np.cumsum(counts))[: len(counts)]):
+        dealt[places] = part
+    del order
+    metadata = read_metadata(folder) or describe()
+    with whole_folder(out) as temporary:
+        writers = []
+        for name in parts:
+            (temporary / name).mkdir()
+            writers.append(ShardWriter(temporary / name, rows_per_shard=rows_per_shard))
+        for shard, own in zip(shards, np.split(dealt, np.cumsum(rows)[:-1]), strict=True):
+            table = read_shard(shard)
+            for part, writer in enumerate(writers):
+                writer.write(_filter(table, own == part))
+        for writer in writers:
+            writer.flush()
+            write_metadata(writer.folder, metadata)
+            update_counts(writer.folder)
+    return dict(zip(parts, counts, strict=True))
+
+
+def stats(folder: str | Path, *, ids_per_second: float | None = None) -> dict[str, Any]:
+    """Counts and quantiles of a folder of pairs. Every shard is read whole; broken ones are named and left out.
+
+    Args:
+        ids_per_second: of the tokenizer, `target_sample_hz / downsample_factor`: gives the hours of speech. Where the
+            tokenizer removes repeats, they are a lower bound.
+
+    Raises:
+        FileNotFoundError: there are no pairs.
+    """
+    shards, metadata = _shards(folder), read_metadata(folder)
+    limits = id_limits(*(metadata.get(f"num_{kind}_token_ids") for kind in ("semantic", "text")))
+    lengths: dict[str, list[np.ndarray]] = {name: [] for name in ID_COLUMNS}
+    scores, hashes, sources, broken = [], [], Counter(), []
+    for shard in shards:
+        try:
+            table = read_shard(shard)
+            check_ids(table, limits, f" in {shard}")
+        except ValueError as error:
+            broken.append(str(error))
+            continue
+        for name in ID_COLUMNS:
+            lengths[name].append(np.diff(ragged(table[name])[1]).astype(np.int32))
+        scores.append(np.asarray(table["score"], dtype=np.float32))
+        hashes.append(_hashes(table, "id"))
+        sources.update(table["source"].to_pylist())
+    semantic, text = (np.concatenate([np.empty(0, np.int32), *lengths[name]]) for name in ID_COLUMNS)
+    score = np.concatenate([np.empty(0, np.float32), *scores])
+    found = {
+        "pairs": len(semantic),
+        "shards": len(shards) - len(broken),
+        "bytes": sum(shard.stat().st_size for shard in shards),
+        "hours": None if ids_per_second is None else float(semantic.sum(dtype=np.int64)) / ids_per_second / 3600,
+        "sources": dict(sources),
+        "semantic_ids": int(semantic.sum(dtype=np.int64)),
+        "text_ids": int(text.sum(dtype=np.int64)),
+        "repeated_ids": int((~_firsts(hashes)).sum()),
+        "without_score": int(np.isnan(score).sum()),
+    }
+    for name, values in (("semantic_lengths", semantic), ("text_lengths", text), ("scores", score[~np.isnan(score)])):
+        found[name] = {f"{q:g}": float(np.quantile(values, q)) for q in QUANTILES} if len(values) else {}
+    return {**found, "broken": broken}
+
+
+def _shards(folder: str | Path) -> list[Path]:
+    shards = list_shards(folder) if Path(folder).is_dir() else []
+    if not shards:
+        raise FileNotFoundError(
+            f"there are no pairs in {folder}: expected pairs-*.parquet files (old .pt rows become such by "
+            "write_pairs(new_folder, GeneratedAudioTextDataset(folder)))"
+        )
+    return shards
+
+
+def _common_metadata(folders: Sequence[str | Path], mixed: bool) -> dict[str, Any]:
+    found = [read_metadata(folder) or describe() for folder in folders]
+    for folder, metadata in zip(folders[1:], found[1:], strict=True):
+        different = difference(found[0], metadata, ORIGIN if mixed else ())
+        if different is not None:
+            only_origin = not mixed and difference(found[0], metadata, ORIGIN) is None
+            remedy = "pass mixed=True to mix them" if only_origin else "keep them apart"
+            raise ValueError(f"{folder} holds pairs of another kind than {folders[0]} ({different}): {remedy}")
+    if not mixed:
+        return found[0]
+    origins = []
+    for metadata in found:
+        origin = {name: metadata.get(name) for name in ORIGIN}
+        origins += [origin] if origin not in origins else []
+    return found[0] if len(origins) == 1 else {**found[0], "model_hash": None, "options": {"origins": origins}}
+
+
+def _part_sizes(parts: Mapping[str, float | int], total: int) -> list[int]:
+    """How many pairs each part gets."""
+    for name in parts:
+        if not name or name in (".", "..") or set(name) & set("/\\"):
+            raise ValueError(f"{name!r} is no name of a folder: name the parts like train or valid")
+    values = list(parts.values())
+    if not values or min(values) <= 0 or len({isinstance(value, int) for value in values}) > 1:
+        raise ValueError(f"parts must be shares (floats) or numbers of pairs (integers) above 0, got {dict(parts)}")
+    if isinstance(values[0], int):
+        counts = values
+    else:
+        ends = np.cumsum(values)
+        if ends[-1] > 1 + 1e-9:
+            raise ValueError(f"the shares of parts must be 1 together, or less, got {float(ends[-1]):g}")
+        counts = np.diff([0, *np.round(ends * total).astype(int)]).tolist()
+    if sum(counts) > total or min(counts) < 1:
+        raise ValueError(f"parts {dict(parts)} cannot be had of {total} pairs: each needs one at least")
+    return counts
+
+
+def _hashes(table: pa.Table, by: str) -> np.ndarray:
+    """16 bytes for each row, as two uint64 `[rows, 2]`."""
+    if by == "id":
+        rows: Iterator[bytes] = (name.encode() for name in table["id"].to_pylist())
+    else:
+        rows = _contents(table)
+    return np.frombuffer(b"".join(blake2b(row, digest_size=16).digest() for row in rows), np.uint64).reshape(-1, 2)
+
+
+def _contents(table: pa.Table) -> Iterator[bytes]:
+    (semantic, s), (text, t) = (ragged(table[name]) for name in ID_COLUMNS)
+    semantic, text, s, t = semantic.tobytes(), text.tobytes(), (4 * s).tolist(), (4 * t).tolist()
+    for row in range(len(table)):
+        # -1 is no id: it keeps apart where semantic ids end
+        yield semantic[s[row] : s[row + 1]] + b"\xff\xff\xff\xff" + text[t[row] : t[row + 1]]
+
+
+def _first_of_each(shards: Sequence[Path], by: str) -> list[np.ndarray]:
+    """For each shard, which of its rows are the first of their kind among all shards."""
+    columns = ["id"] if by == "id" else ID_COLUMNS
+    hashes = [_hashes(read_shard(shard, columns), by) for shard in shards]
+    ends = np.cumsum([len(part) for part in hashes])
+    return np.split(_firsts(hashes), ends[:-1])
+
+
+def _firsts(hashes: list[np.ndarray]) -> np.ndarray:
+    """Which rows, bool `[rows]`, have no equal before them. Empties the list: the numbers are large."""
+    both = np.concatenate([np.empty((0, 2), np.uint64), *hashes])
+    hashes.clear()
+    order = np.lexsort(both.T)  # stable: of equal rows the first comes first
+    both = both[order]
+    first = np.ones(len(both), dtype=bool)
+    first[order[1:]] = (both[1:] != both[:-1]).any(axis=1)
+    return first
+
+
+def _filter(table: pa.Table, mask: np.ndarray) -> pa.Table:
+    import pyarrow as pa
+
+    return table.filter(pa.array(mask))
+
+
+def _write_kept(
+    shards: Sequence[Path], kept: Sequence[np.ndarray], out: str | Path, metadata: dict[str, Any]
+) -> dict[str, int]:
+    """Writes the rows kept of each shard to a new folder; a shard of which all are kept is copied."""
+    with whole_folder(out) as temporary:
+        number = 0
+        for shard, mask in zip(shards, kept, strict=True):
+            if not mask.any():
+                continue
+            path = temporary / shard_name(0, number)
+            if mask.all() and read_footer(shard).schema.to_arrow_schema().equals(pair_schema()):
+                copy_whole(shard, path)
+            else:
+                write_shard(path, _filter(read_shard(shard), mask))
+            number += 1
+        write_metadata(temporary, metadata or describe())
+        update_counts(temporary)
+    pairs = sum(int(mask.sum()) for mask in kept)
+    return {"pairs": pairs, "removed": sum(map(len, kept)) - pairs}

@@ -1,0 +1,1 @@
+"""The model: what is learned, its inputs and losses, its files."""

@@ -1,0 +1,124 @@
+"""The backtranslator at work: it labels speech, and it judges what the forward model says.
+
+In: a model with a CTC head, trained on speech to text. Out: text ids with scores (pseudo-labels), or, of several
+generated samples of a text, the one that reads best. Knows nothing of training or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from spear_tts_pytorch.decoding.ctc import CharacterLM, ctc_beam_search, ctc_greedy
+from spear_tts_pytorch.model.losses import ctc_alignable, ctc_per_row
+from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
+from spear_tts_pytorch.tokens import lengths_of, pad_sequences, remove_repeats, strip
+from spear_tts_pytorch.utils.checks import evaluating
+
+
+class CTCBacktranslator:
+    """Speech ids to text ids by the CTC head of a model, with shallow fusion of a language model if one is given.
+
+    Callable as `decode` of `SemanticToTextDatasetGenerator`.
+
+    Args:
+        model: built with `ctc=True` and trained on speech to text.
+        lm: language model over text ids; without it the best id of each frame is taken.
+        lm_weight, length_bonus, beam_size: see `decoding.ctc.ctc_beam_search`.
+    """
+
+    def __init__(
+        self,
+        model: TextToSemantic,
+        lm: CharacterLM | None = None,
+        lm_weight: float = 0.5,
+        length_bonus: float = 0.0,
+        beam_size: int = 8,
+    ):
+        self.model, self.lm = model, lm
+        self.options = dict(lm=lm, lm_weight=lm_weight, length_bonus=length_bonus, beam_size=beam_size)
+
+    @torch.no_grad()
+    def __call__(self, semantic_ids: Tensor) -> list[tuple[Tensor, float]]:
+        """Speech ids `[b, n]` to text ids `[m]` and their score per id for each row; higher is surer."""
+        with evaluating(self.model):
+            log_probs, lengths = self.model.ctc_logits(semantic_ids)
+        if self.lm is None:
+            best = log_probs.amax(dim=-1)
+            rows = ctc_greedy(log_probs, lengths, self.model.text_pad_id)
+            totals = [float(row[:length].sum()) for row, length in zip(best, lengths.tolist(), strict=True)]
+        else:
+            found = ctc_beam_search(log_probs, lengths, self.model.text_pad_id, **self.options)
+            rows, totals = [row for row, _ in found], [total for _, total in found]
+        return [(row, total / max(1, len(row))) for row, total in zip(rows, totals, strict=True)]
+
+    @torch.no_grad()
+    def cost(self, semantic_ids: Tensor, text_ids: Tensor) -> Tensor:
+        """-log p(text | speech) `[b]` of text ids `[b, m]` given speech ids `[b, n]`, in nats; inf if it is impossible."""
+        with evaluating(self.model):
+            log_probs, lengths = self.model.ctc_logits(semantic_ids)
+        text_ids = text_ids.to(log_probs.device)
+        pad_id = self.model.text_pad_id
+        text_lengths = lengths_of(text_ids, pad_id)
+        cost = ctc_per_row(log_probs, lengths, text_ids, text_lengths, pad_id)
+        return torch.where(ctc_alignable(lengths, text_ids, text_lengths), cost, torch.inf)
+
+
+@torch.no_grad()
+def speak(
+    model: TextToSemantic,
+    texts: Sequence[str],
+    *,
+    backtranslator: CTCBacktranslator | None = None,
+    candidates: int = 4,
+    temperature: float = 0.5,
+    max_length: int | None = None,
+    batch_size: int = 128,
+    generator: torch.Generator | None = None,
+) -> list[Tensor]:
+    """Speech ids `[n]` for each text, without end-of-sequence; empty where the model says nothing.
+
+    Args:
+        backtranslator: picks, of `candidates` samples drawn at `temperature`, the one from which it reads the text best
+            (cycle consistency). Without it decoding is greedy.
+        max_length: of the speech, in ids; by default twice what the model's `text_position_rate` makes of the longest text.
+    """
+    if max_length is None:
+        max_length = 20 + int(2 * model.text_position_rate * max(map(len, texts), default=0))
+    said: list[Tensor] = []
+    for start in range(0, len(texts), batch_size):
+        part = list(texts[start : start + batch_size])
+        if backtranslator is None:
+            said += _sample(model, part, 0.0, max_length, None)
+            continue
+        drawn = [_sample(model, part, temperature, max_length, generator) for _ in range(candidates)]
+        text_ids = model.to_ids(part, "text", "texts")
+        # a row without any id can not be read: a placeholder takes its place, at infinite cost
+        costs = torch.stack([_cost(backtranslator, rows, text_ids) for rows in drawn])
+        said += [drawn[best][row] for row, best in enumerate(costs.argmin(dim=0).tolist())]
+    return said
+
+
+def _cost(backtranslator: CTCBacktranslator, rows: list[Tensor], text_ids: Tensor) -> Tensor:
+    readable = [row if len(row) else row.new_zeros(1) for row in rows]
+    cost = backtranslator.cost(pad_sequences(readable, backtranslator.model.semantic_pad_id), text_ids).cpu()
+    return torch.where(torch.tensor([len(row) > 0 for row in rows]), cost, torch.inf)
+
+
+def _sample(
+    model: TextToSemantic, texts: list[str], temperature: float, max_length: int, generator: torch.Generator | None
+) -> list[Tensor]:
+    ids = model.generate(
+        texts,
+        source_type="text",
+        target_type="speech",
+        temperature=temperature,
+        max_length=max_length,
+        generator=generator,
+    )
+    rows = [strip(row, model.semantic_pad_id, model.eos_id["speech"]) for row in ids]
+    if getattr(model.wav2vec, "unique_consecutive", False):
+        rows = [remove_repeats(row)[0] for row in rows]
+    return rows

@@ -1,0 +1,1 @@
+"""Helpers without any speech in them: checks, files, processes, pickles, figures, noise."""

@@ -1,0 +1,127 @@
+"""Error rates of texts and ids, with confidence intervals.
+
+In: hypotheses and references, as texts or rows of ids. Out: counts of errors, and rates in percent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+
+import numpy as np
+from torch import Tensor
+
+
+def _jiwer() -> ModuleType:
+    try:
+        import jiwer
+    except ImportError as error:
+        raise ImportError('error rates need jiwer: pip install "spear-tts-pytorch[demo]"') from error
+    return jiwer
+
+
+def _check_match(hypotheses: Sequence, references: Sequence) -> None:
+    if len(hypotheses) != len(references) or len(references) == 0:
+        raise ValueError(
+            f"hypotheses and references must be equally many and not empty, got {len(hypotheses)} and {len(references)}"
+        )
+
+
+def character_errors(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Insertions, deletions and substitutions of each pair, and the characters of each reference.
+
+    Spaces at the ends do not count; otherwise texts are compared as they are, so normalise both the same way before.
+
+    Raises:
+        ImportError: jiwer is missing.
+        ValueError: no texts, or not one hypothesis for each reference.
+    """
+    _check_match(hypotheses, references)
+    jiwer = _jiwer()
+    errors, lengths = [], []
+    for hypothesis, reference in zip(hypotheses, references, strict=True):
+        if not reference.strip():  # refused by jiwer 3
+            errors.append(len(hypothesis.strip()))
+            lengths.append(0)
+            continue
+        counts = jiwer.process_characters(reference, hypothesis)
+        errors.append(counts.substitutions + counts.deletions + counts.insertions)
+        lengths.append(counts.hits + counts.substitutions + counts.deletions)
+    return errors, lengths
+
+
+def character_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """All character errors together over all reference characters, in percent; insertions can lift it above 100.
+
+    Raises:
+        ImportError: jiwer is missing.
+        ValueError: no texts, not one hypothesis for each reference, or references without a character.
+    """
+    return _rate(*character_errors(hypotheses, references))
+
+
+def token_errors(
+    hypotheses: Sequence[Sequence[int] | Tensor], references: Sequence[Sequence[int] | Tensor]
+) -> tuple[list[int], list[int]]:
+    """Levenshtein distance of each pair of id rows `[n]`, and the length of each reference.
+
+    Raises:
+        ImportError: rapidfuzz, which comes with jiwer, is missing.
+        ValueError: no rows, or not one hypothesis for each reference.
+    """
+    _check_match(hypotheses, references)
+    try:
+        from rapidfuzz.distance import Levenshtein
+    except ImportError as error:
+        raise ImportError('error rates need rapidfuzz: pip install "spear-tts-pytorch[demo]"') from error
+    rows = [(_ids(a), _ids(b)) for a, b in zip(hypotheses, references, strict=True)]
+    return [Levenshtein.distance(a, b) for a, b in rows], [len(b) for _, b in rows]
+
+
+def token_error_rate(
+    hypotheses: Sequence[Sequence[int] | Tensor], references: Sequence[Sequence[int] | Tensor]
+) -> float:
+    """All id errors together over all reference ids, in percent. The caller removes padding and end-of-sequence before.
+
+    Raises:
+        ImportError, ValueError: as `token_errors`; references without an id.
+    """
+    return _rate(*token_errors(hypotheses, references))
+
+
+def _ids(row: Sequence[int] | Tensor) -> list[int]:
+    return row.tolist() if isinstance(row, Tensor) else list(row)
+
+
+def _rate(errors: Sequence[int], lengths: Sequence[int]) -> float:
+    total = sum(lengths)
+    if total == 0:
+        raise ValueError("references hold nothing to compare with: an error rate needs at least one character or id")
+    return 100 * sum(errors) / total
+
+
+def bootstrap_interval(
+    errors: Sequence[float], lengths: Sequence[float], *, seed: int = 0, level: float = 0.95, draws: int = 2000
+) -> tuple[float, float]:
+    """Percentile interval of `100 * sum(errors) / sum(lengths)` when utterances are drawn again with replacement.
+
+    Args:
+        errors, lengths: of each utterance, as `character_errors` returns them.
+        level: share of the draws inside the interval.
+
+    Returns:
+        Low and high end, in percent.
+
+    Raises:
+        ValueError: no utterances, not one length for each, lengths that sum to 0, or `level` outside (0, 1).
+    """
+    _check_match(errors, lengths)
+    if not 0 < level < 1 or draws < 1:
+        raise ValueError(f"level must be in (0, 1) and draws at least 1, got {level} and {draws}")
+    _rate(errors, lengths)
+    wrong, total = np.asarray(errors, dtype=np.float64), np.asarray(lengths, dtype=np.float64)
+    picks = np.random.default_rng(seed).integers(len(total), size=(draws, len(total)))
+    sums = total[picks].sum(axis=1)
+    rates = 100 * wrong[picks].sum(axis=1)[sums > 0] / sums[sums > 0]
+    low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

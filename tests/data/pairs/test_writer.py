@@ -1,0 +1,201 @@
+"""Writing pairs: kills, full disks, bounds of shards, many rows at once, ids that come twice."""
+
+import itertools
+import json
+import os
+import random
+import signal
+import time
+from multiprocessing import get_context
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pair_rows import as_lists, fill, row
+
+from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset, PairWriter, list_shards, write_pairs
+from spear_tts_pytorch.data.pairs import dataset as pairs_module
+from spear_tts_pytorch.data.pairs.cache import CACHE_NAME
+from spear_tts_pytorch.data.pairs.shards import read_footer, read_shard
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+
+
+def long_row(number):
+    return np.random.default_rng(number).integers(0, 500, 150_000)
+
+
+def write_for_ever(folder, start):
+    with PairWriter(folder, num_semantic_token_ids=500, num_text_token_ids=30, rows_per_shard=10) as writer:
+        for number in itertools.count(start):
+            writer.write(f"u{number}", long_row(number), [1 + number % 29])
+
+
+@needs_fork
+def test_killed_writers_leave_whole_shards(tmp_path):
+    draw = random.Random(0)
+    folder = tmp_path / "p"
+    folder.mkdir()
+    for _ in range(3):
+        rows = 10 * len(list_shards(folder))
+        writer = get_context("fork").Process(target=write_for_ever, args=(folder, rows))
+        writer.start()
+        left, slow = 0.5 * draw.random(), time.monotonic() + 60
+        begin = None  # of the time that the writer is given, from its first shard on
+        while begin is None or time.monotonic() < begin + left:
+            assert time.monotonic() < slow and writer.is_alive()
+            shards = list_shards(folder)
+            if begin is None and 10 * len(shards) > rows:
+                begin = time.monotonic()
+            for shard in shards[-1:]:
+                assert read_footer(shard).num_rows == 10  # whole at every moment
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+    dataset = GeneratedAudioTextDataset(folder)
+    assert len(dataset) >= 30 and dataset.ids == [f"u{number}" for number in range(len(dataset))]
+    for number, (semantic_ids, text_ids) in enumerate(dataset):
+        assert np.array_equal(semantic_ids, long_row(number)) and text_ids.tolist() == [1 + number % 29]
+    half, new = (folder / f".pairs-00000-000900.parquet.{name}.tmp" for name in ("half", "new"))
+    half.write_bytes(b"P")
+    new.write_bytes(b"P")
+    os.utime(half, (0, 0))
+    PairWriter(folder, num_semantic_token_ids=500, num_text_token_ids=30).close()
+    assert not half.exists() and new.exists()  # old halves are cleared away, another writer may be at the new one
+    assert json.loads((folder / "dataset.json").read_text())["counts"]["pairs"] == len(dataset)
+
+
+def test_two_writers_of_one_rank_lose_nothing(tmp_path):
+    one, two = PairWriter(tmp_path), PairWriter(tmp_path)
+    for number, writer in enumerate((one, two, two, one)):
+        writer.write(f"u{number}", [number], [1])
+        writer.flush()
+    assert GeneratedAudioTextDataset(tmp_path).ids == ["u0", "u1", "u2", "u3"]
+
+
+@pytest.fixture
+def small_disk():
+    """Files cannot grow beyond so many bytes: the system refuses the write itself."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size=None):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before[0] if size is None else size, before[1]))
+
+    yield limit
+    limit()
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_full_disk_loses_nothing(tmp_path, small_disk, together):
+    writer = PairWriter(tmp_path, num_semantic_token_ids=500, rows_per_shard=50)
+    numbers = range(50, 180)
+    for number in range(50):
+        writer.write(f"u{number}", *row(number))
+    small_disk(1000)
+    if together:
+        with pytest.raises(OSError, match=f"000001.parquet was not written to {tmp_path}"):
+            writer.write_many([f"u{n}" for n in numbers], [row(n)[0] for n in numbers], [row(n)[1] for n in numbers])
+    else:
+        for number in numbers[:50]:
+            if number < numbers[49]:
+                writer.write(f"u{number}", *row(number))
+        with pytest.raises(OSError, match=f"000001.parquet was not written to {tmp_path}"):
+            writer.write(f"u{numbers[49]}", *row(numbers[49]))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["dataset.json", "pairs-00000-000000.parquet"]  # no half of a file
+    assert as_lists(GeneratedAudioTextDataset(tmp_path)) == [row(number) for number in range(50)]
+    small_disk()
+    writer.close()  # there is room again: what was held back is written
+    rows = 180 if together else 100
+    assert as_lists(GeneratedAudioTextDataset(tmp_path)) == [row(number) for number in range(rows)]
+
+
+def test_a_full_disk_under_a_reader(tmp_path, small_disk, monkeypatch):
+    monkeypatch.setattr(pairs_module, "IN_MEMORY_IDS", 0)  # shards are decoded to files
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    dataset = GeneratedAudioTextDataset(fill(tmp_path / "p"))
+    small_disk(100)
+    with pytest.raises(OSError, match="make room, or pass a cache_folder"):
+        dataset[0]
+    assert not list((tmp_path / "p" / CACHE_NAME).iterdir())
+    small_disk()
+    assert dataset[3][0].tolist() == row(3)[0]
+
+
+def test_folders_without_right_to_write(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        PairWriter(tmp_path / "file" / "pairs")
+    writer = PairWriter(tmp_path / "pairs", rows_per_shard=1)
+
+    def refused(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refused)
+    with pytest.raises(OSError, match=f"Permission denied; .* not written to {tmp_path / 'pairs'}"):
+        writer.write("a", [1], [1])
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_bounds_of_shards(tmp_path, together):
+    rows = [([1] * 10, [2] * 5)] * 20  # 60 bytes of ids each
+    with PairWriter(tmp_path, rows_per_shard=7, bytes_per_shard=300) as writer:
+        writer.write_many(["a"], [[1] * 200], [[2]])  # larger than the bound, and never cut
+        if together:
+            writer.write_many([str(n) for n in range(20)], *zip(*rows, strict=True), scores=np.arange(20.0))
+        else:
+            for number, pair in enumerate(rows):
+                writer.write(str(number), *pair)
+    counts = [pq.read_metadata(path).num_rows for path in list_shards(tmp_path)]
+    assert counts == [1, 5, 5, 5, 5]
+    assert as_lists(GeneratedAudioTextDataset(tmp_path))[1:] == rows
+    with PairWriter(tmp_path / "2", rows_per_shard=7, bytes_per_shard=1000) as writer:
+        writer.write_many([str(n) for n in range(20)], *zip(*rows, strict=True))
+    assert [pq.read_metadata(path).num_rows for path in list_shards(tmp_path / "2")] == [7, 7, 6]
+    for options in ({"rows_per_shard": 0}, {"bytes_per_shard": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))} must be at least 1, got 0"):
+            PairWriter(tmp_path / "3", **options)
+
+
+def test_many_rows_at_once_are_those_one_by_one(tmp_path):
+    fill(tmp_path / "1")
+    numbers = range(40)
+    with PairWriter(tmp_path / "2", num_semantic_token_ids=500, num_text_token_ids=30, rows_per_shard=7) as writer:
+        writer.write_many(
+            [f"u{n}" for n in numbers],
+            [torch.tensor(row(n)[0], dtype=torch.long) for n in numbers],
+            [np.array(row(n)[1], dtype=np.int64) for n in numbers],
+            texts=[f"text {n}" for n in numbers],
+            scores=[None if n % 10 == 9 else -n / 10 for n in numbers],
+        )
+    for one, two in zip(list_shards(tmp_path / "1"), list_shards(tmp_path / "2"), strict=True):
+        assert read_shard(one).equals(read_shard(two))
+    assert (tmp_path / "1" / "dataset.json").read_text() == (tmp_path / "2" / "dataset.json").read_text()
+    with PairWriter(tmp_path / "3", num_text_token_ids=30) as writer:
+        for semantic_ids, text_ids, message in [
+            ([[1], [2]], [[1], [1, 30]], "text_ids of the pair 'b' holds 30, ids are 1 to 29"),
+            ([[1], [2**31 + 5]], [[1], [1]], "semantic_ids of the pair 'b' holds 2147483653"),
+            ([[0.5], [1]], [[1], [1]], r"integers \[n\]"),
+        ]:
+            with pytest.raises(ValueError, match=message):
+                writer.write_many(["a", "b"], semantic_ids, text_ids)
+        with pytest.raises(ValueError, match="the table has no column 'score'"):
+            writer.write_table(read_shard(list_shards(tmp_path / "1")[0]).drop_columns(["score"]))
+    assert not list_shards(tmp_path / "3")
+
+
+def test_a_row_is_copied_when_it_is_written(tmp_path):
+    ids = np.array([1, 2], dtype=np.int32)
+    with PairWriter(tmp_path) as writer:
+        writer.write("a", ids, ids)
+        ids[:] = 9
+    assert as_lists(GeneratedAudioTextDataset(tmp_path)) == [([1, 2], [1, 2])]
+
+
+def test_an_id_twice_is_refused_in_real_pairs(tmp_path):
+    write_pairs(tmp_path, [([1], [1])], ids=["a"])
+    for ids in (["b", "b"], ["a", "b"]):
+        with pytest.raises(ValueError, match=f"the id '{ids[0]}' comes twice in {tmp_path}"):
+            write_pairs(tmp_path, [([1], [1])] * 2, ids=ids)
+    assert GeneratedAudioTextDataset(tmp_path).ids == ["a", "b"]

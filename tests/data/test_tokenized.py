@@ -1,0 +1,266 @@
+"""Corpora to folders of ids: what is written, what is left out, what is gone on with."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from spear_tts_pytorch import MelKmeans
+from spear_tts_pytorch.cli import main
+from spear_tts_pytorch.data import tokenized
+from spear_tts_pytorch.data.audio import resample
+from spear_tts_pytorch.data.corpora import Utterance
+from spear_tts_pytorch.data.corpora.readers import read_corpus
+from spear_tts_pytorch.data.tokenized import TokenizedSpeech, tokenize_corpus
+from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive, expand
+from spear_tts_pytorch.utils.files import locked
+
+pytest.importorskip("sklearn")
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """70 good clips and one of each kind that cannot be used."""
+    folder, random = tmp_path_factory.mktemp("corpus"), np.random.default_rng(0)
+    for index in range(70):
+        tone = np.sin(np.arange(1600 + 40 * index) * random.uniform(0.1, 1.5)) * random.uniform(0.1, 0.5)
+        soundfile.write(folder / f"clip{index:02d}.wav", tone + random.normal(0, 0.01, tone.shape), RATE)
+    (folder / "clip03.txt").write_text("three")
+    (folder / "text.wav").write_text("this is text")
+    (folder / "zero.wav").write_bytes(b"")
+    soundfile.write(folder / "silent.wav", np.zeros(1600), RATE)
+    soundfile.write(folder / "short.wav", random.normal(0, 0.1, 80), RATE)
+    soundfile.write(folder / "nan.wav", np.full(1600, np.nan, np.float32), RATE, subtype="FLOAT")
+    (folder / "cut.wav").write_bytes((folder / "clip00.wav").read_bytes()[:30])
+    return folder
+
+
+BAD = {"text", "zero", "silent", "short", "nan", "cut"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpus):
+    clips = [one.audio() for one in read_corpus(corpus) if one.id not in BAD]
+    return MelKmeans.fit(clips, RATE, 16, progress=False)
+
+
+def test_every_good_clip_is_there_and_every_bad_one_is_named(corpus, tokenizer, tmp_path):
+    report = tokenize_corpus(read_corpus(corpus), tokenizer, tmp_path, rows_per_shard=20, progress=False)
+    assert report.clips == 70 and set(report.skipped) == BAD
+    assert (
+        "silent" in report.skipped["silent"] and "NaN" in report.skipped["nan"] and "text.wav" in report.skipped["text"]
+    )
+    assert json.loads((tmp_path / "report.json").read_text())["skipped"] == report.skipped
+    speech = TokenizedSpeech(tmp_path)
+    assert len(speech) == 70 and speech.texts[speech.ids.index("clip03")] == "three"
+    by_id = {one.id: one for one in read_corpus(corpus)}
+    assert report.hours == pytest.approx(sum(by_id[id_].seconds for id_ in speech.ids) / 3600)
+    for index, id_ in enumerate(speech.ids):
+        assert torch.equal(speech[index], tokenizer(torch.as_tensor(by_id[id_].audio()))[0])
+
+
+def test_interrupted_work_goes_on(corpus, tokenizer, tmp_path, monkeypatch):
+    plain = tokenized._tokenized
+    calls = []
+
+    def dying(batch, tokenizer):
+        calls.append(len(batch))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return plain(batch, tokenizer)
+
+    monkeypatch.setattr(tokenized, "_tokenized", dying)
+    with pytest.raises(KeyboardInterrupt):
+        tokenize_corpus(read_corpus(corpus), tokenizer, tmp_path / "a", rows_per_shard=10, progress=False)
+    before = {path: path.read_bytes() for path in (tmp_path / "a").glob("*.parquet")}
+    assert len(before) == 7, "what was done is written"
+    monkeypatch.setattr(tokenized, "_tokenized", plain)
+    tokenize_corpus(read_corpus(corpus), tokenizer, tmp_path / "a", rows_per_shard=10, progress=False)
+    report = tokenize_corpus(read_corpus(corpus), tokenizer, tmp_path / "b", progress=False)
+    assert all(path.read_bytes() == data for path, data in before.items())
+    one, other = TokenizedSpeech(tmp_path / "a"), TokenizedSpeech(tmp_path / "b")
+    assert one.ids == other.ids and all(torch.equal(one[i], other[i]) for i in range(report.clips))
+
+
+def test_termination_writes_what_is_done(corpus, tokenizer, tmp_path, monkeypatch):
+    plain, calls, before = tokenized._tokenized, [], signal.getsignal(signal.SIGTERM)
+    tokenizer.save(tmp_path / "tokenizer")
+    monkeypatch.setattr(tokenized, "BATCH_CLIPS", 8)
+
+    def terminated(batch, tokenizer):
+        calls.append(batch)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(batch, tokenizer)
+
+    monkeypatch.setattr(tokenized, "_tokenized", terminated)
+    arguments = ["tokenize", str(corpus), str(tmp_path / "a"), "--tokenizer", str(tmp_path / "tokenizer")]
+    assert main(arguments) == 143 and signal.getsignal(signal.SIGTERM) is before
+    assert len(TokenizedSpeech(tmp_path / "a")) == 16
+    assert main(arguments) == 0
+    assert len(TokenizedSpeech(tmp_path / "a")) == 70
+
+
+def test_processes_are_one_and_lose_little(corpus, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenized, "BATCH_CLIPS", 4)
+
+    def interrupted():
+        yield from read_corpus(corpus)[:60]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tokenize_corpus(interrupted(), tokenizer, tmp_path / "2", workers=2, progress=False)
+    written = TokenizedSpeech(tmp_path / "2").ids
+    assert 60 - 4 * 5 <= len(written) < 60, "two batches of each worker and one more are lost at most"
+    for name in ("2", "0"):
+        tokenize_corpus(read_corpus(corpus), tokenizer, tmp_path / name, progress=False)
+    one, other = TokenizedSpeech(tmp_path / "0"), TokenizedSpeech(tmp_path / "2")
+    assert one.ids == other.ids and all(torch.equal(one[i], other[i]) for i in range(len(one)))
+
+
+def test_folders_of_other_tokenizers_and_ids_that_repeat_are_refused(corpus, tokenizer, tmp_path):
+    utterances = read_corpus(corpus)[:3]
+    tokenize_corpus(utterances, tokenizer, tmp_path, progress=False)
+    with pytest.raises(ValueError, match="ids of another tokenizer"):
+        tokenize_corpus(utterances, UniqueConsecutive(tokenizer), tmp_path, progress=False)
+    (tmp_path / tokenized.TOKENIZER).unlink()
+    with pytest.raises(ValueError, match="does not say which tokenizer made its ids"):
+        tokenize_corpus(utterances, tokenizer, tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"1 ids come twice or more \(clip00\)"):
+        tokenize_corpus(utterances + utterances[:1], tokenizer, tmp_path / "other", progress=False)
+    assert not (tmp_path / "other").exists(), "before any work"
+    with pytest.raises(ValueError, match="'clip00' comes twice"):
+        tokenize_corpus(iter(utterances + utterances[:1]), tokenizer, tmp_path / "other", progress=False)
+    with pytest.raises(FileNotFoundError, match="holds no tokenized speech"):
+        TokenizedSpeech(tmp_path / "none")
+
+
+def test_a_folder_has_one_run_at_a_time(corpus, tokenizer, tmp_path, capsys):
+    with locked(tmp_path):
+        with pytest.raises(OSError, match="written to by another process"):
+            tokenize_corpus(read_corpus(corpus)[:3], tokenizer, tmp_path, progress=False)
+        assert main(["tokenize", str(corpus), str(tmp_path), "--no-progress"]) == 2
+        assert "written to by another process" in capsys.readouterr().err
+    assert tokenize_corpus(read_corpus(corpus)[:3], tokenizer, tmp_path, progress=False).clips == 3
+
+
+class Exhausted:
+    """A tokenizer that has too little memory."""
+
+    codebook_size, target_sample_hz, downsample_factor = 9, RATE, 80
+
+    def __call__(self, wav, lengths=None, input_sample_hz=None, flatten=True):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_too_little_memory_is_no_fault_of_the_clip(corpus, tmp_path):
+    with pytest.raises(torch.OutOfMemoryError):
+        tokenize_corpus(read_corpus(corpus)[:3], Exhausted(), tmp_path, progress=False)
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_a_clip_too_large_for_memory_is_left_out_by_name(corpus, tokenizer, tmp_path):
+    def too_large():
+        raise MemoryError
+
+    utterances = read_corpus(corpus)[:20]
+    utterances[7] = Utterance("large", None, None, RATE, too_large)
+    report = tokenize_corpus(utterances, tokenizer, tmp_path, progress=False)
+    assert report.skipped == {"large": "MemoryError"} and report.clips == 19
+    with pytest.warns(UserWarning, match="large is left out: MemoryError"):
+        tokenized.fit_tokenizer(utterances, 4, progress=False)
+
+
+def test_clips_of_impossible_rates_and_peaks_are_left_out(corpus, tmp_path):
+    random = np.random.default_rng(0)
+    for rate in (1, 2**31 - 1):
+        soundfile.write(tmp_path / f"at{rate}.wav", random.normal(0, 0.1, 1600), rate)
+    soundfile.write(tmp_path / "loud.wav", 1e38 * random.uniform(-1, 1, 1600), RATE, subtype="FLOAT")
+    utterances = [*read_corpus(tmp_path), *read_corpus(corpus)[:20]]
+    with pytest.warns(UserWarning, match=r"1 of 21 clips were left out: .* not in -1\.\.1"):
+        tokenizer = tokenized.fit_tokenizer(utterances, 4, progress=False)
+    report = tokenize_corpus(utterances, tokenizer, tmp_path / "ids", progress=False)
+    assert set(report.skipped) == {"at1", f"at{2**31 - 1}", "loud"} and "not audio in -1..1" in report.skipped["loud"]
+    assert "at1.wav gives 1 Hz" in report.skipped["at1"]
+
+
+def test_from_the_shell(corpus, tokenizer, tmp_path, capsys):
+    tokenizer.save(tmp_path / "tokenizer")
+    assert main(["tokenize", str(corpus), str(tmp_path / "a"), "--tokenizer", str(tmp_path / "tokenizer")]) == 0
+    assert "70 clips" in capsys.readouterr().out
+    assert main(["tokenize", str(corpus), str(tmp_path / "b"), "--clusters", "12", "--unique"]) == 0
+    assert "6 left out" in capsys.readouterr().out
+    speech = TokenizedSpeech(tmp_path / "b")
+    assert max(int(speech[i].max()) for i in range(len(speech))) <= 11
+    assert all(bool((speech[i].diff() != 0).all()) for i in range(len(speech)))
+    again = ["tokenize", str(corpus), str(tmp_path / "b")]
+    for options in ([], ["--clusters", "12"], ["--unique"]):
+        assert main([*again, *options]) == 0
+    capsys.readouterr()
+    assert main([*again, "--clusters", "13"]) == 2
+    assert "--clusters 13: the tokenizer in" in capsys.readouterr().err
+    for options in (["--unique"], ["--clusters", "12"]):
+        assert main([*again[:2], str(tmp_path / "c"), "--tokenizer", str(tmp_path / "tokenizer"), *options]) == 2
+        assert f"error: {options[0]}" in capsys.readouterr().err
+    assert main(["tokenize", str(tmp_path / "none"), str(tmp_path / "c")]) == 2
+    assert main(["tokenize", "--help"]) == 0
+    assert "example: spear-tts tokenize" in capsys.readouterr().out
+
+
+def test_clips_of_several_rates(tokenizer, tmp_path):
+    random = np.random.default_rng(0)
+    for name, rate in (("a", 2 * RATE), ("b", RATE), ("c", RATE)):
+        soundfile.write(tmp_path / f"{name}.wav", random.normal(0, 0.1, rate // 2), rate)
+    utterances = read_corpus(tmp_path)
+    tokenize_corpus(utterances, tokenizer, tmp_path / "ids", progress=False)
+    speech = TokenizedSpeech(tmp_path / "ids")
+    for row, one in zip(speech, utterances, strict=True):
+        assert torch.equal(row, tokenizer(torch.as_tensor(one.audio()), None, one.sample_hz)[0])
+    assert abs(len(speech[0]) - len(speech[1])) <= 1 and torch.equal(speech[-1], speech[2])
+    with pytest.raises(IndexError, match="3 is out of range for 3 clips"):
+        speech[3]
+    own = tokenized.fit_tokenizer(utterances, 4, progress=False)
+    resampled = [resample(one.audio(), one.sample_hz, RATE) for one in utterances]
+    assert own.target_sample_hz == RATE
+    assert own.fingerprint == MelKmeans.fit(resampled, RATE, 4, progress=False).fingerprint
+
+
+def test_ids_without_repeats_can_be_expanded_again(corpus, tokenizer, tmp_path):
+    unique = UniqueConsecutive(tokenizer)
+    clips = [torch.as_tensor(one.audio()) for one in read_corpus(corpus)[:5]]
+    wav = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+    lengths = torch.tensor([len(clip) for clip in clips])
+    ids, durations = unique.encode_with_durations(wav, lengths)
+    assert torch.equal(expand(ids, durations), tokenizer(wav, lengths)) and torch.equal(unique(wav, lengths), ids)
+    unique.save(tmp_path)
+    assert torch.equal(UniqueConsecutive.load(tmp_path)(wav, lengths), ids)
+    assert torch.equal(ids == -1, durations == 0)
+    halved = wav[:, ::2]
+    assert torch.equal(
+        unique(halved, lengths // 2, RATE // 2), without_repeats(tokenizer(halved, lengths // 2, RATE // 2))
+    )
+    assert expand(torch.tensor([[5, -1]]), torch.tensor([[2, 3]])).tolist() == [[5, 5]], "padding lasts for nothing"
+    for wrong in (durations[:, 1:], -durations):
+        with pytest.raises(ValueError, match="one shape|at least 0 frames"):
+            expand(ids, wrong)
+    with pytest.raises(ValueError, match="one shape"):
+        expand(ids[0], durations[0])
+
+
+def test_repeats_are_left_out_once(corpus, tokenizer):
+    clips = [one.audio() for one in read_corpus(corpus)[:9]]
+    for own in (UniqueConsecutive(tokenizer), MelKmeans.fit(clips, RATE, 4, unique_consecutive=True, progress=False)):
+        with pytest.raises(ValueError, match=f"a {type(own).__name__}, leaves out repeats already"):
+            UniqueConsecutive(own)
+
+
+def without_repeats(frames):
+    """Rows of ids without repeats, by a loop."""
+    rows = [[i for i, before in zip(row, [-1, *row], strict=False) if i not in (-1, before)] for row in frames.tolist()]
+    width = max(len(row) for row in rows)
+    return torch.tensor([row + [-1] * (width - len(row)) for row in rows])

@@ -1,0 +1,202 @@
+"""Error rates by hand, bootstrap coverage, and an evaluator that learns a made-up speech."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from spear_tts_pytorch.decoding.ctc import CharacterLM
+from spear_tts_pytorch.recipe.evaluate import (
+    SemanticASR,
+    bootstrap_interval,
+    character_error_rate,
+    character_errors,
+    token_error_rate,
+)
+
+K, V = 24, 7  # semantic ids 0..23, text ids 1..6
+
+
+@pytest.fixture(autouse=True)
+def error_rate_packages():
+    pytest.importorskip("jiwer")
+
+
+def made_up_pairs(count: int, seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Text id t is spoken as 2 to 4 semantic ids of its own four, 4 (t - 1) to 4 t - 1, in order."""
+    noise = torch.Generator().manual_seed(seed)
+    pairs = []
+    for _ in range(count):
+        text = torch.randint(1, V, (int(torch.randint(2, 7, (), generator=noise)),), generator=noise)
+        sounds = []
+        for token in text.tolist():
+            kept = torch.randperm(4, generator=noise)[: int(torch.randint(2, 5, (), generator=noise))]
+            sounds.append(4 * (token - 1) + kept.sort().values)
+        pairs.append((torch.cat(sounds), text))
+    return pairs
+
+
+def small_evaluator(**options) -> SemanticASR:
+    torch.manual_seed(0)
+    return SemanticASR(K, V, dim=32, depth=1, heads=2, **options)
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[SemanticASR, list[float]]:
+    evaluator = small_evaluator()
+    return evaluator, evaluator.fit(made_up_pairs(300), steps=150, batch_tokens=600, lr=5e-3, progress=False)
+
+
+def test_character_error_rate_is_over_the_whole_corpus():
+    hypotheses, references = ["abc", "axc", "", "abcdef"], ["abc", "abc", "ab", "abc"]
+    assert character_errors(hypotheses, references) == ([0, 1, 2, 3], [3, 3, 2, 3])
+    assert character_error_rate(hypotheses, references) == pytest.approx(100 * 6 / 11)
+    assert character_errors([" a b "], ["a b"]) == ([0], [3]) == character_errors(["a b"], ["a b  "])
+    assert character_error_rate(["x"], ["x"]) == 0
+    assert character_error_rate(["aaaaa"], ["b"]) == 500
+    assert character_error_rate(["x", "a"], ["", "a"]) == 100  # nothing to say, something said
+
+
+def test_token_error_rate_takes_tensors_and_lists():
+    hypotheses = [torch.tensor([1, 2, 3]), torch.tensor([], dtype=torch.long)]
+    assert token_error_rate(hypotheses, [[1, 3], [5, 5]]) == pytest.approx(100 * 3 / 4)
+    assert token_error_rate([[300, 301]], [torch.tensor([300, 301])]) == 0
+
+
+@pytest.mark.parametrize("rate", [character_error_rate, token_error_rate])
+@pytest.mark.parametrize(
+    ("hypotheses", "references", "message"),
+    [([], [], "empty"), (["a"], ["a", "b"], "equally many"), (["a"], [""], "at least one")],
+)
+def test_error_rates_refuse_what_they_cannot_compare(rate, hypotheses, references, message):
+    with pytest.raises(ValueError, match=message):
+        rate(hypotheses, references)
+
+
+@pytest.mark.parametrize(
+    ("rate", "hypotheses", "package"),
+    [(character_error_rate, ["a"], "jiwer"), (token_error_rate, [[1]], "rapidfuzz")],
+)
+def test_missing_packages_are_named(rate, hypotheses, package, monkeypatch):
+    for module in ("jiwer", "rapidfuzz", "rapidfuzz.distance"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"{package}.*spear-tts-pytorch\[demo\]"):
+        rate(hypotheses, hypotheses)
+
+
+def test_bootstrap_intervals_cover_the_true_rate():
+    """95% intervals of 60 utterances each at a true rate of 10%: between 84 and 100 of 100 cover it."""
+    noise = torch.Generator().manual_seed(0)
+    covered = 0
+    for draw in range(100):
+        lengths = torch.randint(5, 30, (60,), generator=noise)
+        errors = [float((torch.rand(n, generator=noise) < 0.1).sum()) for n in lengths.tolist()]
+        low, high = bootstrap_interval(errors, lengths.tolist(), seed=draw, draws=500)
+        covered += low <= 10 <= high
+    assert 84 <= covered
+
+
+def test_bootstrap_is_reproducible_and_narrows_with_more_utterances():
+    few = bootstrap_interval([0, 1, 2, 0] * 5, [10] * 20, seed=1)
+    many = bootstrap_interval([0, 1, 2, 0] * 500, [10] * 2000, seed=1)
+    assert few == bootstrap_interval([0, 1, 2, 0] * 5, [10] * 20, seed=1)
+    uneven = [3, 10, 7, 12] * 5
+    assert len({bootstrap_interval([0, 1, 2, 0] * 5, uneven, seed=seed) for seed in range(5)}) > 1
+    assert few[0] < many[0] < 7.5 < many[1] < few[1]
+    assert bootstrap_interval([1, 1], [4, 4]) == (25.0, 25.0)
+    with pytest.raises(ValueError, match="level"):
+        bootstrap_interval([1], [1], level=1.0)
+
+
+def test_the_evaluator_learns(trained):
+    evaluator, history = trained
+    assert len(history) == 150
+    assert sum(history[-10:]) < 0.1 * sum(history[:10])
+    test = made_up_pairs(100, seed=1)
+    heard = evaluator.transcribe([semantic for semantic, _ in test])
+    assert token_error_rate(heard, [text for _, text in test]) < 10
+    assert not evaluator.training
+
+
+def test_transcripts_do_not_depend_on_the_batch_and_keep_their_order(trained):
+    rows = [semantic for semantic, _ in made_up_pairs(20, seed=2)]
+    together = trained[0].transcribe(rows)
+    for row, text in zip(rows, together, strict=True):
+        assert trained[0].transcribe([row], batch_tokens=1)[0].tolist() == text.tolist()
+
+
+def test_padding_changes_nothing(trained):
+    ids = made_up_pairs(1, seed=3)[0][0][None]
+    padded = torch.nn.functional.pad(ids, (0, 9), value=-1)
+    with torch.no_grad():
+        alone, length = trained[0](ids)
+        together, padded_length = trained[0](padded)
+    assert length.tolist() == padded_length.tolist() == [ids.shape[1]]
+    torch.testing.assert_close(together[:, : ids.shape[1]], alone, atol=1e-5, rtol=0)
+
+
+def test_a_language_model_takes_part(trained):
+    rows = [semantic for semantic, _ in made_up_pairs(10, seed=4)]
+    lm = CharacterLM.fit([[6, 6, 6]] * 50, vocab_size=V, order=3)
+    plain = trained[0].transcribe(rows)
+    fused = trained[0].transcribe(rows, lm=lm, lm_weight=20.0)
+    assert [row.tolist() for row in fused] != [row.tolist() for row in plain]
+    gentle = trained[0].transcribe(rows, lm=lm, lm_weight=0.0)
+    assert sum(a.tolist() == b.tolist() for a, b in zip(plain, gentle, strict=True)) >= 9
+
+
+def test_training_is_reproducible_and_leaves_the_random_state_alone():
+    pairs = made_up_pairs(40)
+    torch.manual_seed(5)
+    histories = []
+    for seed in (0, 0, 1):
+        evaluator = small_evaluator()
+        state = torch.get_rng_state()
+        histories.append(evaluator.fit(pairs, steps=5, batch_tokens=300, seed=seed, progress=False))
+        assert torch.equal(torch.get_rng_state(), state)
+    assert histories[0] == histories[1] != histories[2]
+
+
+def test_more_frames_per_token_make_room_for_long_texts():
+    pairs = [(semantic[:1], text) for semantic, text in made_up_pairs(10)]
+    with pytest.raises(ValueError, match="frames_per_token"):
+        small_evaluator().fit(pairs, steps=1, progress=False)
+    evaluator = small_evaluator(frames_per_token=12)
+    assert evaluator(pairs[0][0][None])[0].shape == (1, 12, V)
+    assert evaluator.fit(pairs, steps=2, progress=False)[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([], "pairs is empty"),
+        ([(torch.tensor([K]), torch.tensor([1]))], "semantic ids"),
+        ([(torch.tensor([-1]), torch.tensor([1]))], "semantic ids"),
+        ([(torch.tensor([1, 2]), torch.tensor([0]))], "text ids"),
+        ([(torch.tensor([1, 2]), torch.tensor([V]))], "text ids"),
+    ],
+)
+def test_bad_pairs_are_refused(pairs, message):
+    with pytest.raises(ValueError, match=message):
+        small_evaluator().fit(pairs, steps=1, progress=False)
+
+
+def test_bad_sizes_and_rows_are_refused():
+    with pytest.raises(ValueError, match="num_text_token_ids"):
+        SemanticASR(K, 1)
+    with pytest.raises(ValueError, match="semantic ids"):
+        small_evaluator().transcribe([torch.tensor([K + 5])])
+    assert small_evaluator().transcribe([]) == []
+
+
+def test_empty_rows_are_read_as_nothing_and_not_trained_on(trained):
+    nothing = torch.empty(0, dtype=torch.long)
+    rows = [semantic for semantic, _ in made_up_pairs(3, seed=6)]
+    heard = trained[0].transcribe([nothing, rows[0], rows[1], nothing, rows[2]])
+    assert [row.tolist() for row in heard if len(row)] == [row.tolist() for row in trained[0].transcribe(rows)]
+    assert heard[0].tolist() == heard[3].tolist() == []
+    assert trained[0].transcribe([nothing])[0].tolist() == []
+    history = small_evaluator().fit([(nothing, torch.tensor([1])), *made_up_pairs(5)], steps=3, progress=False)
+    assert all(torch.tensor(history).isfinite())

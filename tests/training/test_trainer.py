@@ -1,0 +1,402 @@
+"""Trainers: resuming, several in one process, small datasets, frozen parts, folders, learning at all, bad input."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
+from spear_tts_pytorch.tokens import strip
+from spear_tts_pytorch.training.stages import SemanticToTextTrainer, SpeechSpeechPretrainer, TextToSemanticTrainer
+
+CTC = {"ctc": True}
+
+
+def make_model(seed=0, **options):
+    torch.manual_seed(seed)
+    options = {"source_depth": 2, "target_depth": 1, "num_semantic_token_ids": 20, "num_text_token_ids": 12, **options}
+    return TextToSemantic(16, dim_head=8, heads=2, **options)
+
+
+def make_pairs(num_items=12, seed=0):
+    """Each text id is spoken as two semantic ids."""
+    generator = torch.Generator().manual_seed(seed)
+    texts = [torch.randint(1, 10, (3 + index % 4,), generator=generator) for index in range(num_items)]
+    return [(torch.stack((text, text + 9), dim=1).reshape(-1), text) for text in texts]
+
+
+def make_speech(num_items=12):
+    return [speech for speech, _ in make_pairs(num_items)]
+
+
+def train_options(folder=None, **options):
+    defaults = dict(
+        num_train_steps=8, num_warmup_steps=2, batch_size=3, lr=1e-2, results_folder=folder, log_every=2,
+        save_results_every=4, save_model_every=3, progress=False,
+    )  # fmt: skip
+    return {**defaults, **options}
+
+
+STAGES = {
+    "pretrain": (SpeechSpeechPretrainer, make_speech, {"ff_dropout": 0.1}),
+    "pretrain whole": (SpeechSpeechPretrainer, make_speech, {"reconstruct_seq": True}),
+    "backtranslate": (SemanticToTextTrainer, make_pairs, {"ctc_weight": 0.3, "ff_dropout": 0.1}),
+    "forward": (TextToSemanticTrainer, make_pairs, {"ff_dropout": 0.1}),
+}
+
+
+def make_trainer(stage, folder=None, seed=0, **options):
+    trainer_class, make_data, stage_options = STAGES[stage]
+    stage_options = dict(stage_options)
+    model = make_model(seed, ff_dropout=stage_options.pop("ff_dropout", 0.0), **CTC)
+    dataset = options.pop("dataset", None) or make_data()
+    return trainer_class(model, dataset=dataset, **stage_options, **train_options(folder, **options))
+
+
+def weights(trainer):
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def same(left, right):
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+def timeless(records):
+    return [{key: value for key, value in record.items() if key != "tokens_per_second"} for record in records]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("options", [{}, {"batch_size": None, "batch_tokens": 40, "grad_accum_every": 2}], ids=str)
+def test_resumed_is_uninterrupted(tmp_path, stage, options):
+    whole = make_trainer(stage, tmp_path / "whole", **options)
+    start = weights(whole)
+    whole.train()
+    cut = make_trainer(stage, tmp_path / "cut", **options)
+    assert same(start, weights(cut))
+    for _ in range(5):  # a checkpoint after 3, then two updates and a validation that are lost
+        cut.train_step()
+    torch.randn(7)  # what happens in between changes nothing
+    resumed = make_trainer(stage, tmp_path / "cut", seed=1, **options)
+    assert int(resumed.steps) == 3
+    torch.randn(3)
+    resumed.train()
+    assert not same(start, weights(whole))
+    assert same(weights(whole), weights(resumed))
+    assert timeless(resumed.history) == timeless(whole.history)
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == resumed.history
+    again = make_trainer(stage, tmp_path / "cut", seed=2, **options)  # a finished run: nothing more happens
+    again.train()
+    assert same(weights(whole), weights(again)) and int(again.steps) == 8
+
+
+def test_two_trainers_in_one_process_do_not_touch_each_other():
+    def run(interleaved):
+        model = make_model(**CTC)
+        first = SemanticToTextTrainer(model, dataset=make_pairs(), **train_options())
+        second = TextToSemanticTrainer(model, dataset=make_pairs(), **train_options())
+        first.train()
+        if interleaved:
+            TextToSemanticTrainer(make_model(5), dataset=make_pairs(), freeze="none", **train_options()).train_step()
+        second.train()
+        return model.state_dict()
+
+    assert same(run(False), run(True))
+
+
+def test_each_trains_its_own_parameters_whenever_it_was_made():
+    model = make_model(**CTC)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first = SemanticToTextTrainer(model, dataset=make_pairs(), **train_options())
+    TextToSemanticTrainer(model, dataset=make_pairs(), freeze="none", **train_options())  # made later, not run
+    first.train_step()
+    encoder = SpeechSpeechPretrainer(make_model(), dataset=make_speech(), **train_options())
+    encoder.train_step()
+    before_rest = {name: value.clone() for name, value in encoder.model.state_dict().items()}
+    SemanticToTextTrainer(encoder.model, dataset=make_pairs(), **train_options())  # freezes what is being trained
+    encoder.train()
+    name = next(key for key in before_rest if key.startswith("source_transformer") and key.endswith("weight"))
+    assert not torch.equal(before_rest[name], encoder.model.state_dict()[name])
+    first.train()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and not any(name.startswith(("source_transformer", "token_emb.speech")) for name in changed)
+
+
+def test_mixed_precisions_in_one_process():
+    options = train_options(num_train_steps=1, num_warmup_steps=0, save_results_every=None)
+    half = TextToSemanticTrainer(
+        make_model(), dataset=make_pairs(), accelerate_kwargs={"mixed_precision": "bf16"}, **options
+    )
+    full = TextToSemanticTrainer(make_model(), dataset=make_pairs(), **options)
+    seen = []
+    for trainer in (half, full):
+        trainer.model.target_transformer.layers[0].cross_attention.register_forward_hook(
+            lambda module, args, output: seen.append(output.dtype)
+        )
+        trainer.train_step()
+    assert seen == [torch.bfloat16, torch.float32]
+
+
+def parts(model):
+    """Which parts train: by encoder layer, the decoder but for cross-attention, and so on."""
+
+    def trains(parameters):
+        flags = {parameter.requires_grad for parameter in parameters}
+        assert len(flags) == 1, "a part is frozen by halves"
+        return flags.pop()
+
+    decoder = {id(p): p for p in model.target_transformer.parameters()}
+    cross = {id(p): p for layer in model.target_transformer.layers for p in layer.cross_attention.parameters()}
+    flags = {f"encoder {i}": trains(layer.parameters()) for i, layer in enumerate(model.source_transformer.layers)}
+    flags["decoder"] = trains(p for key, p in decoder.items() if key not in cross)
+    flags["cross"] = trains(cross.values())
+    for modality in ("speech", "text"):
+        flags[modality] = trains([*model.token_emb[modality].parameters(), model.start_token[modality]])
+    return {name for name, flag in flags.items() if flag}
+
+
+def test_what_each_stage_trains():
+    encoder = {f"encoder {i}" for i in range(4)}
+    everything = {*encoder, "decoder", "cross", "speech", "text"}
+
+    def trained(trainer_class, data, **options):
+        model = make_model(source_depth=4).requires_grad_(trainer_class is SpeechSpeechPretrainer)
+        trainer_class(model, dataset=data, **options, **train_options())
+        return parts(model)
+
+    assert trained(SpeechSpeechPretrainer, make_speech()) == everything
+    assert trained(SemanticToTextTrainer, make_pairs()) == {"decoder", "cross", "text"}
+    assert trained(SemanticToTextTrainer, make_pairs(), freeze_encoder=False) == everything
+    forward = TextToSemanticTrainer
+    assert trained(forward, make_pairs()) == {"encoder 0", "encoder 1", "cross", "text"}
+    assert trained(forward, make_pairs(), train_encoder_layers=1) == {"encoder 0", "cross", "text"}
+    assert trained(forward, make_pairs(), freeze_cross_attention=True) == {"encoder 0", "encoder 1", "text"}
+    assert trained(forward, make_pairs(), freeze_decoder=False) == everything - {"encoder 2", "encoder 3"}
+    assert trained(forward, make_pairs(), freeze="none") == everything
+    assert trained(forward, make_pairs(), freeze_encoder_layers_below=2) == {"encoder 2", "encoder 3", "text"}
+    for options in ({"freeze": "none"}, {"train_encoder_layers": 1}):
+        with pytest.raises(ValueError, match="freeze_encoder_layers_below excludes"):
+            trained(forward, make_pairs(), freeze_encoder_layers_below=2, **options)
+    with pytest.raises(ValueError, match="freeze='none' trains the whole encoder"):
+        trained(forward, make_pairs(), freeze="none", train_encoder_layers=1)
+    with pytest.raises(ValueError, match="freeze must be 'paper' or 'none'"):
+        trained(forward, make_pairs(), freeze="all")
+
+
+FEED_FORWARD = ["feed_forward.norm.gamma", "feed_forward.to_inner.bias", "feed_forward.to_inner.weight"]
+FEED_FORWARD += ["feed_forward.to_out.bias", "feed_forward.to_out.weight"]
+ATTENTION = ["attention.norm.gamma", "attention.to_kv.weight", "attention.to_out.weight", "attention.to_q.weight"]
+CROSS = ["cross_attention.norm.gamma", "cross_attention.null_kv", "cross_attention.to_kv.weight"]
+CROSS += ["cross_attention.to_out.weight", "cross_attention.to_q.weight"]
+NAMES = {
+    **{f"encoder {i}": [f"source_transformer.layers.{i}.{n}" for n in ATTENTION + FEED_FORWARD] for i in range(3)},
+    "encoder norm": ["source_transformer.final_norm.gamma"],
+    "decoder": [f"target_transformer.layers.0.{name}" for name in ATTENTION + FEED_FORWARD]
+    + ["target_transformer.final_norm.gamma"],
+    "cross": [f"target_transformer.layers.0.{name}" for name in CROSS],
+    "speech": ["token_emb.speech.weight", "start_token.speech"],
+    "text": ["token_emb.text.weight", "start_token.text"],
+    "ctc": ["to_ctc_logits.bias", "to_ctc_logits.weight"],
+    "exit": [f"early_exit.{name}" for name in FEED_FORWARD] + ["early_exit.norm.gamma", "early_exit.to_logits.weight"],
+}
+HEADS = ["text", "ctc", "exit"]
+
+
+@pytest.mark.parametrize(
+    "trainer_class, data, options, trained",
+    [
+        (SpeechSpeechPretrainer, make_speech, {}, list(NAMES)),
+        (SemanticToTextTrainer, make_pairs, {}, ["decoder", "cross", *HEADS]),
+        (TextToSemanticTrainer, make_pairs, {}, ["encoder 0", "cross", *HEADS]),
+        (TextToSemanticTrainer, make_pairs, {"train_encoder_layers": 2}, ["encoder 0", "encoder 1", "cross", *HEADS]),
+        (
+            TextToSemanticTrainer,
+            make_pairs,
+            {"freeze_encoder_layers_below": 2},  # of releases up to 0.4.8
+            ["encoder 2", "encoder norm", *HEADS],
+        ),
+        (TextToSemanticTrainer, make_pairs, {"freeze": "none"}, list(NAMES)),
+    ],
+)
+def test_names_of_what_each_stage_trains_and_moves(trainer_class, data, options, trained):
+    model = make_model(source_depth=3, ctc=True, target_early_exit_layer=1)
+    assert sorted(sum(NAMES.values(), [])) == sorted(name for name, _ in model.named_parameters())
+    trainer = trainer_class(model, dataset=data(), **options, **train_options(num_warmup_steps=0))
+    expected = sorted(name for part in trained for name in NAMES[part])
+    assert sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad) == expected
+    before = weights(trainer)
+    trainer.train_step()
+    moved = {name for name, value in weights(trainer).items() if not torch.equal(value, before[name])}
+    assert moved <= set(expected) and moved
+
+
+def test_overfits_a_few_pairs():
+    pairs = make_pairs(6)
+    options = train_options(
+        num_train_steps=250, num_warmup_steps=10, batch_size=6, valid_frac=0.0, save_results_every=None, log_every=50
+    )
+    model = make_model()
+    trainer = TextToSemanticTrainer(model, dataset=pairs, freeze="none", **options)
+    trainer.train()
+    losses = [record["loss"] for record in trainer.history]
+    assert losses[0] > 0.5 and losses[-1] < 0.05
+    for speech, text in pairs:
+        ids = model.generate(text[None], source_type="text", target_type="speech", temperature=0.0, max_length=30)
+        assert strip(ids[0], -1, model.eos_id["speech"]).tolist() == speech.tolist()
+
+
+@pytest.mark.parametrize("num_items", [1, 2, 5])
+def test_datasets_of_any_size(num_items):
+    for options in ({}, {"batch_size": 64, "drop_last": True}, {"batch_size": None, "batch_tokens": 5}):
+        trainer = make_trainer("forward", dataset=make_pairs(num_items), num_train_steps=2, **options)
+        trainer.train()
+        assert len(trainer.ds) == max(1, int(0.95 * num_items)) and len(trainer.valid_ds) >= 1
+        assert math.isfinite(trainer.history[-1]["valid_loss"])
+
+
+def test_validation_sees_everything_once_weighted_by_ids():
+    trainer = make_trainer("forward", valid_dataset=make_pairs(7, seed=1), batch_size=2, label_smoothing=0.1)
+    trainer.model.eval()
+    losses, counts = [], []
+    for speech, text in make_pairs(7, seed=1):
+        options = dict(source_type="text", target_type="speech", return_loss=True)
+        losses.append(trainer.model(text[None], speech[None], **options).item() * (len(speech) + 1))
+        counts.append(len(speech) + 1)
+    assert trainer.validate() == pytest.approx(sum(losses) / sum(counts), rel=1e-5)
+    assert trainer.validate() == trainer.validate()
+    pretrainer = make_trainer("pretrain", valid_dataset=make_speech(5))
+    state = torch.get_rng_state()
+    assert pretrainer.validate() == pretrainer.validate()  # the corruption is the same each time
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_accumulated_gradient_is_that_of_one_batch():
+    pairs = make_pairs(6)
+    options = dict(num_train_steps=3, valid_frac=0.0, save_results_every=None, max_grad_norm=None, freeze="none")
+
+    def run(batch_size, grad_accum_every):
+        model = make_model()
+        TextToSemanticTrainer(
+            model, dataset=pairs, **train_options(batch_size=batch_size, grad_accum_every=grad_accum_every, **options)
+        ).train()
+        return model.state_dict()
+
+    whole, parts_of_it = run(6, 1), run(2, 3)
+    for name, value in whole.items():
+        assert torch.allclose(value, parts_of_it[name], atol=1e-5), name
+
+
+def test_learning_rate_and_settings_of_a_run():
+    model = make_model(label_smoothing=0.3)
+    seen = []
+    trainer = TextToSemanticTrainer(
+        model, dataset=make_pairs(), label_smoothing=0.1, **train_options(lr=1e-3, initial_lr=1e-4, min_lr=1e-5)
+    )
+    model.register_forward_hook(lambda module, args, output: seen.append((module.training, module.label_smoothing)))
+    logs = []
+    trainer.train(logs.append)
+    assert [log["step"] for log in logs] == list(range(1, 9))
+    assert [log["lr"] for log in logs] == [trainer.scheduler(step) for step in range(8)]
+    assert max(log["lr"] for log in logs) == logs[2]["lr"] == 1e-3
+    assert set(seen) == {(True, 0.1), (False, 0.0)} and model.label_smoothing == 0.3
+
+
+def test_files_of_a_run(tmp_path):
+    trainer = make_trainer("forward", tmp_path / "run", keep_last=2)
+    trainer.train()
+    names = sorted(path.name for path in (tmp_path / "run").iterdir() if path.name != ".lock")
+    assert names == ["best", "checkpoints", "latest", "metrics.jsonl", "run.json"]
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-6", "step-8"]  # 3 was the oldest, 8 is the end
+    assert (tmp_path / "run" / "latest").read_text() == "step-8\n"
+    assert same(weights(trainer), TextToSemantic.from_pretrained(checkpoints / "step-8").state_dict())
+    TextToSemantic.from_pretrained(tmp_path / "run" / "best")
+    best = [record["step"] for record in trainer.history if record.get("best")]
+    valid = {record["step"]: record["valid_loss"] for record in trainer.history if "valid_loss" in record}
+    assert sorted(valid) == [4, 8] and min(valid, key=valid.get) == best[-1]
+    assert [record["step"] for record in trainer.history if "loss" in record] == [2, 4, 6, 8]
+
+
+def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer = make_trainer("backtranslate")
+    trainer.train()
+    assert list(tmp_path.iterdir()) == [] and trainer.results_folder is None and len(trainer.history) == 6
+
+
+@pytest.mark.parametrize("name", ["folder", "file.pt"])
+def test_save_and_load(tmp_path, name):
+    trainer = make_trainer("forward")
+    for _ in range(3):
+        trainer.train_step()
+    trainer.save(tmp_path / name)
+    trainer.train()
+    other = make_trainer("forward", seed=1)
+    other.load(tmp_path / name)
+    assert int(other.steps) == 3
+    other.train()
+    assert same(weights(trainer), weights(other))
+    only_weights = make_trainer("forward", seed=1)
+    only_weights.load(tmp_path / name, restore_optimizer=False)
+    assert int(only_weights.steps) == 0 and not only_weights.optim.state_dict()["state"]
+    with pytest.raises(ValueError, match="another architecture"):
+        TextToSemanticTrainer(make_model(source_depth=1), dataset=make_pairs(), **train_options()).load(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        trainer.load(tmp_path / "missing")
+
+
+def test_files_of_release_048_load(fixtures):
+    expected = json.loads((fixtures / "trainer_checkpoint.json").read_text())
+    options = next(value for key, value in expected.items() if "kwargs" in key and "dim" in value)
+    model = TextToSemantic(**options)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer = TextToSemanticTrainer(model, dataset=[(torch.tensor([1]), torch.tensor([1]))], **train_options())
+    trainer.load(fixtures / "trainer_checkpoint.pt")
+    assert not same(before, model.state_dict()) and int(trainer.steps) == 0
+
+
+class Frames:
+    """A tokenizer: each 10 samples are a unit, the sign of their sum."""
+
+    codebook_size, target_sample_hz, downsample_factor = 20, 100, 10
+
+    def __call__(self, wav, lengths=None, input_sample_hz=None, flatten=True):
+        ids = (wav.unflatten(1, (-1, 10)).sum(dim=-1) > 0).long()
+        frames = torch.arange(ids.shape[1], device=ids.device)
+        return ids if lengths is None else ids.masked_fill(frames >= lengths[:, None] // 10, -1)
+
+
+def test_waveforms_train_all_stages():
+    torch.manual_seed(0)
+    waves = [torch.randn(10 * length) for length in (3, 8, 5, 9)]
+    pairs = [(wave, torch.tensor([1, 2])) for wave in waves]
+    for trainer_class, data in [
+        (SpeechSpeechPretrainer, waves),
+        (SpeechSpeechPretrainer, [(wave,) for wave in waves]),
+        (SemanticToTextTrainer, pairs),
+        (TextToSemanticTrainer, pairs),
+    ]:
+        trainer = trainer_class(make_model(wav2vec=Frames()), dataset=data, **train_options(num_train_steps=3))
+        trainer.train()
+        assert math.isfinite(trainer.history[-1]["valid_loss"])
+    without = SemanticToTextTrainer(make_model(), dataset=pairs, **train_options())
+    with pytest.raises(ValueError, match="pass it wav2vec"):
+        without.train()
+
+
+def test_a_stage_may_have_its_own_dropout():
+    def run(own, **options):
+        torch.manual_seed(0)
+        model = make_model(ff_dropout=own, attn_dropout=own, emb_dropout=own)
+        trainer = TextToSemanticTrainer(model, dataset=make_pairs(), freeze="none", **train_options(None, **options))
+        trainer.train()
+        return trainer
+
+    trainer = run(0.3, dropout=0.0)
+    assert same(weights(run(0.0)), weights(trainer)) and not same(weights(run(0.3)), weights(trainer))
+    assert trainer.model.emb_dropout.p == 0.3
+    assert {layer.attention.dropout for layer in trainer.model.source_transformer.layers} == {0.3}
+    assert same(weights(run(0.3)), weights(run(0.0, dropout=0.3)))
+    with pytest.raises(ValueError, match="dropout must be at least 0 and below 1"):
+        run(0.0, dropout=1.0)

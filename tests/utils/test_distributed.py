@@ -1,0 +1,65 @@
+"""Rows of two processes: the alignment regulariser and its gradient are those of one process with all rows."""
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
+from spear_tts_pytorch.utils.distributed import gather_rows
+
+ROWS = {0: slice(0, 3), 1: slice(3, 5)}  # unequal on purpose
+
+
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    source, target = (torch.randint(1, 20, (5, n), generator=generator) for n in (6, 9))
+    source[3:, 4:], target[3:, 7:] = 0, -1  # the second process could pad to less
+    return source, target
+
+
+def regularizer(rows):
+    """The regulariser of some rows of the batch, and the model it is of."""
+    torch.manual_seed(0)
+    model = TextToSemantic(
+        16, source_depth=1, target_depth=1, heads=2, dim_head=8, num_text_token_ids=20, num_semantic_token_ids=20,
+        cond_drop_prob=0.5,
+    ).eval()  # fmt: skip
+    source, target = (ids[rows] for ids in batch())
+    source, target = source[:, : int((source != 0).sum(-1).max())], target[:, : int((target != -1).sum(-1).max())]
+    options = dict(source_type="text", target_type="speech", return_loss=True, cond_drop_prob=1.0)
+    both, plain = (model(source, target, should_sim_regularize=on, **options) for on in (True, False))
+    return both - plain, model
+
+
+def process(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    loss, model = regularizer(ROWS[rank])
+    loss.backward()
+    gradients = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            gradients[name] = parameter.grad / 2  # as DistributedDataParallel does
+    rows = gather_rows(torch.full((rank + 1, 2), rank))
+    torch.save({"loss": loss.detach(), "gradients": gradients, "rows": rows}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_are_one(tmp_path):
+    mp.spawn(process, args=(str(tmp_path),), nprocs=2)
+    loss, model = regularizer(slice(0, 5))
+    loss.backward()
+    assert loss > 1e-5
+    for rank in (0, 1):
+        got = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(got["loss"], loss.detach(), atol=1e-6, rtol=1e-4)
+        assert got["rows"].tolist() == [[0, 0], [1, 1], [1, 1]]
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                torch.testing.assert_close(got["gradients"][name], parameter.grad, atol=1e-6, rtol=1e-3)
+
+
+def test_one_process_is_the_identity():
+    x = torch.randn(3, 2)
+    assert gather_rows(x) is x
