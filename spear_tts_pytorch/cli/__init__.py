@@ -293,4 +293,3 @@ def _add_tokenize(commands: argparse._SubParsersAction) -> None:
     tokenize.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of fitting (default %(default)s)")
     tokenize.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bar")
     tokenize.set_defaults(command=_tokenize)
-

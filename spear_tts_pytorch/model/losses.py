@@ -6,6 +6,8 @@ Does not know modalities or models.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -77,7 +79,8 @@ def alignment_regularizer(
     """
     pooled = torch.stack((pool(source, source_mask, temperature), pool(target, target_mask, temperature)), dim=1)
     pooled, dropped = gather_rows(F.normalize(pooled, dim=-1)), gather_rows(dropped)
-    with torch.autocast(pooled.device.type, enabled=False):
+    has_autocast = torch.amp.is_autocast_available(pooled.device.type)
+    with torch.autocast(pooled.device.type, enabled=False) if has_autocast else nullcontext():
         of_sources, of_targets = torch.einsum("aid,bid->iab", pooled, pooled)
     rows = len(dropped)
     pairs = dropped[:, None] & dropped[None, :] & ~torch.eye(rows, dtype=torch.bool, device=dropped.device)

@@ -339,6 +339,7 @@ class TextToSemantic(
         source_position_rate: float | None = None,
         ctc_weight: float = 0.0,
         row_keys: Tensor | None = None,
+        check_ids: bool = True,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits, or the loss, of targets given sources.
 
@@ -355,6 +356,8 @@ class TextToSemantic(
                 decoder is not run, and the logits are the CTC head's, `[b, source length, V]`.
             row_keys: `[b]`, decide with `cond_drop_prob` which rows do not see their source, see `noise.row_keys`; by
                 default torch's generator does.
+            check_ids: False takes source and target as they are: int64 ids `[b, n]` on the model's device, padded on the
+                right, that were checked before. The checks wait for the device.
 
         Returns:
             Logits `[b, n + 1, v]`: entry i predicts target id i, the last what follows. With `return_loss`, the loss and,
@@ -369,9 +372,10 @@ class TextToSemantic(
             raise ValueError(f"source has {rows} rows and target {target_rows}: they must agree")
         drop_prob = self._drop_probability(cond_drop_prob)
         vocabulary = self.vocabulary[target_type]
-        may_be_empty = not return_loss or vocabulary.autoset_eos  # else nothing is learned from such a row
-        target = self.to_ids(target, target_type, "target", target_lengths, target_mask, empty_rows=may_be_empty)
-        source = self.source_ids(source, source_type, source_mask, source_lengths)
+        if check_ids:
+            may_be_empty = not return_loss or vocabulary.autoset_eos  # else nothing is learned from such a row
+            target = self.to_ids(target, target_type, "target", target_lengths, target_mask, empty_rows=may_be_empty)
+            source = self.source_ids(source, source_type, source_mask, source_lengths)
         if source.shape[0] != target.shape[0]:
             raise ValueError(f"source has {source.shape[0]} rows and target {target.shape[0]}: they must agree")
         if vocabulary.autoset_eos and return_loss:
