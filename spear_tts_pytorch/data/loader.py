@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +20,15 @@ from spear_tts_pytorch.tokens import INTEGER_DTYPES, check_ids, pad_sequences, s
 
 WINDOW_BATCHES = 64  # batches' worth of items that are sorted by length together
 LENGTH_JITTER = 0.04  # relative noise on lengths before sorting: other batch mates in every epoch
+
+
+@runtime_checkable
+class SizedDataset(Protocol):
+    """A dataset with a known number of items: a list, a `torch.utils.data.Dataset` with a length, and so on."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 Draw = Callable[[np.random.Generator], np.ndarray]
