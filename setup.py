@@ -22,6 +22,8 @@ extras["test"] = [
     *extras["hubert"],
     *extras["phonemes"],
     "pytest>=8.0",
+    "pytest-xdist>=3.5",
+    "hypothesis>=6.100",
     "pandas>=2.0",
     "polars>=1.0",
     "duckdb>=1.0",

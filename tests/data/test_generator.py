@@ -5,52 +5,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from labelled import TOKENIZER, Counting, make_ids, make_model
 
 from spear_tts_pytorch.data.generator import SemanticToTextDatasetGenerator, model_hash
 from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset, MockDataset, list_shards
-from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer
 from spear_tts_pytorch.utils.files import locked
-
-TOKENIZER = CharacterTokenizer("abc ")
-
-
-def make_model(seed=0, **options):
-    torch.manual_seed(seed)
-    options = {"num_semantic_token_ids": 20, "tokenizer_encode": TOKENIZER, **options}
-    model = TextToSemantic(16, source_depth=1, target_depth=1, dim_head=8, heads=2, **options)
-    for parameter in model.token_emb.parameters():
-        parameter.data.normal_()
-    return model
-
-
-def make_ids(num_items=11):
-    generator = torch.Generator().manual_seed(1)
-    return [torch.randint(0, 20, (3 + 5 * index % 17,), generator=generator) for index in range(num_items)]
 
 
 def read(folder):
     dataset = GeneratedAudioTextDataset(folder)
     return {name: (s.tolist(), t.tolist()) for name, (s, t) in zip(dataset.ids, dataset, strict=True)}
-
-
-class Counting:
-    """A dataset that fails from a given number of reads on."""
-
-    def __init__(self, items, fail_after=10**9, ids=None):
-        self.items, self.reads, self.fail_after = items, 0, fail_after
-        if ids is not None:
-            self.ids = ids
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, index):
-        if self.reads >= self.fail_after:
-            raise RuntimeError("disk gone")
-        self.reads += 1
-        return self.items[index]
 
 
 def test_the_three_lines_of_the_readme(tmp_path):

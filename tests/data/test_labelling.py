@@ -8,7 +8,7 @@ import many
 import pyarrow.parquet as pq
 import pytest
 import torch
-from test_generator import Counting, make_ids, make_model
+from labelled import Counting, make_ids, make_model
 
 from spear_tts_pytorch.data.generator import SemanticToTextDatasetGenerator
 from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset, list_shards

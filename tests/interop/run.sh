@@ -52,7 +52,7 @@ run_tests() { # LOG, folder that comes before the environment's packages, test f
         cd "$work" # not the project's root, whose folder would come before the installed package
         export PYTHONPATH=$2 INTEROP_RELEASE_0_4_8=$release
         python -m pytest -q --tb=short --disable-warnings -p no:cacheprovider -c "$root/pyproject.toml" \
-            --rootdir "$root" "${@:3}"
+            -o addopts=-ra -o pythonpath= --rootdir "$root" "${@:3}"
     ) >"$work/$1" 2>&1 || { status=1; sed '/^=* with soundstorm/,$d' "$work/$1"; }
 }
 run_tests soundstorm-0.4.10 "" "$here"
