@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import re
 import shutil
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from spear_tts_pytorch.utils.files import TEMPORARY, beside, sync_folder, write_whole
+from spear_tts_pytorch.utils.files import TEMPORARY, whole_folder, write_whole
 
 STATE_NAME = "trainer.pt"
 STATE_VERSION = 1
@@ -33,40 +32,11 @@ OWN_NAMES = (CHECKPOINTS, BEST, LATEST, METRICS, RUN)
 _STEP = re.compile(r"step-(\d+)")
 
 
-def write_folder(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a folder, which then appears at `path` at once, in place of what was there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = beside(path), beside(path, "old")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process that had our number before us
-    try:
-        temporary.mkdir()
-        write(temporary)
-        for file in sorted(temporary.rglob("*")):
-            if file.is_file():
-                with open(file, "rb+") as opened:
-                    os.fsync(opened.fileno())
-            else:
-                sync_folder(file)
-        sync_folder(temporary)
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
-        sync_folder(path.parent)
-    finally:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def save_checkpoint(path: Path, write_model: Callable[[Path], None], state: Mapping[str, Any]) -> None:
     """Writes a checkpoint folder: what `write_model` puts there, and `state`."""
-
-    def write(folder: Path) -> None:
+    with whole_folder(path, replace=True) as folder:
         write_model(folder)
         torch.save({"version": STATE_VERSION, **state}, folder / STATE_NAME)
-
-    write_folder(path, write)
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -208,7 +178,8 @@ class RunFolder:
                 shutil.rmtree(path)
 
     def save_best(self, write_model: Callable[[Path], None]) -> None:
-        write_folder(self.path / BEST, write_model)
+        with whole_folder(self.path / BEST, replace=True) as folder:
+            write_model(folder)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Adds a line to the metrics."""

@@ -1,6 +1,8 @@
-"""Writing files so that a reader, or a crash, never meets half of one, and folders for one writer at a time.
+"""Files and folders that other processes see complete or not at all, and a lock for one writer of a folder.
 
-In: a path and its contents. Knows nothing of what is in them.
+In: a path, and bytes or a block that fills a folder. Out: the file or folder, on the disk when the call returns.
+A crash or a loss of power leaves the former file or folder in place, and at most temporary ones beside it, whose names
+`TEMPORARY` matches.
 """
 
 from __future__ import annotations
@@ -11,26 +13,30 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 LOCK_NAME = ".lock"
-TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.(tmp|old)")  # the names that `beside` gives: of what, and what for
+# Names that `beside` makes: group 1 is the name of the file or folder, group 2 is "tmp" (new) or "old" (replaced).
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.(tmp|old)")
 
 
 class FolderInUseError(OSError, RuntimeError):
-    """Another process writes into a folder."""
+    """Another process writes into the folder."""
 
 
 def beside(path: Path, suffix: str = "tmp") -> Path:
-    """A name next to `path`, hidden, that nobody else takes: threads, processes and machines may write at once."""
+    """A new hidden name in the folder of `path`. It is unique across threads, processes and machines."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.{suffix}")
 
 
 def write_whole(path: str | Path, data: bytes | memoryview, *, replace: bool = True) -> None:
-    """Writes a file so that it is seen either whole or not at all, also after a loss of power.
+    """Writes a file that appears complete or not at all, even if the power fails.
+
+    Args:
+        replace: whether to overwrite a file that exists.
 
     Raises:
         FileExistsError: the file exists, and `replace` is False.
@@ -40,19 +46,18 @@ def write_whole(path: str | Path, data: bytes | memoryview, *, replace: bool = T
 
 
 def copy_whole(source: str | Path, path: str | Path) -> None:
-    """Copies a file so that the copy is seen either whole or not at all."""
+    """Copies a file. The copy appears complete or not at all; it overwrites a file at `path`."""
     with _put_in_place(Path(path)) as temporary:
         shutil.copyfile(source, temporary)
 
 
 @contextlib.contextmanager
-def _put_in_place(path: Path, replace: bool = True) -> Iterator[Path]:
-    """A file to write, which is renamed to `path` at the end, and removed after an error."""
+def _put_in_place(path: Path, replace: bool = True) -> Generator[Path]:
+    """Yields the path of a file to write. Afterwards renames it to `path`; after an error deletes it."""
     temporary = beside(path)
     try:
         yield temporary
-        with open(temporary, "r+b") as file:
-            os.fsync(file.fileno())
+        _sync_file(temporary)
         if replace:
             os.replace(temporary, path)
         else:
@@ -67,38 +72,65 @@ def _rename_to_free(temporary: Path, path: Path) -> None:
         os.link(temporary, path)
     except FileExistsError:
         raise
-    except OSError as error:  # no hard links on this file system: there is a moment between looking and renaming
+    except OSError as error:
+        # This file system has no hard links. Another process could take the name between the check and the renaming.
         if path.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
         os.replace(temporary, path)
 
 
 @contextlib.contextmanager
-def whole_folder(folder: str | Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `folder` at the end, and is removed after an error.
+def whole_folder(folder: str | Path, *, replace: bool = False) -> Generator[Path]:
+    """Yields an empty folder to fill. It appears at `folder` when the block ends, complete or not at all.
+
+    After an error in the block it is deleted, and a former folder stays as it was. A process killed between the two
+    renamings leaves the former folder under a name that `TEMPORARY` matches, with the ending "old".
+
+    Args:
+        folder: where it appears; missing parents are made.
+        replace: whether it may take the place of a folder that is not empty. The former folder is then deleted.
 
     Raises:
-        FileExistsError: `folder` exists and is not empty.
+        FileExistsError: `folder` exists and is not empty, and `replace` is False.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if not replace and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists already: choose another folder, or remove it first")
-    temporary = beside(folder)
+    temporary, old = beside(folder), beside(folder, "old")
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        sync_folder(temporary)
-        if folder.exists():
-            folder.rmdir()
-        os.replace(temporary, folder)
+        _sync_tree(temporary)
+        if folder.exists() and replace:
+            folder.rename(old)
+        elif folder.exists():
+            folder.rmdir()  # fails if another process has filled it meanwhile
+        temporary.rename(folder)
+        sync_folder(folder.parent)
     finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         shutil.rmtree(temporary, ignore_errors=True)
-    sync_folder(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            _sync_file(path)
+        else:
+            sync_folder(path)
+    sync_folder(folder)
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames in `folder` durable, where the system can do so."""
-    with contextlib.suppress(OSError):  # Windows has no descriptors of folders
+    """Makes the names in `folder` durable on systems that can do so."""
+    with contextlib.suppress(OSError):  # Windows cannot open folders
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -107,11 +139,11 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: str | Path) -> Iterator[None]:
-    """Keeps a folder, made if it does not exist, for one writer; the system lets go of it when the process ends.
+def locked(folder: str | Path) -> Generator[None]:
+    """Locks a folder for one writer, and makes it if it is missing. The system unlocks it when the process ends.
 
     Raises:
-        FolderInUseError: another writer has it.
+        FolderInUseError: another writer holds the lock.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,13 @@
-"""Files that are whole or absent, and folders with one writer."""
+"""Files and folders appear complete or not at all, and a locked folder has one writer."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from spear_tts_pytorch.utils.files import copy_whole, locked, whole_folder, write_whole
+from spear_tts_pytorch.utils.files import TEMPORARY, beside, copy_whole, locked, whole_folder, write_whole
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -47,6 +49,106 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert (tmp_path / "deep" / "out" / "a").stat().st_size > 0
     with pytest.raises(FileExistsError, match="exists already"), whole_folder(tmp_path / "deep" / "out"):
         pass
+
+
+def fill(folder, text):
+    (folder / "part").mkdir()
+    for path in (folder / "a", folder / "part" / "b"):
+        path.write_text(text)
+
+
+def content(folder):
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def complete(text):
+    return {"a": text, str(Path("part", "b")): text}
+
+
+def test_a_folder_replaces_another_where_asked(tmp_path):
+    for text in ("old", "new"):
+        with whole_folder(tmp_path / "deep" / "out", replace=True) as folder:
+            fill(folder, text)
+        assert content(tmp_path / "deep" / "out") == complete(text)
+        assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_an_error_at_any_step_leaves_the_old_folder_or_the_new_one(tmp_path, monkeypatch, replace):
+    """The n-th call of the system fails, for each n until no call fails. Nothing temporary stays."""
+    left = 0
+
+    def failing(original):
+        def call(*args, **kwargs):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                left = 1000
+                raise OSError(28, "No space left on device")
+            return original(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", failing(os.fsync))
+    monkeypatch.setattr(Path, "rename", failing(Path.rename))
+    monkeypatch.setattr(Path, "rmdir", failing(Path.rmdir))
+    outcomes = []
+    for number in range(20):
+        parent = tmp_path / str(number)
+        (parent / "out").mkdir(parents=True)
+        if replace:
+            fill(parent / "out", "old")
+        left, failed = number, False
+        try:
+            with whole_folder(parent / "out", replace=replace) as folder:
+                fill(folder, "new")
+        except OSError:
+            failed = True
+        left = 1000
+        names = [path.name for path in parent.iterdir()]
+        assert names == ["out"] or (not replace and names == [])  # the empty folder may be gone
+        found = content(parent / "out")
+        assert found in (complete("old") if replace else {}, complete("new"))
+        assert failed or found == complete("new")
+        outcomes.append(failed)
+    assert outcomes[0] and not outcomes[-1]
+
+
+def test_files_are_on_the_disk_before_the_folder_appears(tmp_path, monkeypatch):
+    events, fsync, rename = [], os.fsync, Path.rename
+    monkeypatch.setattr(os, "fsync", lambda file: (events.append(os.fstat(file).st_ino), fsync(file))[1])
+    monkeypatch.setattr(Path, "rename", lambda *paths: (events.append("rename"), rename(*paths))[1])
+    with whole_folder(tmp_path / "out") as folder:
+        fill(folder, "new")
+    before = set(events[: events.index("rename")])
+    paths = [tmp_path / "out", *(tmp_path / "out").rglob("*")]
+    assert {path.stat().st_ino for path in paths} <= before and len(paths) == 4
+    assert events[-1] == tmp_path.stat().st_ino
+
+
+def test_a_process_killed_between_the_renamings_leaves_the_old_folder_under_a_known_name(tmp_path):
+    with whole_folder(tmp_path / "out") as folder:
+        fill(folder, "old")
+    code = (
+        "import os; from pathlib import Path; from spear_tts_pytorch.utils.files import whole_folder\n"
+        "rename = Path.rename\n"
+        "Path.rename = lambda *paths: (rename(*paths), os._exit(9))\n"
+        f"with whole_folder({str(tmp_path / 'out')!r}, replace=True) as folder: (folder / 'a').write_text('new')"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 9
+    found = {TEMPORARY.fullmatch(path.name).groups(): content(path) for path in tmp_path.iterdir()}
+    assert found == {("out", "old"): complete("old"), ("out", "tmp"): {"a": "new"}}
+
+
+def test_temporary_names_are_hidden_unique_and_known():
+    names = [beside(Path("deep", "a.b"), suffix) for suffix in ("tmp", "old", "tmp")]
+    assert len(set(names)) == 3 and {name.parent for name in names} == {Path("deep")}
+    assert [TEMPORARY.fullmatch(name.name).groups() for name in names] == [
+        ("a.b", "tmp"),
+        ("a.b", "old"),
+        ("a.b", "tmp"),
+    ]
+    assert not any(TEMPORARY.fullmatch(name) for name in ("a.b", ".a.tmp", ".lock", f"{names[0].name}.x"))
 
 
 def test_a_folder_has_one_writer_at_a_time(tmp_path):
