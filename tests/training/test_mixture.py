@@ -1,7 +1,7 @@
 """Real and generated pairs in one training."""
 
 import pytest
-from test_trainer import make_model, make_pairs, same, timeless, train_options, weights
+from training_setup import make_model, make_pairs, same, timeless, train_options, weights
 
 from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset, write_pairs
 from spear_tts_pytorch.training.stages import TextToSemanticTrainer

@@ -7,8 +7,8 @@ import accelerate.tracking
 import many
 import pytest
 import torch
-from test_trainer import make_model, make_pairs, make_trainer, same, train_options, weights
 from torch import nn
+from training_setup import make_model, make_pairs, make_trainer, same, train_options, weights
 
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.training.stages import TextToSemanticTrainer

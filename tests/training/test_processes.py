@@ -8,7 +8,7 @@ import many
 import pytest
 import torch
 from accelerate import FullyShardedDataParallelPlugin
-from test_trainer import make_model, make_pairs, make_speech, same, timeless, train_options
+from training_setup import make_model, make_pairs, make_speech, same, timeless, train_options
 
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.training.stages import SemanticToTextTrainer, SpeechSpeechPretrainer, TextToSemanticTrainer

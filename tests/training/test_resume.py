@@ -12,7 +12,7 @@ import time
 import many
 import pytest
 import torch
-from test_trainer import (
+from training_setup import (
     make_model,
     make_pairs,
     make_speech,

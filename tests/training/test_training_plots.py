@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from test_trainer import STAGES, make_trainer, same, timeless, weights
+from training_setup import STAGES, make_trainer, same, timeless, weights
 
-from spear_tts_pytorch.training import seeing
+from spear_tts_pytorch.training import plots as run_plots
 from spear_tts_pytorch.utils import plots
 
 pytest.importorskip("matplotlib")
@@ -17,7 +17,7 @@ def drawn(monkeypatch):
     for name in ("plot_records", "plot_alignment"):
         real = getattr(plots, name)
         monkeypatch.setattr(
-            seeing, name, lambda *args, name=name, real=real: (seen.append((name, args)), real(*args))[1]
+            run_plots, name, lambda *args, name=name, real=real: (seen.append((name, args)), real(*args))[1]
         )
     return seen
 

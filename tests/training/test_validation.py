@@ -5,7 +5,7 @@ import json
 import many
 import pytest
 import torch
-from test_trainer import make_model, make_pairs, make_speech, make_trainer, train_options
+from training_setup import make_model, make_pairs, make_speech, make_trainer, train_options
 
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer
