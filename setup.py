@@ -30,6 +30,8 @@ extras["test"] = [
     "datasets>=2.19",
     "tensorboard>=2.15",
     "ruff>=0.5",
+    "pyright[nodejs]>=1.1.400",  # node from the package index, not from elsewhere
+    "mypy>=1.13",
     "build>=1.0",
 ]
 
