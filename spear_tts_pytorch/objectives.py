@@ -1,52 +1,38 @@
 """The recipe's three objectives as modules: batches of ids in, `(loss, logits)` out.
 
-Ids are padded on the right with their modality's padding and hold no end-of-sequence. Logits are `[b, n + 1, v]` for n
-target ids and end-of-sequence, entry i predicting id i. `row_keys` `[b]` fix what is deleted from which row, and which rows
-lose their source, see `noise`; without them torch's generator draws. Knows nothing of datasets, optimizers or files.
+Ids `[b, n]` are padded on the right with their modality's padding and hold no end-of-sequence. The loss is a mean over
+target ids and ends of sequence. Logits are `[b, n + 1, v]` for n target ids and end-of-sequence; entry i predicts id i.
 """
+
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from spear_tts_pytorch.model.inputs import Batch, to_ids
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
-from spear_tts_pytorch.tokens import pad_sequences, valid_mask
 from spear_tts_pytorch.utils.checks import typechecked
-from spear_tts_pytorch.utils.noise import uniform_rows
-
-DELETION, DROPOUT = 1, 2  # what a row's noise is for
-
-
-def deletion_count(lengths: Tensor, probability: float) -> Tensor:
-    """How many ids of rows of these lengths `[b]` to delete: `ceil(probability * length)`, never all of a row."""
-    return (lengths * probability).ceil().long().minimum(lengths - 1)
-
-
-def deletion_mask(valid: Tensor, probability: float, row_keys: Tensor | None = None) -> Tensor:
-    """Which ids of each row to delete: `deletion_count` of the valid ones at random.
-
-    Args: `valid` `[b, n]`, True at real ids. Returns a mask `[b, n]`.
-    """
-    noise = uniform_rows(valid.shape, valid.device, row_keys, DELETION)
-    order = noise.masked_fill(~valid, 2.0).argsort(dim=-1).argsort(dim=-1)
-    return order < deletion_count(valid.sum(dim=-1), probability)[:, None]
-
-
-def take(ids: Tensor, mask: Tensor, pad_id: int) -> Tensor:
-    """The ids of each row where `mask` `[b, n]` is True, in order, padded to the longest."""
-    return pad_sequences([row[keep] for row, keep in zip(ids, mask, strict=True)], pad_id)
+from spear_tts_pytorch.utils.deletion import Corruption, drop_ids
+from spear_tts_pytorch.utils.deletion import deletion_count as deletion_count
+from spear_tts_pytorch.utils.deletion import deletion_mask as deletion_mask
+from spear_tts_pytorch.utils.deletion import take as take
 
 
 class SpeechSpeechPretrainWrapper(nn.Module):
-    """Pretraining by denoising: a sequence from what deletion left of it (arXiv 2302.03540, section 4).
+    """Pretraining by denoising: speech ids from what deletion left of them (arXiv 2302.03540, section 4).
 
     Args:
-        model: trained on speech to speech.
-        wav2vec: tokenizer of waveforms, the model's own by default.
-        deletion_prob: share of ids deleted, 0.6 in the paper.
+        model: is trained on speech to speech.
+        wav2vec: tokenizer of waveforms; by default the model's own.
+        deletion_prob: share of ids that are deleted, between 0 and 1; 0.6 in the paper.
         reconstruct_seq: targets are the whole sequence, as in the paper; else the deleted ids in order.
         mask_id: replaces ids by this speech id instead of deleting them; needs `reconstruct_seq`. A model with
             `num_semantic_token_ids` one above the codebook's size has an id to spare for it.
+
+    Raises:
+        ValueError: `deletion_prob` or `mask_id` is out of range, or `mask_id` stands without `reconstruct_seq`.
     """
+
+    wav2vec: Any
 
     @typechecked
     def __init__(
@@ -58,10 +44,7 @@ class SpeechSpeechPretrainWrapper(nn.Module):
         mask_id: int | None = None,
     ):
         super().__init__()
-        if not 0 < deletion_prob < 1:
-            raise ValueError(f"deletion_prob must be between 0 and 1, got {deletion_prob}")
-        if mask_id is not None and not reconstruct_seq:
-            raise ValueError("mask_id needs reconstruct_seq=True: masked sources keep their length")
+        self.corrupt = Corruption(model.semantic_pad_id, deletion_prob, reconstruct_seq, mask_id)
         if mask_id is not None and not 0 <= mask_id < model.num_semantic_token_ids:
             raise ValueError(
                 f"mask_id must be a speech id, 0 to {model.num_semantic_token_ids - 1}, got {mask_id}: build the model "
@@ -77,17 +60,29 @@ class SpeechSpeechPretrainWrapper(nn.Module):
         return_early_exit_loss: bool = False,
         lengths: Tensor | None = None,
         row_keys: Tensor | None = None,
+        *,
+        target: Tensor | None = None,
+        check_ids: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Args: `x`, speech ids `[b, n]` or waveforms `[b, t]` with their `lengths` `[b]` in samples.
+        """The loss, and logits `[b, m + 1, v]` of the m target ids and end-of-sequence.
+
+        Args:
+            x: speech ids `[b, n]`, or waveforms `[b, t]`.
+            return_early_exit_loss: must be False.
+            lengths: `[b]`, samples of each waveform that are audio; all of them by default.
+            row_keys: `[b]`, decide which ids of a row are deleted, see `noise.row_keys`; by default torch's generator does.
+            target: ids `[b, m]` that `corrupt` returned as targets; `x` must then be the sources that it returned.
+            check_ids: False takes ids as they are: int64 `[b, n]` on the model's device, checked before. The checks wait
+                for the device.
 
         Raises:
-            ValueError: `return_early_exit_loss`, as the exit head learns from text to speech only.
+            ValueError: `return_early_exit_loss` is True: the exit head learns from text to speech only.
         """
         if return_early_exit_loss:
             raise ValueError("the early exit head is trained on text to speech, not in pretraining: leave it off here")
-        source, target = self.corrupt(self._ids(x, lengths), row_keys)
-        shortened = self.mask_id is None and self.reconstruct_seq
-        rate = 1 / (1 - self.deletion_prob) if shortened else 1.0
+        source = x if target is not None or not check_ids else self._ids(x, lengths)
+        if target is None:
+            source, target = self.corrupt(cast(Tensor, source), row_keys)
         return self.model(
             source,
             target,
@@ -95,31 +90,37 @@ class SpeechSpeechPretrainWrapper(nn.Module):
             target_type="speech",
             return_loss=True,
             return_logits=True,
-            source_position_rate=rate,
+            source_position_rate=self.corrupt.position_rate,
             row_keys=row_keys,
+            check_ids=check_ids,
         )
 
-    def corrupt(self, ids: Tensor, row_keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Sources and targets, `[b, n]` and `[b, m]`, for ids `[b, k]`, all padded."""
-        pad_id = self.model.semantic_pad_id
-        valid = valid_mask(ids, pad_id)
-        deleted = deletion_mask(valid, self.deletion_prob, row_keys)
-        source = take(ids, valid & ~deleted, pad_id) if self.mask_id is None else ids.masked_fill(deleted, self.mask_id)
-        return source, ids if self.reconstruct_seq else take(ids, deleted, pad_id)
-
     def _ids(self, x: Batch, lengths: Tensor | None) -> Tensor:
+        """Checked ids `[b, n]` of ids or waveforms."""
         model = self.model
-        tokenizer = model.wav2vec if self.wav2vec is None else self.wav2vec
-        options = dict(tokenizer=tokenizer, device=model.device, lengths=lengths, empty_rows=False)
-        return to_ids(x, model.vocabulary["speech"], "x", **options)
+        return to_ids(
+            x,
+            model.vocabulary["speech"],
+            "x",
+            tokenizer=model.wav2vec if self.wav2vec is None else self.wav2vec,
+            device=model.device,
+            lengths=lengths,
+            empty_rows=False,
+        )
 
 
 class SemanticToTextWrapper(nn.Module):
     """Backtranslation: text from semantic ids.
 
     Args:
-        ctc_weight: share of the CTC head's loss in the whole, for a model with `ctc=True`; the rest is attention's.
-        token_dropout: share of source ids deleted in training, which keeps few pairs from being learned by heart.
+        model: is trained on speech to text.
+        ctc_weight: share of the CTC head's loss in the whole, 0 to 1, for a model with `ctc=True`; the rest is
+            attention's.
+        token_dropout: share of source ids that are deleted in training, at least 0 and below 1; it keeps the model from
+            learning few pairs by heart.
+
+    Raises:
+        ValueError: `ctc_weight` or `token_dropout` is out of range, or the model has no CTC head.
     """
 
     @typechecked
@@ -134,15 +135,29 @@ class SemanticToTextWrapper(nn.Module):
         self.model, self.ctc_weight, self.token_dropout = model, ctc_weight, token_dropout
 
     def forward(
-        self, semantic_token_ids: Batch, grapheme_token_ids: Batch, row_keys: Tensor | None = None
+        self,
+        semantic_token_ids: Batch,
+        grapheme_token_ids: Batch,
+        row_keys: Tensor | None = None,
+        *,
+        check_ids: bool = True,
+        dropped: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        if self.training and self.token_dropout > 0:
-            pad_id = self.model.semantic_pad_id
-            semantic_token_ids = self.model.source_ids(semantic_token_ids, "speech", None, None)
-            valid = valid_mask(semantic_token_ids, pad_id)
-            kept = valid & (uniform_rows(valid.shape, valid.device, row_keys, DROPOUT) >= self.token_dropout)
-            kept[:, 0] |= ~kept.any(dim=-1)  # a row never loses everything
-            semantic_token_ids = take(semantic_token_ids, kept, pad_id)
+        """The loss, and logits `[b, m + 1, v]` of the m text ids and end-of-sequence.
+
+        Args:
+            semantic_token_ids: speech ids `[b, n]`, or waveforms `[b, t]`.
+            grapheme_token_ids: text ids `[b, m]`, or texts.
+            row_keys: `[b]`, decide which ids and conditions a row loses, see `noise.row_keys`; by default torch's
+                generator does.
+            check_ids: False takes ids as they are: int64 on the model's device, checked before. The checks wait for the
+                device.
+            dropped: `semantic_token_ids` have lost the ids that `token_dropout` deletes; no more are deleted.
+        """
+        if self.training and self.token_dropout > 0 and not dropped:
+            ids = semantic_token_ids
+            ids = self.model.source_ids(ids, "speech", None, None) if check_ids else cast(Tensor, ids)
+            semantic_token_ids = drop_ids(ids, self.token_dropout, self.model.semantic_pad_id, row_keys)
         return self.model(
             semantic_token_ids,
             grapheme_token_ids,
@@ -152,11 +167,16 @@ class SemanticToTextWrapper(nn.Module):
             return_logits=True,
             ctc_weight=self.ctc_weight,
             row_keys=row_keys,
+            check_ids=check_ids,
         )
 
 
 class TextToSemanticWrapper(nn.Module):
-    """The forward model: semantic ids from text."""
+    """Text to speech: semantic ids from text.
+
+    Args:
+        model: is trained on text to speech.
+    """
 
     @typechecked
     def __init__(self, model: TextToSemantic):
@@ -169,8 +189,19 @@ class TextToSemanticWrapper(nn.Module):
         semantic_token_ids: Batch,
         return_early_exit_loss: bool = True,
         row_keys: Tensor | None = None,
+        *,
+        check_ids: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """`return_early_exit_loss` adds the early exit head's loss where the model has one."""
+        """The loss, and logits `[b, n + 1, v]` of the n speech ids and end-of-sequence.
+
+        Args:
+            grapheme_token_ids: text ids `[b, m]`, or texts.
+            semantic_token_ids: speech ids `[b, n]`, or waveforms `[b, t]`.
+            return_early_exit_loss: adds the loss of the early exit head, if the model has one.
+            row_keys: `[b]`, decide which rows lose their text, see `noise.row_keys`; by default torch's generator does.
+            check_ids: False takes ids as they are: int64 on the model's device, checked before. The checks wait for the
+                device.
+        """
         return self.model(
             grapheme_token_ids,
             semantic_token_ids,
@@ -180,4 +211,5 @@ class TextToSemanticWrapper(nn.Module):
             return_logits=True,
             return_early_exit_loss=return_early_exit_loss and self.model.target_has_early_exit,
             row_keys=row_keys,
+            check_ids=check_ids,
         )

@@ -1,17 +1,12 @@
-"""The three objectives: what is deleted, what is asked for, and that padding does not matter."""
+"""The three objectives: sources and targets, losses, and ids that were prepared before."""
 
 import pytest
 import torch
 
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
-from spear_tts_pytorch.objectives import (
-    SemanticToTextWrapper,
-    SpeechSpeechPretrainWrapper,
-    TextToSemanticWrapper,
-    deletion_mask,
-    take,
-)
-from spear_tts_pytorch.tokens import valid_mask
+from spear_tts_pytorch.objectives import SemanticToTextWrapper, SpeechSpeechPretrainWrapper, TextToSemanticWrapper
+from spear_tts_pytorch.utils.deletion import drop_ids
+from spear_tts_pytorch.utils.noise import row_keys
 
 
 @pytest.fixture
@@ -33,31 +28,6 @@ def model():
 def speech(*lengths):
     ids = torch.randint(0, 20, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(1))
     return ids.masked_fill(torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None], -1)
-
-
-@pytest.mark.parametrize("probability", [0.1, 0.6, 0.99])
-def test_deletion_counts_real_ids_of_each_row_and_leaves_one(probability):
-    valid = valid_mask(speech(10, 4, 1), -1)
-    for seed in range(20):
-        torch.manual_seed(seed)
-        deleted = deletion_mask(valid, probability)
-        assert not (deleted & ~valid).any()
-        wanted = [min(-int(-n * probability // 1), n - 1) for n in (10, 4, 1)]
-        assert deleted.sum(dim=-1).tolist() == wanted
-
-
-def test_every_id_is_deleted_equally_often():
-    torch.manual_seed(0)
-    valid = torch.ones(4000, 5, dtype=torch.bool)
-    share = deletion_mask(valid, 0.6).float().mean(dim=0)
-    # standard error 0.0077: off by 0.04 once in five million
-    assert (share - 0.6).abs().max() < 0.04
-
-
-def test_take_keeps_the_order():
-    ids = torch.tensor([[1, 2, 3, 4], [5, 6, -1, -1]])
-    mask = torch.tensor([[True, False, True, True], [False, True, False, False]])
-    assert take(ids, mask, -1).tolist() == [[1, 3, 4], [6, -1, -1]]
 
 
 @pytest.mark.parametrize(
@@ -133,3 +103,37 @@ def test_token_dropout_is_for_training_only(model):
 def test_bad_options_are_named(model, call, words):
     with pytest.raises(ValueError, match=words):
         call(model)
+
+
+@pytest.mark.parametrize("options", [{}, {"reconstruct_seq": True}, {"reconstruct_seq": True, "mask_id": 3}], ids=str)
+def test_a_corruption_drawn_before_gives_the_same_loss(model, options):
+    wrapper, ids, keys = SpeechSpeechPretrainWrapper(model, **options), speech(10, 5), row_keys(torch.tensor([4, 7]), 1)
+    source, target = wrapper.corrupt(ids, keys)
+    loss, logits = wrapper(ids, row_keys=keys)
+    for check_ids in (True, False):
+        other, other_logits = wrapper(source, target=target, row_keys=keys, check_ids=check_ids)
+        assert torch.equal(loss, other) and torch.equal(logits, other_logits)
+
+
+def test_dropped_ids_are_not_dropped_again(model):
+    semantic, text, keys = speech(10, 5), torch.tensor([[1, 2, 3], [4, 5, 0]]), row_keys(torch.tensor([4, 7]), 1)
+    wrapper = SemanticToTextWrapper(model, token_dropout=0.5)
+    once = wrapper(semantic, text, keys)[0]
+    before = drop_ids(semantic, 0.5, -1, keys)
+    assert before.shape[1] < 10 and torch.equal(once, wrapper(before, text, keys, check_ids=False, dropped=True)[0])
+    assert not torch.equal(once, wrapper(before, text, keys)[0])
+
+
+def test_unchecked_ids_are_taken_as_they_are(model):
+    """An id that is not in the vocabulary is named by the check; without it the embedding table fails."""
+    bad, text = torch.tensor([[1, 2, 99]]), torch.tensor([[1, 2]])
+    calls = [
+        lambda **keywords: SpeechSpeechPretrainWrapper(model)(bad, **keywords),
+        lambda **keywords: SemanticToTextWrapper(model)(bad, text, **keywords),
+        lambda **keywords: TextToSemanticWrapper(model)(text, bad, **keywords),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="holds the id 99"):
+            call()
+        with pytest.raises((IndexError, RuntimeError)):
+            call(check_ids=False)

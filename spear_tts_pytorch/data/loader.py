@@ -1,25 +1,30 @@
-"""Batches: which items stand together, and how they become padded tensors.
+"""Batches: which items stand together, and how items become padded tensors.
 
-In: datasets of semantic ids, waveforms or pairs. Out: dictionaries of tensors, `semantic [b, n]` padded with -1 (or
-`wave [b, t]` and `wave_lengths [b]`) and `text [b, m]` padded with 0. The order is a pure function of seed and epoch,
-so that a position in it is two numbers, and every process can work out the whole of it. Knows nothing of training.
+In: datasets of semantic ids `[n]`, waveforms `[t]` or pairs. Out: dictionaries of tensors: `semantic` `[b, n]` padded with
+-1 (or `wave` `[b, t]` and `wave_lengths` `[b]`), and `text` `[b, m]` padded with 0. The order of batches is a pure function
+of seed and epoch. So a place in it is two numbers, and each process can work out the whole of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Sampler, Subset
+from typing_extensions import Self
 
-from spear_tts_pytorch.tokens import INTEGER_DTYPES, check_ids, pad_sequences, strip
+from spear_tts_pytorch.tokens import INTEGER_DTYPES, Modality, check_ids, pad_sequences, strip
 
-WINDOW_BATCHES = 64  # batches' worth of items that are sorted by length together
-LENGTH_JITTER = 0.04  # relative noise on lengths before sorting: other batch mates in every epoch
+if TYPE_CHECKING:
+    from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
+
+WINDOW_BATCHES = 64  # a window of so many batches' items is sorted by length
+LENGTH_JITTER = 0.04  # relative noise on lengths before sorting, so that an item has other batch mates in each epoch
 
 
 @runtime_checkable
@@ -31,13 +36,18 @@ class SizedDataset(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
-Draw = Callable[[np.random.Generator], np.ndarray]
+Indices = npt.NDArray[np.int64]
+Draw = Callable[[np.random.Generator], Indices]
 
 
 class BatchSampler(Sampler[list[int]]):
-    """Lists of indices; `batches(epoch)` is a pure function, iterating goes through the epoch last set.
+    """Lists of indices. `batches(epoch)` is a pure function; iterating goes through the epoch that was set last.
 
-    `draw` chooses the indices of an epoch, `[n]`, where they are not to be each index once; it needs `shuffle`.
+    Args:
+        num_items: items of the dataset, at least 1.
+        seed: of the order.
+        shuffle: whether the order is random.
+        draw: chooses the indices `[n]` of an epoch, where an epoch is not each index once; needs `shuffle`.
     """
 
     def __init__(self, num_items: int, seed: int = 0, shuffle: bool = True, draw: Draw | None = None):
@@ -48,10 +58,11 @@ class BatchSampler(Sampler[list[int]]):
         self._plans: dict[int, list[list[int]]] = {}
 
     def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch that iterating goes through."""
         self.epoch = epoch
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """All batches of an epoch, in order; every index exactly once, or as often as it was drawn."""
+        """All batches of an epoch in order. They hold each index once, or as often as `draw` chose it."""
         if epoch not in self._plans:
             self._plans = {key: plan for key, plan in self._plans.items() if key == epoch - 1}
             self._plans[epoch] = self._plan(np.random.default_rng([self.seed, epoch]))
@@ -60,10 +71,10 @@ class BatchSampler(Sampler[list[int]]):
     def _plan(self, rng: np.random.Generator) -> list[list[int]]:
         raise NotImplementedError
 
-    def _order(self, rng: np.random.Generator) -> np.ndarray:
+    def _order(self, rng: np.random.Generator) -> Indices:
         if not self.shuffle:
             return np.arange(self.num_items)
-        return rng.permutation(self.num_items if self.draw is None else self.draw(rng))
+        return rng.permutation(np.arange(self.num_items) if self.draw is None else self.draw(rng))
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self.batches(self.epoch))
@@ -73,7 +84,11 @@ class BatchSampler(Sampler[list[int]]):
 
 
 class FixedBatchSampler(BatchSampler):
-    """Batches of `batch_size` items. The last one is as short as it comes, or dropped unless it is the only one."""
+    """Batches of `batch_size` items.
+
+    Args:
+        drop_last: whether to leave out the last batch of an epoch if it is smaller than the others.
+    """
 
     def __init__(
         self,
@@ -91,7 +106,7 @@ class FixedBatchSampler(BatchSampler):
         self.batch_size, self.drop_last = batch_size, drop_last
 
     def _plan(self, rng: np.random.Generator) -> list[list[int]]:
-        order = self._order(rng).tolist()
+        order = cast("list[int]", self._order(rng).tolist())
         plan = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         if self.drop_last and len(plan) > 1 and len(plan[-1]) < self.batch_size:
             plan.pop()
@@ -99,18 +114,17 @@ class FixedBatchSampler(BatchSampler):
 
 
 class TokenBudgetBatchSampler(BatchSampler):
-    """Batches of items of like length that, padded, hold at most `batch_tokens` ids.
+    """Batches of items of similar length. A padded batch holds at most `batch_tokens` ids.
 
     Args:
         lengths: ids of each item, `[items]`, or `[items, k]` for items of k parts that are padded separately.
-        batch_tokens: rows times the longest length (summed over parts) is at most this; an item that alone is longer
-            makes a batch of its own.
-        max_rows: at most as many items in a batch.
+        batch_tokens: bound of rows times the longest length, summed over parts. An item above it makes a batch alone.
+        max_rows: most items in a batch.
     """
 
     def __init__(
         self,
-        lengths: Sequence[int] | np.ndarray,
+        lengths: Sequence[int] | Indices,
         batch_tokens: int,
         *,
         seed: int = 0,
@@ -132,21 +146,23 @@ class TokenBudgetBatchSampler(BatchSampler):
             totals *= 1 + rng.uniform(-LENGTH_JITTER, LENGTH_JITTER, size=len(order))
         rows = max(1, min(self.max_rows, int(self.batch_tokens / max(1.0, float(totals.mean())))))
         size = rows * WINDOW_BATCHES
-        # Every other window runs from long to short, so that a batch across a border meets its like.
-        parts = []
+        # Every other window runs from long to short, so a batch across a border holds items of similar length.
+        parts: list[Indices] = []
         for number, start in enumerate(range(0, len(order), size)):
             ranks = np.argsort(totals[start : start + size], kind="stable")
             parts.append(order[start : start + size][ranks if number % 2 == 0 else ranks[::-1]])
         plan = self._cut(np.concatenate(parts))
         if self.shuffle:
-            plan = [plan[i] for i in rng.permutation(len(plan))]
+            plan = [plan[int(i)] for i in rng.permutation(len(plan))]
         return plan
 
-    def _cut(self, order: np.ndarray) -> list[list[int]]:
+    def _cut(self, order: Indices) -> list[list[int]]:
         plan: list[list[int]] = []
         batch: list[int] = []
         longest: list[int] = [0] * self.lengths.shape[1]
-        for index, item in zip(order.tolist(), self.lengths[order].tolist(), strict=True):
+        indices = cast("list[int]", order.tolist())
+        items = cast("list[list[int]]", self.lengths[order].tolist())
+        for index, item in zip(indices, items, strict=True):
             grown = [max(pair) for pair in zip(longest, item, strict=True)]
             full = (len(batch) + 1) * sum(grown) > self.batch_tokens or len(batch) == self.max_rows
             if batch and full:
@@ -158,8 +174,8 @@ class TokenBudgetBatchSampler(BatchSampler):
         return plan
 
 
-def padding_share(lengths: Sequence[int] | np.ndarray, batches: Sequence[Sequence[int]]) -> float:
-    """The share of padding in padded batches of items of these lengths, 0 to 1."""
+def padding_share(lengths: Sequence[int] | Indices, batches: Sequence[Sequence[int]]) -> float:
+    """The share of padding, 0 to 1, in padded batches of items of these lengths, `[items]` or `[items, parts]`."""
     lengths = np.asarray(lengths)
     lengths = lengths[:, None] if lengths.ndim == 1 else lengths
     padded = sum(len(batch) * int(lengths[batch].max(axis=0).sum()) for batch in batches)
@@ -169,13 +185,13 @@ def padding_share(lengths: Sequence[int] | np.ndarray, batches: Sequence[Sequenc
 
 @dataclass(frozen=True)
 class Position:
-    """A place in the stream of batches: `batch` batches of the epoch are behind us."""
+    """A place in the stream of batches: `batch` batches of epoch `epoch` were used."""
 
     epoch: int = 0
     batch: int = 0
 
     def advance(self, sampler: BatchSampler, count: int) -> Position:
-        """`count` batches further on."""
+        """The place after `count` more batches."""
         epoch, batch = self.epoch, self.batch + count
         while batch >= (size := len(sampler.batches(epoch))):
             epoch, batch = epoch + 1, batch - size
@@ -183,10 +199,10 @@ class Position:
 
 
 class BatchStream:
-    """One process's part of the endless stream of batches from `start` on: every `world`-th, beginning with `rank`.
+    """One process's part of the endless stream of batches from `start` on: every `world`-th batch, beginning with `rank`.
 
-    Items are numbered through all epochs: index i in epoch e is `e * num_items + i`.
-    The processes together see every batch once; an epoch need not divide evenly, since the next one follows at once.
+    Index i in epoch e has the number `e * num_items + i`. The processes together use every batch once. The next epoch
+    follows at once, so the batches of an epoch need not divide evenly among processes.
     """
 
     def __init__(self, sampler: BatchSampler, start: Position, rank: int = 0, world: int = 1):
@@ -202,24 +218,27 @@ class BatchStream:
             epoch, first = epoch + 1, 0
 
 
-def dataset_lengths(dataset: Any, samples_per_token: int = 1) -> np.ndarray:
-    """Ids of each item of a dataset, `[items, parts]`: `dataset.lengths` where it exists, else by reading every item.
+def dataset_lengths(dataset: SizedDataset, samples_per_token: int = 1) -> Indices:
+    """Ids of each item of a dataset, `[items, parts]`: its attribute `lengths`; without that every item is read.
 
-    Waveforms count `samples_per_token` samples as an id, texts that are not encoded yet a character.
+    Args:
+        dataset: items are tensors, arrays, lists or texts, or tuples of those.
+        samples_per_token: samples of a waveform that count as one id. A text counts its characters.
     """
     if isinstance(dataset, Subset):
-        return dataset_lengths(dataset.dataset, samples_per_token)[np.asarray(dataset.indices, dtype=np.int64)]
+        subset = cast("Subset[Any]", dataset)
+        return dataset_lengths(cast(SizedDataset, subset.dataset), samples_per_token)[np.asarray(subset.indices, int)]
     if isinstance(dataset, ConcatDataset):
-        return np.concatenate([dataset_lengths(part, samples_per_token) for part in dataset.datasets])
+        parts = cast("list[SizedDataset]", cast("ConcatDataset[Any]", dataset).datasets)
+        return np.concatenate([dataset_lengths(part, samples_per_token) for part in parts])
     known = getattr(dataset, "lengths", None)
     if known is not None:
         known = np.asarray(known, dtype=np.int64)
         return known[:, None] if known.ndim == 1 else known
-    rows = []
+    rows: list[list[int]] = []
     for index in range(len(dataset)):
         item = dataset[index]
-        parts = item if isinstance(item, (tuple, list)) else (item,)
-        rows.append([_length(part, samples_per_token) for part in parts])
+        rows.append([_length(part, samples_per_token) for part in (item if _is_tuple(item) else (item,))])
     return np.asarray(rows, dtype=np.int64)
 
 
@@ -229,12 +248,14 @@ def _length(part: Any, samples_per_token: int) -> int:
 
 
 class Collate:
-    """Items to a batch; the ids in it are checked.
+    """Makes a batch of items and checks the ids in it.
 
     Args:
-        num_semantic_token_ids, num_text_token_ids: K and V.
-        eos_id: by modality, as `model.eos_id`; taken out where an item carries it.
-        pad_id: by modality, as `model.pad_id`.
+        num_semantic_token_ids: K; speech ids are `0..K-1`.
+        num_text_token_ids: V; text ids are `1..V-1`.
+        eos_id: end-of-sequence by modality, as `model.eos_id`; removed from items that carry it.
+        pad_id: padding by modality, as `model.pad_id`.
+        tokenizer_encode: texts to ids `[b, m]`, for items with texts.
     """
 
     def __init__(
@@ -242,16 +263,18 @@ class Collate:
         num_semantic_token_ids: int,
         num_text_token_ids: int,
         *,
-        eos_id: dict[str, int],
-        pad_id: dict[str, int],
+        eos_id: Mapping[Any, int],
+        pad_id: Mapping[Any, int],
         tokenizer_encode: Callable[[list[str]], Tensor] | None = None,
     ):
-        self.num_ids = {"speech": num_semantic_token_ids, "text": num_text_token_ids}
-        self.eos_id, self.pad_id = dict(eos_id), dict(pad_id)
+        self.num_ids: dict[Modality, int] = {"speech": num_semantic_token_ids, "text": num_text_token_ids}
+        self.eos_id: dict[Modality, int] = dict(eos_id)
+        self.pad_id: dict[Modality, int] = dict(pad_id)
         self.tokenizer_encode = tokenizer_encode
 
     @classmethod
-    def for_model(cls, model: Any) -> Collate:
+    def for_model(cls, model: TextToSemantic) -> Self:
+        """A collate with the vocabularies and the text tokenizer of a model."""
         return cls(
             model.num_semantic_token_ids,
             model.num_text_token_ids,
@@ -264,7 +287,7 @@ class Collate:
         raise NotImplementedError
 
     def _speech(self, rows: Sequence[Any]) -> dict[str, Tensor]:
-        """Rows of semantic ids `[n]`, or of waveforms `[t]`."""
+        """Batches rows of semantic ids `[n]`, or of waveforms `[t]`."""
         rows = [torch.as_tensor(row) for row in rows]
         wrong = [row for row in rows if row.ndim != 1 or (row.dtype not in INTEGER_DTYPES and not _is_wave(row))]
         if wrong:
@@ -276,7 +299,7 @@ class Collate:
         if waves and len(waves) < len(rows):
             raise TypeError("a batch holds both waveforms and semantic ids: give the dataset one kind")
         if not waves:
-            return {"semantic": self._ids(rows, "speech", "semantic ids")}
+            return {"semantic": self.ids(rows, "speech", "semantic ids")}
         lengths = torch.tensor([len(row) for row in waves])
         wave = torch.zeros(len(waves), int(lengths.max()))
         for padded, row in zip(wave, waves, strict=True):
@@ -284,43 +307,54 @@ class Collate:
         return {"wave": wave, "wave_lengths": lengths}
 
     def _text(self, rows: Sequence[Any]) -> Tensor:
+        """Batches rows of text ids `[m]` and texts; a batch may hold both, from generated and from real pairs."""
         places = [place for place, row in enumerate(rows) if isinstance(row, str)]
-        if places:  # real pairs may hold texts and generated ones ids
+        if places:
             if self.tokenizer_encode is None:
                 raise ValueError("the dataset gives texts, which the model cannot encode: pass it tokenizer_encode")
             rows = list(rows)
             for place, ids in zip(places, self.tokenizer_encode([rows[place] for place in places]), strict=True):
                 rows[place] = ids
-        return self._ids([torch.as_tensor(row) for row in rows], "text", "text ids")
+        return self.ids([torch.as_tensor(row) for row in rows], "text", "text ids")
 
-    def _ids(self, rows: Sequence[Tensor], modality: str, name: str) -> Tensor:
+    def ids(self, rows: Sequence[Tensor], modality: Modality, name: str) -> Tensor:
+        """Rows of ids `[n]` as one checked batch `[b, n]`, without ends of sequence.
+
+        Raises:
+            TypeError: a row is not a row of integers.
+            ValueError: a row without ids, or an id out of range.
+        """
         for row in rows:
             if row.ndim != 1 or (len(row) and row.dtype not in INTEGER_DTYPES):
                 raise TypeError(f"{name} must be integers [n], got {row.dtype} {list(row.shape)}")
         pad_id = self.pad_id[modality]
         batch = pad_sequences([strip(row, pad_id, self.eos_id[modality]) for row in rows], pad_id)
         return check_ids(
-            batch, name=f"{name} (items are semantic ids first, text ids second)", num_ids=self.num_ids[modality],
-            pad_id=pad_id, modality=modality, empty_rows=False,
-        )  # fmt: skip
+            batch,
+            name=f"{name} (items are semantic ids first, text ids second)",
+            num_ids=self.num_ids[modality],
+            pad_id=pad_id,
+            modality=modality,
+            empty_rows=False,
+        )
 
 
 class SpeechCollate(Collate):
-    """Items of semantic ids or waveforms, bare or in a tuple of one."""
+    """Batches of speech. An item is semantic ids `[n]` or a waveform `[t]`, bare or in a tuple of one."""
 
     def __call__(self, items: Sequence[Any]) -> dict[str, Tensor]:
-        rows = [item[0] if isinstance(item, (tuple, list)) and len(item) == 1 else item for item in items]
-        if any(isinstance(row, (tuple, list)) and not _is_row(row) for row in rows):
+        rows = [item[0] if _is_tuple(item) and len(item) == 1 else item for item in items]
+        if any(_is_tuple(row) and not _is_row(row) for row in rows):
             raise TypeError("an item of speech must be one tensor, semantic ids [n] or a waveform [t], not a pair")
         return self._speech(rows)
 
 
 class PairCollate(Collate):
-    """Items `(semantic ids [n] | waveform [t], text ids [m] | str)`."""
+    """Batches of pairs. An item is `(semantic ids [n] | waveform [t], text ids [m] | str)`."""
 
     def __call__(self, items: Sequence[Any]) -> dict[str, Tensor]:
         for item in items:
-            if not isinstance(item, (tuple, list)) or len(item) != 2:
+            if not _is_tuple(item) or len(item) != 2:
                 raise TypeError(f"an item must be a pair (semantic ids or waveform, text ids or str), got {type(item)}")
             if isinstance(item[0], str):
                 raise TypeError("an item starts with text: the order is (semantic ids or waveform, text ids or str)")
@@ -331,12 +365,16 @@ def _is_wave(row: Tensor) -> bool:
     return row.is_floating_point() and len(row) > 0
 
 
+def _is_tuple(item: Any) -> bool:
+    return isinstance(item, (tuple, list))
+
+
 def _is_row(row: Sequence[Any]) -> bool:
     return all(isinstance(value, (int, float)) for value in row)
 
 
-def count_tokens(batch: dict[str, Tensor], pad_id: dict[str, int], samples_per_token: int = 1) -> int:
-    """Ids in a batch that are not padding; waveforms count a `samples_per_token`-th of their samples."""
+def count_tokens(batch: Mapping[str, Tensor], pad_id: Mapping[Any, int], samples_per_token: int = 1) -> int:
+    """Ids of a batch that are not padding; `samples_per_token` samples of a waveform count as one."""
     total = 0
     if "semantic" in batch:
         total += int((batch["semantic"] != pad_id["speech"]).sum())
