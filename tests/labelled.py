@@ -1,20 +1,17 @@
 """A small model that reads ids of speech, and items for it to label."""
 
+import small
 import torch
 
-from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer
 
 TOKENIZER = CharacterTokenizer("abc ")
 
 
 def make_model(seed=0, **options):
-    torch.manual_seed(seed)
-    options = {"num_semantic_token_ids": 20, "tokenizer_encode": TOKENIZER, **options}
-    model = TextToSemantic(16, source_depth=1, target_depth=1, dim_head=8, heads=2, **options)
-    for parameter in model.token_emb.parameters():
-        parameter.data.normal_()
-    return model
+    return small.make_model(
+        seed=seed, spread=1, **{"num_text_token_ids": None, "tokenizer_encode": TOKENIZER, **options}
+    )
 
 
 def make_ids(num_items=11):

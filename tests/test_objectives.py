@@ -1,9 +1,9 @@
 """The three objectives: sources and targets, losses, and ids that were prepared before."""
 
 import pytest
+import small
 import torch
 
-from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.objectives import SemanticToTextWrapper, SpeechSpeechPretrainWrapper, TextToSemanticWrapper
 from spear_tts_pytorch.utils.deletion import drop_ids
 from spear_tts_pytorch.utils.noise import row_keys
@@ -11,18 +11,7 @@ from spear_tts_pytorch.utils.noise import row_keys
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
-    return TextToSemantic(
-        32,
-        source_depth=1,
-        target_depth=2,
-        num_text_token_ids=30,
-        num_semantic_token_ids=20,
-        dim_head=8,
-        heads=4,
-        ctc=True,
-        target_early_exit_layer=1,
-    )
+    return small.make_model(32, target_depth=2, heads=4, ctc=True, target_early_exit_layer=1)
 
 
 def speech(*lengths):

@@ -1,17 +1,15 @@
 """Small models, datasets and trainers for tests: a model of width 16, twelve pairs of a rule, runs of eight updates."""
 
+import small
 import torch
 
-from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.training.stages import SemanticToTextTrainer, SpeechSpeechPretrainer, TextToSemanticTrainer
 
 CTC = {"ctc": True}
 
 
 def make_model(seed=0, **options):
-    torch.manual_seed(seed)
-    options = {"source_depth": 2, "target_depth": 1, "num_semantic_token_ids": 20, "num_text_token_ids": 12, **options}
-    return TextToSemantic(16, dim_head=8, heads=2, **options)
+    return small.make_model(seed=seed, **{"source_depth": 2, "num_text_token_ids": 12, **options})
 
 
 def make_pairs(num_items=12, seed=0):

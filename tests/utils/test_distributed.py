@@ -1,10 +1,10 @@
 """Rows of two processes: the alignment regulariser and its gradient are those of one process with all rows."""
 
+import small
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.utils.distributed import gather_rows
 
 ROWS = {0: slice(0, 3), 1: slice(3, 5)}  # unequal on purpose
@@ -19,11 +19,7 @@ def batch():
 
 def regularizer(rows):
     """The regulariser of some rows of the batch, and the model it is of."""
-    torch.manual_seed(0)
-    model = TextToSemantic(
-        16, source_depth=1, target_depth=1, heads=2, dim_head=8, num_text_token_ids=20, num_semantic_token_ids=20,
-        cond_drop_prob=0.5,
-    ).eval()  # fmt: skip
+    model = small.make_model(num_text_token_ids=20, cond_drop_prob=0.5).eval()
     source, target = (ids[rows] for ids in batch())
     source, target = source[:, : int((source != 0).sum(-1).max())], target[:, : int((target != -1).sum(-1).max())]
     options = dict(source_type="text", target_type="speech", return_loss=True, cond_drop_prob=1.0)

@@ -12,9 +12,9 @@ from collections import OrderedDict
 import joblib
 import numpy as np
 import pytest
+import small
 import torch
 
-from spear_tts_pytorch import TextToSemantic
 from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset
 from spear_tts_pytorch.tokenizers.fairseq_hubert import read_centroids, read_fairseq_hubert
 from spear_tts_pytorch.utils.restricted import load_joblib, load_tensors
@@ -54,7 +54,7 @@ READERS = {
 
 
 def model():
-    return TextToSemantic(16, source_depth=1, target_depth=1, num_text_token_ids=9, num_semantic_token_ids=9)
+    return small.make_model(num_text_token_ids=9, num_semantic_token_ids=9)
 
 
 @pytest.mark.parametrize("reader", READERS)
