@@ -1,7 +1,9 @@
 """Module paths of release 0.5.0 lead to the modules where they are now, with a warning."""
 
 import importlib
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,3 +28,9 @@ def test_the_warning_points_to_the_import(recwarn):
 def test_other_names_are_still_missing():
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         importlib.import_module("spear_tts_pytorch.no_such_module")
+
+
+def test_the_changelog_lists_them():
+    changelog = Path(__file__).parent.parent.joinpath("CHANGELOG.md").read_text(encoding="utf-8")
+    moved = changelog.split("### Moved\n")[1].split("\n### ")[0]
+    assert dict(re.findall(r"^\| `(.+)` \| `(.+)` \|$", moved, re.MULTILINE)) == MOVED

@@ -43,17 +43,3 @@ def test_shell_examples_are_commands_that_exist():
     assert len(calls) >= 3
     for call in calls:
         assert callable(cli._parser().parse_args(call).command)
-
-
-def test_the_files_of_the_map_exist_and_all_files_are_on_it():
-    (_, block) = snippets("text")[0]
-    mapped = set()
-    for line in block.splitlines()[1:]:
-        if not line.startswith("  "):
-            break
-        names = line.split("  # ")[0].split()
-        folder = names.pop(0) if names[0].endswith("/") else ""
-        mapped |= {folder + name for name in names}
-    package = ROOT / "spear_tts_pytorch"
-    there = {path.relative_to(package).as_posix() for path in package.rglob("*.py")}
-    assert mapped == {path for path in there if not path.endswith("__init__.py")}
