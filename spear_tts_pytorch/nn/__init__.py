@@ -1,1 +1,1 @@
-"""Transformer parts: tensors in, tensors out; no knowledge of modalities, vocabularies or decoding."""
+"""Transformer layers. In: tensors, masks and positions. Out: tensors. They serve any modality and vocabulary."""

@@ -1,7 +1,7 @@
-"""Self- and cross-attention layers over whole sequences: norm, projections, grouped heads, rotary positions.
+"""Self-attention and cross-attention layers over whole sequences: norm, projections, grouped heads, rotary positions.
 
-In: `[b, n, dim]`. Out: `[b, n, dim]`. Key/value head of query head i is `i mod kv_heads`.
-Does not know what the sequence is made of.
+In: `[b, n, dim]`, and for cross-attention encoded sources `[b, m, dim]`. Out: `[b, n, dim]`, without the residual.
+Query head i reads key/value head `i mod kv_heads`.
 """
 
 from __future__ import annotations
@@ -13,24 +13,32 @@ from torch import Tensor, nn
 from spear_tts_pytorch.nn.attend import attend, plain_attention_weights
 from spear_tts_pytorch.nn.linear import Linear
 from spear_tts_pytorch.nn.rotary import rotate
+from spear_tts_pytorch.nn.untyped import vector_norm
 
-Rotation = tuple[Tensor, Tensor]
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, as RotaryEmbedding returns them
 
 
 class RMSNorm(nn.Module):
-    """Root mean square norm (arXiv 1910.07467) with a learned gain."""
+    """Root mean square norm (arXiv 1910.07467) over the last dimension, with a learned gain."""
 
     def __init__(self, dim: int):
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12)
+        norm = vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12)
         return x * (self.gamma.shape[0] ** 0.5 / norm) * self.gamma
 
 
 class SelfAttention(nn.Module):
-    """Pre-norm self-attention with rotary positions; `kv_heads < heads` is grouped-query attention (arXiv 2305.13245)."""
+    """Pre-norm self-attention with rotary positions.
+
+    With `kv_heads` below `heads` it is grouped-query attention (arXiv 2305.13245): several query heads share one
+    key/value head.
+
+    Raises:
+        ValueError: `heads` is not a multiple of `kv_heads`.
+    """
 
     def __init__(
         self,
@@ -55,22 +63,28 @@ class SelfAttention(nn.Module):
         self.to_out = Linear(heads * dim_head, dim, bias=False)
 
     def forward(self, x: Tensor, rotation: Rotation, mask: Tensor | None = None) -> Tensor:
-        """`mask` broadcasts to `[b, h, n, n]`; it has to include causality unless it is None."""
+        """Attention of `x` `[b, n, dim]` to itself, `[b, n, dim]`.
+
+        Args:
+            rotation: cosines and sines of the n positions.
+            mask: broadcasts to `[b, h, n, n]`, boolean or additive. It replaces the causal mask, so it must be causal
+                where this layer is.
+        """
         x = self.norm(x)
         q = rearrange(self.to_q(x), "b n (h d) -> b h n d", h=self.heads)
-        k, v = rearrange(self.to_kv(x), "b n (kv h d) -> kv b h n d", kv=2, h=self.kv_heads)
+        k, v = rearrange(self.to_kv(x), "b n (kv h d) -> kv b h n d", kv=2, h=self.kv_heads)  # [b, kv_heads, n, d] each
         q, k = rotate(q, rotation), rotate(k, rotation)
         if self.kv_heads < self.heads:  # query head i reads key/value head i mod kv_heads
-            k, v = (t.repeat(1, self.heads // self.kv_heads, 1, 1) for t in (k, v))
+            k, v = (t.repeat(1, self.heads // self.kv_heads, 1, 1) for t in (k, v))  # [b, h, n, d] each
         causal = self.causal and mask is None
         out = attend(q, k, v, mask=mask, causal=causal, dropout=self.dropout * self.training, flash=self.flash)
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
 
 
 class CrossAttention(nn.Module):
-    """Pre-norm attention to encoded sources `[s, m, dim]`, with one learned null key/value per head.
+    """Pre-norm attention to encoded sources `[b, m, dim]`, with one learned null key and value per head.
 
-    The null key/value is what remains to attend to when the condition is dropped (classifier-free guidance).
+    Where the condition is dropped for classifier-free guidance, every source position is masked and the null key remains.
     """
 
     def __init__(self, dim: int, *, dim_head: int, heads: int, dropout: float = 0.0, flash: bool = False):
@@ -83,19 +97,23 @@ class CrossAttention(nn.Module):
         self.null_kv = nn.Parameter(torch.randn(2, heads, 1, dim_head))
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values `[s, h, 1 + m, d]` of the sources, null first."""
-        k, v = rearrange(self.to_kv(context), "b n (kv h d) -> kv b h n d", kv=2, h=self.heads)
-        null_k, null_v = (repeat(t, "h 1 d -> b h 1 d", b=context.shape[0]).to(k.dtype) for t in self.null_kv)
+        """Keys and values `[s, h, 1 + m, d]` of encoded sources `[s, m, dim]`. The null key and value come first."""
+        k, v = rearrange(self.to_kv(context), "s m (kv h d) -> kv s h m d", kv=2, h=self.heads)  # [s, h, m, d] each
+        null_k, null_v = (repeat(t, "h 1 d -> s h 1 d", s=context.shape[0]).to(k.dtype) for t in self.null_kv)
         return torch.cat((null_k, k), dim=2), torch.cat((null_v, v), dim=2)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`mask` `[b, 1, n or 1, 1 + m]` boolean or additive, with a place for the null key."""
+        """Attention of `x` `[b, n, dim]` to `context` `[b, m, dim]`, `[b, n, dim]`.
+
+        Args:
+            mask: `[b, 1, n or 1, 1 + m]`, boolean or additive; the first key is the null key.
+        """
         k, v = self.keys_values(context)
         out = attend(self._queries(x), k, v, mask=mask, dropout=self.dropout * self.training, flash=self.flash)
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
 
     def weights(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attention weights `[b, h, n, 1 + m]`, null first: for plots."""
+        """Attention weights `[b, h, n, 1 + m]`, for plots. The null key comes first; arguments as in `forward`."""
         k, _ = self.keys_values(context)
         return plain_attention_weights(self._queries(x), k, mask=mask)
 

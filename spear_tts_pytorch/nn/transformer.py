@@ -1,10 +1,12 @@
 """The encoder and decoder stacks: pre-norm blocks of attention and GEGLU feedforward.
 
-In: embeddings `[b, n, dim]`. Out: `[b, n, dim]` after the final norm, and the hidden states on request.
-Masks and positions come from the caller as plain tensors; nothing here knows ids, padding or modalities.
+In: embeddings `[b, n, dim]`, a mask of real positions, and for decoders encoded sources `[b, m, dim]`.
+Out: `[b, n, dim]` after the final norm, and on request each layer's output.
 """
 
 from __future__ import annotations
+
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,7 @@ from spear_tts_pytorch.nn.rotary import RotaryEmbedding
 
 
 class GEGLU(nn.Module):
-    """Gated GELU (arXiv 2002.05202): the second half gates the first."""
+    """Gated GELU (arXiv 2002.05202), `[..., 2 * d]` to `[..., d]`: the second half gates the first."""
 
     def forward(self, x: Tensor) -> Tensor:
         x, gate = x.chunk(2, dim=-1)
@@ -40,7 +42,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention if `cross_attend`, feedforward; each added to its input."""
+    """Self-attention, cross-attention (with `cross_attend`) and feedforward. Each adds its output to its input."""
 
     def __init__(
         self,
@@ -57,9 +59,14 @@ class Block(nn.Module):
         flash: bool,
     ):
         super().__init__()
-        shared = dict(dim_head=dim_head, heads=heads, dropout=attn_dropout, flash=flash)
-        self.attention = SelfAttention(dim, kv_heads=kv_heads, causal=causal, **shared)
-        self.cross_attention = CrossAttention(dim, **shared) if cross_attend else None
+        self.attention = SelfAttention(
+            dim, dim_head=dim_head, heads=heads, kv_heads=kv_heads, causal=causal, dropout=attn_dropout, flash=flash
+        )
+        self.cross_attention: CrossAttention | None = None
+        if cross_attend:
+            self.cross_attention = CrossAttention(
+                dim, dim_head=dim_head, heads=heads, dropout=attn_dropout, flash=flash
+            )
         self.feed_forward = FeedForward(dim, ff_mult, ff_dropout)
 
     def forward(
@@ -77,7 +84,10 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks with rotary positions and a final norm: encoder, or decoder with `causal` and `cross_attend`."""
+    """A stack of blocks with rotary positions and a final norm.
+
+    It is an encoder as it is, and a decoder with `causal=True` and `cross_attend=True`.
+    """
 
     def __init__(
         self,
@@ -115,8 +125,16 @@ class Transformer(nn.Module):
         self.final_norm = RMSNorm(dim)
         self._initialise(depth, cross_attend)
 
+    @property
+    def blocks(self) -> list[Block]:
+        """The layers, from the bottom up; `layers` is the same without their type."""
+        return cast("list[Block]", list(self.layers))
+
     def _initialise(self, depth: int, cross_attend: bool) -> None:
-        """Truncated normals of 1/sqrt(inputs); what is added to the residual stream is scaled by 1/sqrt(additions)."""
+        """Draws weights from truncated normals of deviation 1/sqrt(inputs).
+
+        Layers that add to the residual stream get it divided by the square root of the number of additions.
+        """
         additions = depth * (3 if cross_attend else 2)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
@@ -139,14 +157,18 @@ class Transformer(nn.Module):
 
         Args:
             x: `[b, n, dim]`.
-            mask: `[b, n]`, True at real positions. A causal stack needs none when padding is on the right: what
-                follows a real position never reaches it.
-            context, context_mask: for cross-attention, `[b, m, dim]`, and `[b, 1, n or 1, 1 + m]` boolean or additive.
-            return_hiddens: also returns each layer's output, before the final norm.
+            mask: `[b, n]`, True at real positions. A causal stack ignores it: pad on the right, where no real position
+                reads.
+            context: encoded sources `[b, m, dim]` for cross-attention.
+            context_mask: `[b, 1, n or 1, 1 + m]`, boolean or additive; the first key is the null key.
+            return_hiddens: whether to return each layer's output too, before the final norm.
+
+        Returns:
+            `[b, n, dim]`; with `return_hiddens` also a list of one `[b, n, dim]` per layer.
         """
         allowed = None if mask is None or self.causal else mask[:, None, None, :]
         rotation = self.rotary(torch.arange(x.shape[1], device=x.device))
-        hiddens = []
+        hiddens: list[Tensor] = []
         for layer in self.layers:
             x = layer(x, rotation, allowed, context, context_mask)
             hiddens.append(x)

@@ -92,7 +92,7 @@ def test_products_are_those_of_the_rounded_weight(precision, rows, inner):
     torch.testing.assert_close(packed(x) - bias, wanted, atol=0.03, rtol=0.01)  # what is summed up is bfloat16
     torch.testing.assert_close(packed(x, residual), packed(x) + residual)
     assert packed(x).dtype == torch.float32
-    kept = packed.reordered if packed.weight is None else packed.weight
+    kept = packed.weight if packed.reordered is None else packed.reordered
     assert kept.dtype == (torch.int8 if precision == "int8" else torch.bfloat16)
 
 

@@ -1,29 +1,31 @@
-"""Keys and values of past positions, so that each decoding step computes only what is new.
+"""Keys and values of past positions, so that a decoding step computes only the new ones.
 
-`KVCache` is mutable decoding state and always an argument. Self-attention keys are stored rotated, those of all layers
-in one preallocated tensor that grows by doubling; every row has a length of its own. Cross-attention keys and values
-are computed once per source and shared by all rows (beams) that belong to it.
-Does not know what the rows mean.
+In: encoded sources `[s, m, dim]`, and from each step the new keys and values. Out: those of all past positions.
+
+`KVCache` is the state of one decoding run, and always an argument. Self-attention keys are stored rotated, those of all
+layers in one preallocated tensor that grows by doubling; each row has its own length. Cross-attention keys and values are
+computed once per source, and all rows (beams) of a source share them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-SMALLEST = 64  # positions for which room is made at first
+SMALLEST = 64  # positions of the first allocation
 
 
 class KVCache:
-    """Keys and values of `r` rows in all layers, plus the mask and positions of their `s` sources.
+    """Keys and values of `r` rows in all layers, and the encoded sources of these rows with their mask and positions.
 
     Args:
-        depth: decoder layers.
-        context: encoded sources `[s, m, dim]`, of which each layer makes its cross keys and values once.
-        context_mask: `[s, m]`, True at real positions, or None.
+        depth: number of decoder layers.
+        context: encoded sources `[s, m, dim]`. Each layer makes its cross keys and values from them once.
+        context_mask: `[s, m]`, True at real positions; None if all are real.
         context_positions: `[s, m]`, or None.
     """
 
@@ -37,43 +39,51 @@ class KVCache:
         self.keys: Tensor | None = None  # [depth * r, h, capacity, d], layer by layer
         self.values: Tensor | None = None
         self.cross: tuple[Tensor, Tensor] | None = None  # [depth, s, h, 1 + m, d] each, null first
-        self.layer_lengths = [[0] * self.rows] * depth  # positions filled, one per row; on the host: no synchronisation
-        self.alike: np.ndarray | None = None  # [r, r], positions up to which two rows are known to hold the same
-        self.pending: list[tuple[Tensor, Tensor | None]] = []  # drafted positions that the upper layers have yet to see
-        self.prompted: Tensor | None = None  # [r, 1], the last id of a prompt, yet to be read
+        # positions filled, per layer and row; on the host, so that reading them does not wait for the device
+        self.layer_lengths: list[list[int]] = [[0] * self.rows] * depth
+        self.alike: npt.NDArray[np.int64] | None = (
+            None  # [r, r], number of first positions that two rows have in common
+        )
+        self.pending: list[tuple[Tensor, Tensor | None]] = []  # drafted positions that the upper layers have not read
+        self.prompted: Tensor | None = None  # [r, 1], the last id of each prompt, which no step has read
 
     @property
     def lengths(self) -> list[int]:
-        """Positions held, one per row."""
+        """Number of positions held, per row."""
         return self.layer_lengths[0]
 
     @property
     def sources(self) -> int:
+        """Number of sources."""
         return self.context.shape[0]
 
-    def reserve(self, heads: int, length: int, dim_head: int, dtype: torch.dtype) -> None:
-        """Makes room for more than `length` positions in every layer; at least doubles when it has to grow.
+    def reserve(self, heads: int, length: int, dim_head: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Makes room for more than `length` positions in every layer. If it has to grow, it at least doubles.
 
-        More, because to a compiled graph a cache that is filled to the last position would be a case of its own.
+        At least one position stays free. A full cache would need another compiled graph.
+
+        Returns:
+            Keys and values `[depth * r, h, capacity, d]`.
         """
+        if self.keys is not None and self.values is not None and length < self.keys.shape[2]:
+            return self.keys, self.values
         capacity = 0 if self.keys is None else self.keys.shape[2]
-        if length < capacity:
-            return
         shape = (len(self.layer_lengths) * self.rows, heads, max(length + 1, 2 * capacity, SMALLEST), dim_head)
-        self.keys = _grown(self.keys, shape, dtype, self.context.device)  # one after the other: less memory at a time
+        self.keys = _grown(self.keys, shape, dtype, self.context.device)  # in two steps, to hold less memory at a time
         self.values = _grown(self.values, shape, dtype, self.context.device)
+        return self.keys, self.values
 
     def extend(self, n: int, first: int, last: int) -> None:
-        """Counts `n` positions more in every row of the layers `first` to `last` (excluded)."""
+        """Counts `n` more positions in every row of the layers `first` to `last` (excluded)."""
         lengths = [length + n for length in self.layer_lengths[first]]
         self.layer_lengths[first:last] = [lengths] * (last - first)
 
     def select(self, rows: Tensor) -> None:
         """Row i becomes the former row `rows[i]` (int64 `[new r]`): keeps, repeats or reorders rows, in place.
 
-        Neighbouring rows of one source go on sharing its cross keys and values, as long as all sources have equally many.
+        Neighbouring rows of one source still share its cross keys and values, if all sources have equally many rows.
         """
-        host = rows.tolist()
+        host = cast("list[int]", rows.tolist())
         rows_per_source = self.rows // self.sources
         origin = [row // rows_per_source for row in host]
         group = next((i for i, source in enumerate(origin) if source != origin[0]), len(origin))
@@ -103,46 +113,67 @@ class KVCache:
             self.cross = (self.cross[0][:, keep], self.cross[1][:, keep])
 
     def replace(self, sources: list[int], other: KVCache) -> None:
-        """Puts the sources of `other`, with as many rows each, in the place of `sources`, in order and in place.
+        """Puts the sources of `other` in the places `sources`, in order and in place. Do not use `other` afterwards.
 
-        In both caches ids have been read, and none of them are drafts. The other cache is used up.
+        Both caches have equally many rows per source. Both have read ids, and neither holds drafts.
+
+        Raises:
+            RuntimeError: a cache has not read any ids.
+            ValueError: one cache has positions of its sources, the other has none.
         """
+        (keys, values, cross), (new_keys, new_values, new_cross) = self._held(), other._held()
         self._replace_sources(sources, other)
+        self.cross = _put_cross(cross, sources, new_cross)
+        self._drop_free_positions()
         per_source = self.rows // self.sources
         rows = [source * per_source + i for source in sources for i in range(per_source)]
         filled = max(other.lengths)
-        self.reserve(self.keys.shape[1], filled, self.keys.shape[3], self.keys.dtype)
-        for mine, new in ((self.keys, other.keys), (self.values, other.values)):
-            mine.unflatten(0, (-1, self.rows))[:, rows, :, :filled] = new.unflatten(0, (-1, other.rows))[
-                :, :, :, :filled
-            ]
+        keys, values = self.reserve(keys.shape[1], filled, keys.shape[3], keys.dtype)
+        for mine, new in ((keys, new_keys), (values, new_values)):
+            held = torch.unflatten(mine, 0, (-1, self.rows))  # [depth, r, h, capacity, d], a view
+            held[:, rows, :, :filled] = torch.unflatten(new, 0, (-1, other.rows))[:, :, :, :filled]
         if self.alike is not None:
             self.alike[rows], self.alike[:, rows] = 0, 0
             self.alike[np.ix_(rows, rows)] = np.diag(other.layer_lengths[0]) if other.alike is None else other.alike
-        for layer, lengths in enumerate(other.layer_lengths):
-            mine = np.array(self.layer_lengths[layer])
-            mine[rows] = lengths
-            self.layer_lengths[layer] = mine.tolist()
+        self.layer_lengths = [
+            _with_items(own, rows, new) for own, new in zip(self.layer_lengths, other.layer_lengths, strict=True)
+        ]
+
+    def _held(self) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Keys, values, and cross keys and values."""
+        if self.keys is None or self.values is None or self.cross is None:
+            raise RuntimeError("the cache holds no keys and values: let the decoder read ids into it first")
+        return self.keys, self.values, self.cross
 
     def _replace_sources(self, sources: list[int], other: KVCache) -> None:
-        """The sources' part of `replace`: what is encoded of them, their masks and positions, cross keys and values."""
+        """The part of `replace` that concerns encodings, masks and positions of sources."""
+        positions, new_positions = self.context_positions, other.context_positions
+        if (positions is None) != (new_positions is None):
+            raise ValueError("both caches need context_positions, or neither: make them with the same model")
+        if positions is not None and new_positions is not None:
+            self.context_positions = _put(positions.clone(), sources, new_positions)
         self.context = _put(self.context, sources, other.context)
         mask, new_mask = (_mask(cache) for cache in (self, other))
-        self.context_mask = _put(mask.clone(), sources, new_mask)  # a new one: masks made of the old one are stale
+        self.context_mask = _put(
+            mask.clone(), sources, new_mask
+        )  # a new tensor: masks derived from the old one are stale
         self.context_mask[sources, new_mask.shape[1] :] = False
+
+    def _drop_free_positions(self) -> None:
+        """Shortens sources to the longest of them, if that halves them at least: a long source may have left."""
+        mask, length = self.context_mask, self.context.shape[1]
+        longest = length if mask is None else int(mask.sum(dim=1).max())
+        if mask is None or 2 * longest > length:
+            return
+        self.context, self.context_mask = self.context[:, :longest].clone(), mask[:, :longest]
         if self.context_positions is not None:
-            self.context_positions = _put(self.context_positions.clone(), sources, other.context_positions)
-        pairs = zip(self.cross, other.cross, strict=True)
-        self.cross = tuple(_put(held, sources, new, row_dim=1, dim=3) for held, new in pairs)
-        longest = int(self.context_mask.sum(dim=1).max())
-        if 2 * longest <= self.context.shape[1]:  # the long sources have left
-            self.context, self.context_mask = self.context[:, :longest].clone(), self.context_mask[:, :longest]
-            if self.context_positions is not None:
-                self.context_positions = self.context_positions[:, :longest]
-            self.cross = tuple(held[:, :, :, : 1 + longest].contiguous() for held in self.cross)
+            self.context_positions = self.context_positions[:, :longest]
+        if self.cross is not None:
+            keys, values = (held[:, :, :, : 1 + longest].contiguous() for held in self.cross)
+            self.cross = keys, values
 
     def truncate(self, lengths: list[int]) -> None:
-        """Forgets every row's positions from `lengths[row]` on."""
+        """Forgets the positions of each row from `lengths[row]` on."""
         self.layer_lengths = [
             [min(old, new) for old, new in zip(layer, lengths, strict=True)] for layer in self.layer_lengths
         ]
@@ -156,8 +187,24 @@ def _mask(cache: KVCache) -> Tensor:
     return torch.ones(cache.context.shape[:2], dtype=torch.bool, device=cache.context.device)
 
 
+def _put_cross(held: tuple[Tensor, Tensor], sources: list[int], new: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    keys, values = (_put(mine, sources, other, row_dim=1, dim=3) for mine, other in zip(held, new, strict=True))
+    return keys, values
+
+
+def _with_items(values: list[int], places: list[int], new: list[int]) -> list[int]:
+    """A copy of `values` with `new` in the places `places`."""
+    changed = list(values)
+    for place, value in zip(places, new, strict=True):
+        changed[place] = value
+    return changed
+
+
 def _put(held: Tensor, sources: list[int], new: Tensor, row_dim: int = 0, dim: int = 1) -> Tensor:
-    """`held` with `new` in the places `sources` of `row_dim`, lengthened by zeros where `new` is longer in `dim`."""
+    """`held` with `new` in the places `sources` of dimension `row_dim`, in place if it fits.
+
+    If `new` is longer in `dim`, the result is a longer copy, and zeros fill it up.
+    """
     if held.shape[dim] < new.shape[dim]:
         shape = list(held.shape)
         shape[dim] = new.shape[dim]
@@ -177,14 +224,16 @@ def _grown(cached: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, de
     return grown
 
 
-Move = tuple[list[int], list[int], int, int]  # rows, the rows they become copies of, first and last (excluded) position
+Move = tuple[list[int], list[int], int, int]  # rows, the rows to copy from, first and last (excluded) position
 
 
-def _moves(rows: list[int], rows_per_source: int, alike: np.ndarray | None, lengths: list[int]) -> list[Move]:
-    """What has to be copied so that row i becomes the former row `rows[i]`: no positions at which the two agree.
+def _moves(
+    rows: list[int], rows_per_source: int, alike: npt.NDArray[np.int64] | None, lengths: list[int]
+) -> list[Move]:
+    """The copies that make row i the former row `rows[i]`. Positions at which both rows agree are not copied.
 
-    One move for all rows, but where sources of different ages stand side by side several, for as many of them as need about
-    as much. Rows of one source read each other, so they move together.
+    Sources that have to copy about equally many positions share a move. Rows of one source are always in one move, because
+    they read each other.
     """
     by_source: dict[int, list[int]] = {}
     for row, former in enumerate(rows):
@@ -203,13 +252,13 @@ def _moves(rows: list[int], rows_per_source: int, alike: np.ndarray | None, leng
 
 
 def _take(cached: Tensor, r: int, rows: list[int], moves: list[Move] | None, filled: int) -> Tensor:
-    """The `rows` of each layer of `cached` `[depth * r, h, capacity, d]`; in place where their number stays: `moves`."""
-    layers = cached.unflatten(0, (-1, r))
+    """The `rows` of each layer of `cached` `[depth * r, h, capacity, d]`: by `moves` in place, or without moves a copy."""
+    layers = torch.unflatten(cached, 0, (-1, r))  # [depth, r, h, capacity, d], a view
     if moves is not None:
         for to, of, begin, end in moves:
             layers[:, to, :, begin:end] = layers[:, of, :, begin:end]
         return cached
     taken = cached.new_zeros((len(layers), len(rows), *cached.shape[1:]))
-    for layer in range(len(layers)):  # one after the other: less memory at a time
+    for layer in range(len(layers)):  # layer by layer, to hold less memory at a time
         taken[layer, :, :, :filled] = layers[layer, rows, :, :filled]
     return taken.flatten(0, 1)
