@@ -161,7 +161,8 @@ def _load(name: str) -> TextToSemantic:
 
 def _sample(model: TextToSemantic, args: argparse.Namespace, generator: object) -> list[Tensor]:
     """args.samples rows of semantic ids [n] for one text, without pad, end of sequence and, if speech has none, repeats."""
-    from spear_tts_pytorch.tokens import remove_repeats, strip
+    from spear_tts_pytorch.tokenizers.consecutive import as_tokenized
+    from spear_tts_pytorch.tokens import strip
 
     ids = model.generate(
         [args.text] * args.samples,
@@ -171,8 +172,9 @@ def _sample(model: TextToSemantic, args: argparse.Namespace, generator: object) 
         max_length=args.max_length,
         generator=generator,
     )
-    rows = [strip(row.cpu(), model.pad_id["speech"], model.eos_id["speech"]) for row in ids]
-    return [remove_repeats(row)[0] for row in rows] if getattr(model.wav2vec, "unique_consecutive", False) else rows
+    return as_tokenized(
+        [strip(row.cpu(), model.pad_id["speech"], model.eos_id["speech"]) for row in ids], model.wav2vec
+    )
 
 
 def _require_resynthesis(model: TextToSemantic, name: str) -> None:

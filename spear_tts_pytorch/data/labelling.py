@@ -18,7 +18,7 @@ from torch import LongTensor, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from spear_tts_pytorch.data.loader import SpeechCollate
-from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
+from spear_tts_pytorch.tokenizers.semantic import tokenize_clips
 from spear_tts_pytorch.tokens import pad_sequences, strip
 
 Decode = Callable[[LongTensor], list[tuple[Tensor, float]]]
@@ -147,14 +147,11 @@ class Labeller:
 
     @torch.no_grad()
     def _to_ids(self, rows: list[Tensor]) -> list[Tensor]:
-        batch = self.collate(rows)
-        if "wave" not in batch:
-            ids = batch["semantic"]
-        elif self.model.wav2vec is None:
+        if not all(row.is_floating_point() and len(row) for row in rows):
+            return [strip(row, self.pad_id, None) for row in self.collate(rows)["semantic"]]
+        if self.model.wav2vec is None:
             raise ValueError("dataset gives waveforms, which the model cannot tokenize: pass it wav2vec")
-        else:
-            ids = tokenize_waveform(self.model.wav2vec, batch["wave"].to(self.model.device), batch["wave_lengths"])
-        return [strip(row, self.pad_id, None) for row in ids.cpu()]
+        return [row.cpu() for row in tokenize_clips(self.model.wav2vec, rows, device=self.model.device)]
 
     def _label(self, items: list[Item]) -> None:
         if self.decode is not None:

@@ -28,7 +28,7 @@ from spear_tts_pytorch.data.audio import resample
 from spear_tts_pytorch.data.corpora.clip_files import check_unique
 from spear_tts_pytorch.data.corpora.corpus import Utterance
 from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
-from spear_tts_pytorch.tokenizers.semantic import RATES, SPEECH_PAD_ID, SemanticTokenizer, describe, tokenize_waveform
+from spear_tts_pytorch.tokenizers.semantic import RATES, SemanticTokenizer, describe, tokenize_clips
 from spear_tts_pytorch.utils.files import locked, write_whole
 
 REPORT, TOKENIZER = "report.json", "tokenizer_of_ids.json"
@@ -205,8 +205,8 @@ def _tokenized(batch: list[Utterance], tokenizer: SemanticTokenizer) -> list[Row
         try:
             wav = torch.as_tensor(one.audio())
             rate = one.sample_hz or tokenizer.target_sample_hz
-            row = tokenize_waveform(tokenizer, wav, None, rate)[0]
-            ids, seconds = row[row != SPEECH_PAD_ID].cpu().numpy().astype(np.int32), len(wav) / rate
+            row = tokenize_clips(tokenizer, [wav], rate)[0]
+            ids, seconds = row.cpu().numpy().astype(np.int32), len(wav) / rate
         except FATAL:
             raise
         except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:

@@ -14,7 +14,8 @@ from torch import Tensor
 from spear_tts_pytorch.decoding.ctc import CharacterLM, ctc_beam_search, ctc_greedy
 from spear_tts_pytorch.model.losses import ctc_alignable, ctc_per_row
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
-from spear_tts_pytorch.tokens import lengths_of, pad_sequences, remove_repeats, strip
+from spear_tts_pytorch.tokenizers.consecutive import as_tokenized
+from spear_tts_pytorch.tokens import lengths_of, pad_sequences, strip
 from spear_tts_pytorch.utils.checks import evaluating
 
 
@@ -118,7 +119,4 @@ def _sample(
         max_length=max_length,
         generator=generator,
     )
-    rows = [strip(row, model.semantic_pad_id, model.eos_id["speech"]) for row in ids]
-    if getattr(model.wav2vec, "unique_consecutive", False):
-        rows = [remove_repeats(row)[0] for row in rows]
-    return rows
+    return as_tokenized([strip(row, model.semantic_pad_id, model.eos_id["speech"]) for row in ids], model.wav2vec)

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from accelerate.utils import set_seed
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from spear_tts_pytorch.data.corpora.corpus import Corpus, Utterance, without_bad_audio
@@ -28,6 +27,7 @@ from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator, speak
 from spear_tts_pytorch.recipe.evaluate import SemanticASR, bootstrap_interval, character_error_rate, character_errors
 from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
+from spear_tts_pytorch.tokenizers.semantic import tokenize_clips
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer, normalize_text
 from spear_tts_pytorch.training.stages import SemanticToTextTrainer, SpeechSpeechPretrainer, TextToSemanticTrainer
 
@@ -190,9 +190,7 @@ class Stages:
         semantic: list[Tensor] = []
         for start in range(0, len(utterances), 64):
             clips = [torch.as_tensor(u.audio()) for u in utterances[start : start + 64]]
-            lengths = torch.tensor([len(clip) for clip in clips])
-            ids = self.tokenizer(pad_sequence(clips, batch_first=True), lengths, utterances[start].sample_hz)
-            semantic += [row[row >= 0] for row in ids]
+            semantic += tokenize_clips(self.tokenizer, clips, utterances[start].sample_hz)
         texts = [normalize_text(u.text or "") for u in utterances]
         return Rows(
             semantic, [self.characters.encode([text])[0] if text else torch.tensor([]) for text in texts], texts

@@ -1,13 +1,14 @@
-"""Ids without repeats, and for how many frames each lasts, from any semantic tokenizer.
+"""Removal of repeated ids: for how many frames each id lasts, a tokenizer without repeats, and the way back.
 
-In: waveforms `[b, t]` with lengths. Out: ids `[b, n]` without repeats, padded with -1, with or without durations `[b, n]`;
-`expand` puts the repeats back, for what works frame by frame, as SoundStorm does. Knows nothing of how ids come about.
+In: waveforms `[b, t]` with lengths, or rows of ids `[n]`. Out: ids `[b, n]` without repeats, padded with -1, and durations
+`[b, n]` in frames, padded with 0. `expand` puts the repeats back, for models that work frame by frame, such as SoundStorm.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from spear_tts_pytorch.tokenizers.semantic import (
     SemanticTokenizer,
     describe,
     load_semantic_tokenizer,
+    shown_rates,
     tokenize_waveform,
 )
 from spear_tts_pytorch.tokens import pad_sequences, remove_repeats
@@ -28,21 +30,40 @@ from spear_tts_pytorch.tokens import pad_sequences, remove_repeats
 INNER = "frames"
 
 
+def without_repeats(rows: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows of ids `[n]` without consecutive repeats `[b, m]`, padded with -1, and their durations `[b, m]`, padded with 0."""
+    pairs = [remove_repeats(row) for row in rows]
+    return pad_sequences([ids for ids, _ in pairs], SPEECH_PAD_ID), pad_sequences([times for _, times in pairs], 0)
+
+
+def as_tokenized(rows: Sequence[Tensor], tokenizer: SemanticTokenizer | None) -> list[Tensor]:
+    """Generated rows of ids `[n]` as the tokenizer would give them: without repeats if it removes repeats."""
+    if getattr(tokenizer, "unique_consecutive", False):
+        return [remove_repeats(row)[0] for row in rows]
+    return list(rows)
+
+
 class UniqueConsecutive:
-    """A semantic tokenizer whose ids never repeat (SPEAR-TTS, arXiv 2302.03540, section 3).
+    """Wraps a semantic tokenizer and removes consecutive repeats of its ids (SPEAR-TTS, arXiv 2302.03540, section 3).
 
     Args:
-        tokenizer: gives one id per frame.
+        tokenizer: gives one id per frame, such as `HubertWithKmeans`.
+
+    Attributes:
+        codebook_size: K, ids are `0..K-1`.
+        target_sample_hz: sampling rate in Hz of the waveforms that it takes.
+        downsample_factor: samples per frame; an id lasts one frame or more.
+        unique_consecutive: True.
 
     Raises:
-        ValueError: `tokenizer` leaves out repeats itself, so that durations would be lost.
+        ValueError: `tokenizer` removes repeats itself, so that durations would be lost.
     """
 
     def __init__(self, tokenizer: SemanticTokenizer):
         if getattr(tokenizer, "unique_consecutive", False):
             raise ValueError(
-                f"tokenizer, a {type(tokenizer).__name__}, leaves out repeats already: use it as it is, or make it with "
-                "unique_consecutive=False"
+                f"tokenizer, a {type(tokenizer).__name__}, removes repeats already: use it without UniqueConsecutive, or "
+                "make it with unique_consecutive=False"
             )
         self.tokenizer = tokenizer
         self.unique_consecutive = True
@@ -66,35 +87,56 @@ class UniqueConsecutive:
         input_sample_hz: int | None = None,
         flatten: bool = True,
     ) -> Tensor:
-        """Waveforms `[b, t]` or `[t]` to int64 ids `[b, n]` without repeats, padded with -1; `flatten` changes nothing."""
+        """Waveforms to ids without repeats.
+
+        Args:
+            wav: `[b, t]` or `[t]`, floating point, in -1..1.
+            lengths: `[b]`, samples of each row that are audio; all of them if None.
+            input_sample_hz: rate of `wav` in Hz, `target_sample_hz` if None.
+            flatten: has no effect, ids always are `[b, n]`; accepted because other tokenizers have it.
+
+        Returns:
+            int64 ids `[b, n]`, padded with -1.
+        """
         return self.encode_with_durations(wav, lengths, input_sample_hz)[0]
 
     def encode_with_durations(
         self, wav: Tensor | np.ndarray, lengths: Tensor | None = None, input_sample_hz: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Ids without repeats `[b, n]`, padded with -1, and for how many frames each lasts `[b, n]`, padded with 0."""
+        """Ids without repeats `[b, n]`, padded with -1, and their durations in frames `[b, n]`, padded with 0."""
         frames = tokenize_waveform(self.tokenizer, torch.as_tensor(wav), lengths, input_sample_hz)
-        rows = [remove_repeats(row[row != SPEECH_PAD_ID]) for row in frames]
-        return pad_sequences([row[0] for row in rows], SPEECH_PAD_ID), pad_sequences([row[1] for row in rows], 0)
+        return without_repeats(row[row != SPEECH_PAD_ID] for row in frames)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes the tokenizer of frames into `folder/frames` and, last, `tokenizer.json`."""
-        self.tokenizer.save(Path(folder) / INNER)
+        """Writes the inner tokenizer into `folder/frames` and then `folder/tokenizer.json`.
+
+        Raises:
+            TypeError: the inner tokenizer has no `save`.
+        """
+        save = getattr(self.tokenizer, "save", None)
+        if save is None:
+            raise TypeError(
+                f"tokenizer, a {type(self.tokenizer).__name__}, cannot be saved: give it a method save(folder)"
+            )
+        save(Path(folder) / INNER)
         text = json.dumps({"type": "unique_consecutive", "format_version": 1}, indent=2) + "\n"
         (Path(folder) / CONFIG_NAME).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> UniqueConsecutive:
-        """The tokenizer written by `save`."""
+        """Opens the tokenizer that `save` wrote."""
         return cls(load_semantic_tokenizer(Path(folder) / INNER))
 
     def to_dict(self) -> dict[str, Any]:
-        """What tells this tokenizer from others, as JSON types."""
+        """A description that differs between tokenizers, as JSON types."""
         return {**describe(self.tokenizer), "unique_consecutive": True}
+
+    def __repr__(self) -> str:
+        return f"UniqueConsecutive({type(self.tokenizer).__name__}: {shown_rates(self)})"
 
 
 def expand(ids: Tensor, durations: Tensor) -> Tensor:
-    """Ids `[b, n]` without repeats and their durations `[b, n]` to one id per frame `[b, m]`, padded with -1.
+    """Ids `[b, n]` without repeats and their durations in frames `[b, n]` to one id per frame `[b, m]`, padded with -1.
 
     Raises:
         ValueError: shapes that differ, or negative durations.

@@ -1,7 +1,7 @@
-"""Published HuBERT files and k-means codebooks, without the libraries that wrote them.
+"""Reads published HuBERT files and k-means codebooks without the libraries that wrote them.
 
 In: a fairseq checkpoint such as `hubert_base_ls960.pt`; a codebook from joblib, NumPy or safetensors. Out: the same
-model of `transformers`, and centroids `[K, d]`. Nothing in these files is run (`restricted.py`).
+model in `transformers`, and centroids `[K, d]`. No code in these files is run (`utils/restricted.py`).
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as from_bytes
 from torch import Tensor
 
 from spear_tts_pytorch.utils.restricted import load_joblib, load_tensors
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import HubertModel
 
 STAND_INS = ("fairseq", "omegaconf", "argparse", "hydra", "typing", "enum")
-UNUSED = re.compile(r"^(final_proj|label_embs_concat|_codebook_indices)")  # of pretraining
+UNUSED = re.compile(r"^(final_proj|label_embs_concat|_codebook_indices)")  # weights that only pretraining needs
 RENAMED = (
     (r"^feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
     (r"^feature_extractor\.conv_layers\.(\d+)\.2\.(1\.)?", r"feature_extractor.conv_layers.\1.layer_norm."),
@@ -41,17 +41,19 @@ RENAMED = (
 
 
 def read_fairseq_hubert(path: str | Path) -> tuple[HubertModel, bool]:
-    """The model in a fairseq checkpoint, and whether it takes waveforms of mean 0 and variance 1.
+    """Reads the model in a fairseq checkpoint, and whether it needs waveforms of mean 0 and variance 1.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, holds code, or is of another architecture.
     """
-    package = load_tensors(path, stand_ins=STAND_INS)
-    if not isinstance(package, dict) or not isinstance(package.get("model"), dict):
+    package: Any = load_tensors(path, stand_ins=STAND_INS)
+    if not isinstance(package, dict) or not isinstance(cast("dict[str, Any]", package).get("model"), dict):
         raise ValueError(
-            f"{path} is no fairseq checkpoint: it has no 'model'. A HuggingFace model is a folder or an id"
+            f"{path} is no fairseq checkpoint, since it has no 'model': give a fairseq file, or the folder or id of a "
+            "HuggingFace model"
         )
+    package = cast("dict[str, Any]", package)
     options = _section(package, "model")
     if not options:
         raise ValueError(
@@ -59,14 +61,15 @@ def read_fairseq_hubert(path: str | Path) -> tuple[HubertModel, bool]:
         )
     try:
         model = _model_of(options)
-        state = {_renamed(key): value.float() for key, value in package["model"].items() if not UNUSED.match(key)}
+        weights: dict[str, Tensor] = package["model"]
+        state = {_renamed(key): value.float() for key, value in weights.items() if not UNUSED.match(key)}
         normalize = bool(_section(package, "task").get("normalize", False))
-    except Exception as error:  # transformers has its own kinds for what it cannot build
+    except Exception as error:  # transformers raises errors of many types for options that it cannot build
         raise ValueError(
             f"{path} is not a HuBERT that this version knows ({type(error).__name__}: {error}): convert it with "
             "transformers and give the folder"
         ) from error
-    own = model.state_dict()
+    own: dict[str, Tensor] = model.state_dict()
     wrong = [f"missing {key}" for key in own if key not in state and key != "masked_spec_embed"]
     wrong += [f"unexpected {key}" for key in state if key not in own]
     wrong += [
@@ -81,11 +84,11 @@ def read_fairseq_hubert(path: str | Path) -> tuple[HubertModel, bool]:
 
 
 def _model_of(options: dict[str, Any]) -> HubertModel:
-    """A model, not yet trained, of the sizes that fairseq's options give."""
+    """A model with random weights, of the sizes in fairseq's options."""
     from transformers import HubertConfig, HubertModel
 
     layers = _conv_layers(options)
-    config = HubertConfig(
+    config = cast(Any, HubertConfig)(  # its signature lacks some of its own options
         hidden_size=options.get("encoder_embed_dim", 768),
         num_hidden_layers=options.get("encoder_layers", 12),
         num_attention_heads=options.get("encoder_attention_heads", 12),
@@ -105,34 +108,39 @@ def _model_of(options: dict[str, Any]) -> HubertModel:
 
 
 def read_centroids(path: str | Path) -> Tensor:
-    """Centroids `[K, d]`, float32, from a k-means of scikit-learn in joblib, or `.npy`, `.npz`, `.safetensors`.
+    """Reads centroids `[K, d]`, float32, from a k-means of scikit-learn in joblib, or `.npy`, `.npz`, `.safetensors`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, holds code, or no single matrix.
+        ValueError: it is damaged, holds code, or does not hold exactly one matrix of finite numbers.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no k-means file at {path}")
     if path.suffix == ".safetensors":
         try:
-            found: Any = load_file(path)
+            found: Any = from_bytes(path.read_bytes())
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is damaged ({error}): copy it again") from error
     elif path.suffix in (".npy", ".npz"):
         try:
-            loaded = np.load(path, allow_pickle=False)
-            found = loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+            loaded: Any = np.load(path, allow_pickle=False)
+            found = dict(loaded) if hasattr(loaded, "files") else loaded
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"{path} is damaged, or holds Python objects instead of numbers ({error})") from error
     else:
         found = load_joblib(path, stand_ins=("sklearn", "scipy.sparse"))
         found = getattr(found, "cluster_centers_", found)
-    matrices = [found] if not isinstance(found, dict) else [value for value in found.values() if value.ndim == 2]
-    if len(matrices) != 1 or not isinstance(matrices[0], (np.ndarray, Tensor)) or matrices[0].ndim != 2:
-        raise ValueError(f"{path} holds no single matrix of centroids [clusters, features]")
+    matrices: list[Any] = [found]
+    if isinstance(found, dict):
+        matrices = [value for value in cast("dict[str, Any]", found).values() if value.ndim == 2]
+    matrix = matrices[0] if len(matrices) == 1 else None
+    if not isinstance(matrix, (np.ndarray, Tensor)) or matrix.ndim != 2:
+        raise ValueError(
+            f"{path} does not hold exactly one matrix of centroids [clusters, features]: save that matrix alone"
+        )
     centroids = (
-        torch.as_tensor(np.ascontiguousarray(matrices[0])) if isinstance(matrices[0], np.ndarray) else matrices[0]
+        matrix if isinstance(matrix, Tensor) else torch.as_tensor(np.array(cast("np.ndarray", matrix), order="C"))
     )
     if not centroids.is_floating_point() or centroids.numel() == 0 or not bool(centroids.isfinite().all()):
         raise ValueError(f"{path}: centroids must be finite numbers, got {centroids.dtype} {list(centroids.shape)}")
@@ -140,28 +148,31 @@ def read_centroids(path: str | Path) -> Tensor:
 
 
 def _section(package: dict[str, Any], name: str) -> dict[str, Any]:
-    """What the configuration says of the model or the task; older files hold one flat namespace."""
-    section = (package.get("cfg") or {}).get(name) if isinstance(package.get("cfg"), dict) else None
+    """A section of the configuration, "model" or "task"; older files have a single namespace without sections."""
+    configuration = package.get("cfg")
+    section: Any = cast("dict[str, Any]", configuration).get(name) if isinstance(configuration, dict) else None
     for found in (section, package.get("args")):
-        found = getattr(found, "__dict__", found)
-        if isinstance(found, dict) and found:
-            return {key: value.item() if isinstance(value, np.generic) else value for key, value in found.items()}
+        options: Any = getattr(found, "__dict__", found)
+        if isinstance(options, dict) and options:
+            values = cast("dict[str, Any]", options)
+            return {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}
     return {}
 
 
 def _conv_layers(options: dict[str, Any]) -> list[tuple[int, int, int]]:
-    """Channels, kernel and stride of each layer, from `[(512,10,5)] + [(512,3,2)] * 4`, without evaluating it."""
+    """Channels, kernel and stride of each layer, parsed from `[(512,10,5)] + [(512,3,2)] * 4` without running it."""
     text = options.get("conv_feature_layers", "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2")
     layers: list[tuple[int, int, int]] = []
     for part in text.split("+"):
         match = re.fullmatch(r"\s*(\[.*\])\s*(?:\*\s*(\d+))?\s*", part, re.DOTALL)
         if match is None:
-            raise ValueError(f"conv_feature_layers of the checkpoint cannot be read: {text!r}")
+            raise ValueError(f"conv_feature_layers of the checkpoint cannot be parsed: {text!r}")
         layers += [tuple(layer) for layer in ast.literal_eval(match[1])] * int(match[2] or 1)
     return layers
 
 
 def _renamed(key: str) -> str:
+    """A weight's name in `transformers`."""
     for old, new in RENAMED:
         key = re.sub(old, new, key)
     return key

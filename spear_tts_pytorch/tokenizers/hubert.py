@@ -1,8 +1,8 @@
-"""Speech to the nearest of K centroids in a layer of HuBERT, WavLM or wav2vec 2.0, 50 ids a second.
+"""Speech to the nearest of K centroids in a layer of HuBERT, WavLM or wav2vec 2.0, 50 ids per second.
 
 In: waveforms `[b, t]` with lengths in samples. Out: int64 ids `[b, n]` in `0..K-1`, padded with -1. The convolutions see
-each clip without padding and attention is masked, so a clip has the ids in a batch that it has alone; long clips pass
-in overlapping windows. Knows nothing of models or text.
+each clip without padding, and attention is masked. So a clip has the same ids in a batch as alone. Long clips pass in
+overlapping windows.
 """
 
 from __future__ import annotations
@@ -16,53 +16,54 @@ import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from spear_tts_pytorch.tokenizers.fairseq_hubert import read_centroids, read_fairseq_hubert
 from spear_tts_pytorch.tokenizers.mel import nearest
-from spear_tts_pytorch.tokenizers.semantic import (
-    CONFIG_NAME,
-    SPEECH_PAD_ID,
-    check_wav,
-    clips_of,
-)
+from spear_tts_pytorch.tokenizers.mel_fit import minibatch_kmeans
+from spear_tts_pytorch.tokenizers.semantic import CONFIG_NAME, SPEECH_PAD_ID, check_wav, clips_of, shown_rates
 from spear_tts_pytorch.tokens import pad_sequences
+from spear_tts_pytorch.utils.files import write_whole
 from spear_tts_pytorch.utils.restricted import RefusedError, load_tensors, without_advice
 
 CENTROIDS, ENCODER = "centroids.safetensors", "encoder"
-WINDOW, OVERLAP = 1000, 100  # frames: clips beyond 20 s pass in windows, of which 2 s at each inner end are not used
-BATCH_FRAMES = 3000  # frames that attention sees at a time
+WINDOW, OVERLAP = 1000, 100  # frames: clips over 20 s pass in windows; 2 s at each inner end of a window are dropped
+BATCH_FRAMES = 3000  # most frames, with padding, that pass together
 FRAMES_TO_FIT = 1_000_000
 FORMAT_VERSION = 1
 
 
 class HubertWithKmeans(nn.Module):
-    """A semantic tokenizer: the nearest centroid of each 20 ms of a self-supervised model (arXiv 2106.07447).
+    """A semantic tokenizer: one id for each 20 ms of audio, the nearest centroid of a layer's output (arXiv 2106.07447).
 
     Args:
         checkpoint_path: a fairseq file (`hubert_base_ls960.pt`), or a folder or Hub id of a HuBERT, WavLM or wav2vec 2.0
             in `transformers`.
-        kmeans_path: centroids: scikit-learn's k-means in joblib (`*_km500.bin`), `.npy`, `.npz` or `.safetensors`; None
-            to fit them with `fit_kmeans`.
-        target_sample_hz: the rate in Hz at which the model was trained.
-        seq_len_multiple_of: cuts each clip to a multiple of so many samples.
-        output_layer: whose output is clustered, from 1; HuBERT base and its 500 clusters use 9.
+        kmeans_path: centroids `[K, d]`: scikit-learn's k-means in joblib (`*_km500.bin`), `.npy`, `.npz` or
+            `.safetensors`; None to learn them with `fit_kmeans`.
+        target_sample_hz: sampling rate in Hz of the audio that the model was trained on.
+        seq_len_multiple_of: each clip is cut to a multiple of this many samples; None does not cut.
+        output_layer: number of the layer whose output is clustered, from 1; HuBERT base with 500 clusters uses 9.
 
     Attributes:
-        codebook_size: K; 0 without centroids.
+        codebook_size: K, ids are `0..K-1`; 0 without centroids.
         downsample_factor: samples per id, 320.
 
     Raises:
         ImportError: transformers is missing.
-        FileNotFoundError, ValueError: files that are missing, damaged, hold code, or do not fit each other.
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged, holds code, or does not fit the other; a number is out of range.
     """
+
+    centroids: Tensor
+    model: Any  # a model of transformers, cut after `output_layer`
 
     def __init__(
         self,
@@ -84,14 +85,14 @@ class HubertWithKmeans(nn.Module):
         self.downsample_factor = math.prod(self.model.config.conv_stride)
         self.window = _receptive_field(self.model.config)
         dim = self.model.config.hidden_size
-        self.encoder_digest = b""  # once it is asked for
+        self.encoder_digest = b""  # computed at the first use of `fingerprint`
         self.register_buffer("centroids", torch.empty(0, dim))
         if kmeans_path is not None:
-            centroids = read_centroids(kmeans_path)
+            centroids = read_centroids(Path(kmeans_path))
             if centroids.shape[1] != dim:
                 raise ValueError(
                     f"{kmeans_path} has centroids of {centroids.shape[1]} features, {checkpoint_path} has {dim}: they belong "
-                    "to different models"
+                    "to different models, give files that belong together"
                 )
             self.centroids = centroids
         self.requires_grad_(False).eval()
@@ -111,10 +112,10 @@ class HubertWithKmeans(nn.Module):
         """Waveforms to ids.
 
         Args:
-            wav_input: `[b, t]` or `[t]`, floating point.
+            wav_input: `[b, t]` or `[t]`, floating point, in -1..1.
             lengths: `[b]`, samples of each row that are audio; all of them if None.
             input_sample_hz: rate of `wav_input` in Hz, `target_sample_hz` if None.
-            flatten: without effect, ids always are `[b, n]`; for callers of other tokenizers.
+            flatten: has no effect, ids always are `[b, n]`; accepted because other tokenizers have it.
 
         Returns:
             int64 ids `[b, n]` on the device of `wav_input`, padded with -1.
@@ -134,7 +135,7 @@ class HubertWithKmeans(nn.Module):
     def features(
         self, wav: Tensor | np.ndarray, lengths: Tensor | None = None, input_sample_hz: int | None = None
     ) -> list[Tensor]:
-        """What is clustered, float32 `[n_i, d]` of each row of `wav` `[b, t]`; arguments and errors as the call."""
+        """The layer's output, which is clustered: float32 `[n, d]` for each row of `wav`. Arguments and errors as the call."""
         return self._taken(self._clips(wav, lengths, input_sample_hz), torch.Tensor.clone)
 
     @torch.no_grad()
@@ -148,25 +149,28 @@ class HubertWithKmeans(nn.Module):
         seed: int = 0,
         progress: bool = True,
     ) -> HubertWithKmeans:
-        """Learns centroids from one's own audio, by scikit-learn's mini-batch k-means; returns the tokenizer itself.
+        """Learns centroids from the user's audio by scikit-learn's mini-batch k-means; returns the tokenizer itself.
 
         Args:
-            dataset: waveforms `[t]`, or utterances of a corpus (`data/corpora.py`); ones that cannot be used are left
-                out. Of more than a million frames (5.5 hours), the first are used; shuffle long corpora.
-            layer: must be the tokenizer's `output_layer`, above which its model is cut off.
-            sample_hz: rate of waveforms in Hz, `target_sample_hz` if None.
+            dataset: waveforms `[t]`, or utterances of a corpus (`data/corpora`). Clips that cannot be used are left out
+                with a warning. Only the first million frames (5.5 hours) are used: shuffle longer corpora.
+            num_clusters: K, the number of ids.
+            layer: None or the tokenizer's `output_layer`; the layers above it were removed.
+            sample_hz: sampling rate of waveforms in Hz, `target_sample_hz` if None.
+            seed: fixes the random choices of k-means.
+            progress: shows a bar, on terminals.
 
         Raises:
             ImportError: scikit-learn is missing.
             ValueError: another layer, or fewer frames than clusters.
         """
-        try:
-            from sklearn.cluster import MiniBatchKMeans
-        except ImportError as error:
-            raise ImportError('fit_kmeans needs scikit-learn: pip install "spear-tts-pytorch[hubert]"') from error
+        kmeans_class = minibatch_kmeans("fit_kmeans", extra="hubert")
         if layer not in (None, self.output_layer):
-            raise ValueError(f"layer {layer} is not the tokenizer's: make it with output_layer={layer}")
-        found, total, problems = [], 0, []
+            raise ValueError(
+                f"layer {layer} is not the output_layer of this tokenizer: make one with output_layer={layer}"
+            )
+        found: list[np.ndarray] = []
+        total, problems = 0, list[str]()
         bar = tqdm(dataset, desc="features", unit="clip", disable=None if progress else True, leave=False)
         for index, clip in enumerate(bar):
             try:
@@ -185,30 +189,27 @@ class HubertWithKmeans(nn.Module):
             )
         if problems:
             warnings.warn(f"{said}: left out", stacklevel=2)
-        kmeans = MiniBatchKMeans(num_clusters, batch_size=10_000, n_init=3, random_state=seed).fit(
-            np.concatenate(found)
-        )
+        kmeans = kmeans_class(num_clusters, batch_size=10_000, n_init=3, random_state=seed).fit(np.concatenate(found))
         self.centroids = torch.from_numpy(kmeans.cluster_centers_).float().to(self.centroids.device)
         return self
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes the encoder (up to `output_layer`), the centroids and, last, `tokenizer.json` into `folder`."""
+        """Writes the encoder (up to `output_layer`), the centroids and then `tokenizer.json` into `folder`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(folder / ENCODER)
-        save_file({"centroids": self.centroids.cpu().contiguous()}, folder / CENTROIDS)
-        temporary = folder / f"{CONFIG_NAME}.tmp"
-        temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, folder / CONFIG_NAME)
+        write_whole(folder / CENTROIDS, to_bytes({"centroids": self.centroids.cpu().contiguous()}))
+        write_whole(folder / CONFIG_NAME, (json.dumps(self.to_dict(), indent=2) + "\n").encode())
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> HubertWithKmeans:
-        """The tokenizer written by `save`; errors as the constructor."""
+        """Opens the tokenizer that `save` wrote. Errors as the constructor."""
         folder = Path(folder)
         config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
         if config.get("type") != "hubert_kmeans" or config.get("format_version", 0) > FORMAT_VERSION:
             raise ValueError(
-                f"{folder} holds {config.get('type')!r} of the format {config.get('format_version')}: upgrade"
+                f"{folder} holds {config.get('type')!r} of the format {config.get('format_version')}: upgrade the "
+                "package"
             )
         options = {name: config[name] for name in ("target_sample_hz", "seq_len_multiple_of", "output_layer")}
         centroids = folder / CENTROIDS if config["codebook_size"] else None  # not fitted yet
@@ -217,7 +218,7 @@ class HubertWithKmeans(nn.Module):
         return tokenizer
 
     def to_dict(self) -> dict[str, Any]:
-        """What tells this tokenizer from others, as JSON types; `fingerprint` stands for the weights."""
+        """A description that differs between tokenizers, as JSON types; `fingerprint` stands for the weights."""
         return {
             "type": "hubert_kmeans",
             "format_version": FORMAT_VERSION,
@@ -237,8 +238,12 @@ class HubertWithKmeans(nn.Module):
             self.encoder_digest = _digest(self.model)
         return hashlib.sha256(self.encoder_digest + self.centroids.cpu().numpy().tobytes()).hexdigest()[:16]
 
-    def __reduce__(self) -> tuple:
-        """For processes: torch does not pickle the weight norm inside."""
+    def __repr__(self) -> str:
+        source = f"layer {self.output_layer} of {type(self.model).__name__}"
+        return f"HubertWithKmeans({source}: {shown_rates(self)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickling, which torch refuses for the model's weight norm."""
         names = ["target_sample_hz", "seq_len_multiple_of", "output_layer", "normalize", "downsample_factor", "window"]
         attributes = {name: getattr(self, name) for name in [*names, "encoder_digest"]}
         return _rebuilt, (type(self.model), self.model.config, self.model.state_dict(), self.centroids, attributes)
@@ -251,9 +256,9 @@ class HubertWithKmeans(nn.Module):
         return clips
 
     def _taken(self, clips: list[Tensor], take: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """What `take` makes of the features `[n, d]` of each window, put together for each clip `[t_i]`.
+        """The results of `take` on the features `[n, d]` of each window, joined for each clip.
 
-        Windows of all clips pass together; of their features nothing is kept but what `take` returns.
+        Windows of all clips pass together. Their features are dropped once `take` has returned, to save memory.
         """
         windows = [(index, *window) for index, clip in enumerate(clips) for window in _windows(self._frames(clip))]
         parts: list[list[Tensor]] = [[] for _ in clips]
@@ -274,13 +279,14 @@ class HubertWithKmeans(nn.Module):
     def _encoded(self, clips: list[Tensor], batch: list[tuple[int, int, int, int, int]]) -> list[Tensor]:
         """Outputs `[end - begin, d]` of the layer, for frames `begin` to `end` of clip `index`."""
         device, hop = self.centroids.device, self.downsample_factor
-        rows = []
+        rows: list[Tensor] = []
         for index, begin, end, _, _ in batch:
             clip = clips[index]
-            stop = len(clip) if end == self._frames(clip) else (end - 1) * hop + self.window
+            stop = len(clip) if end == self._frames(clip) else (end - 1) * hop + self.window  # in samples
             wav = clip[begin * hop : stop].to(device)
             found = self.model.feature_projection(self.model.feature_extractor(wav[None]).transpose(1, 2))
-            rows.append((found[0] if isinstance(found, tuple) else found)[0])
+            found = cast("Tensor", found[0] if isinstance(found, tuple) else found)  # [1, n, d]
+            rows.append(found[0])
         lengths = [len(row) for row in rows]
         x = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         mask = (
@@ -288,17 +294,17 @@ class HubertWithKmeans(nn.Module):
             if min(lengths) == max(lengths)
             else torch.arange(x.shape[1], device=device) < torch.tensor(lengths, device=device)[:, None]
         )
-        out = self.model.encoder(x, attention_mask=mask).last_hidden_state
+        out: Tensor = self.model.encoder(x, attention_mask=mask).last_hidden_state  # [windows, n, d]
         return [row[:length].float() for row, length in zip(out, lengths, strict=True)]
 
 
 def _windows(frames: int) -> list[tuple[int, int, int, int]]:
-    """Begin and end of each window, and between which of its frames it is used; together these are all frames, once."""
+    """Begin and end of each window, and begin and end of its part that is used. The parts cover each frame once."""
     if frames <= WINDOW:
         return [(0, frames, 0, frames)]
     step = WINDOW - 2 * OVERLAP
     number = math.ceil((frames - 2 * OVERLAP) / step)
-    found = []
+    found: list[tuple[int, int, int, int]] = []
     for i in range(number):
         begin, end = i * step, min(i * step + WINDOW, frames)
         found.append((begin, end, begin + OVERLAP * (i > 0), frames if i == number - 1 else end - OVERLAP))
@@ -306,25 +312,25 @@ def _windows(frames: int) -> list[tuple[int, int, int, int]]:
 
 
 def _digest(model: nn.Module) -> bytes:
-    """Of all weights that are used, by name."""
+    """SHA-256 of all weights that are used, by name."""
     found = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if name != "masked_spec_embed":  # of pretraining
+        if name != "masked_spec_embed":  # only pretraining uses it
             found.update(f"{name} {list(tensor.shape)}".encode())
             found.update(tensor.float().cpu().contiguous().numpy().data)
     return found.digest()
 
 
 def _receptive_field(config: Any) -> int:
-    """Samples that the first frame sees."""
+    """Samples on which one frame depends."""
     field = 1
     for kernel, stride in reversed(list(zip(config.conv_kernel, config.conv_stride, strict=True))):
         field = (field - 1) * stride + kernel
     return field
 
 
-def _read_model(path: str) -> tuple[nn.Module, bool]:
-    """The model at a fairseq file, a folder or a Hub id, and whether it takes waveforms of mean 0 and variance 1."""
+def _read_model(path: str) -> tuple[Any, bool]:
+    """The model at a fairseq file, a folder or a Hub id, and whether it needs waveforms of mean 0 and variance 1."""
     try:
         from transformers import AutoConfig, AutoModel
     except ImportError as error:
@@ -334,11 +340,11 @@ def _read_model(path: str) -> tuple[nn.Module, bool]:
     if not Path(path).is_dir() and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
         raise FileNotFoundError(f"checkpoint_path {path!r} is no file, no folder and no Hub id")
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = cast(Any, AutoConfig).from_pretrained(path)
         if not hasattr(config, "conv_stride"):
             raise ValueError(f"it is a {config.model_type}, which takes no waveforms")
         _check_weights(Path(path))
-        model = AutoModel.from_pretrained(path, weights_only=True).float()
+        model: Any = cast(Any, AutoModel).from_pretrained(path, weights_only=True).float()
     except RefusedError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
@@ -347,24 +353,27 @@ def _read_model(path: str) -> tuple[nn.Module, bool]:
         ) from error
     folder = Path(path)
     preprocessor = folder / "preprocessor_config.json"
-    normalize = config.feat_extract_norm == "layer"
+    normalize: bool = config.feat_extract_norm == "layer"
     if preprocessor.is_file():
         normalize = json.loads(preprocessor.read_text(encoding="utf-8")).get("do_normalize", normalize)
     elif not folder.is_dir():
         from transformers import AutoFeatureExtractor
 
-        normalize = AutoFeatureExtractor.from_pretrained(path).do_normalize
+        normalize = cast(Any, AutoFeatureExtractor).from_pretrained(path).do_normalize
     return model.eval(), bool(normalize)
 
 
 def _check_weights(folder: Path) -> None:
-    """Raises RefusedError or ValueError for weights of `transformers` that were pickled and hold code or are damaged."""
-    if not any(folder.glob("model*.safetensors")):  # these are taken first
+    """Raises RefusedError or ValueError for pickled weights of `transformers` that hold code or are damaged."""
+    if not any(folder.glob("model*.safetensors")):  # transformers prefers these
         for path in sorted(folder.glob("pytorch_model*.bin")):
             load_tensors(path)
 
 
-def _rebuilt(kind: type, config: Any, state: dict[str, Tensor], centroids: Tensor, attributes: dict[str, Any]):
+def _rebuilt(
+    kind: Callable[[Any], Any], config: Any, state: dict[str, Tensor], centroids: Tensor, attributes: dict[str, Any]
+) -> HubertWithKmeans:
+    """The tokenizer of which `__reduce__` gave the parts."""
     tokenizer = HubertWithKmeans.__new__(HubertWithKmeans)
     nn.Module.__init__(tokenizer)
     tokenizer.model = kind(config)
@@ -375,8 +384,8 @@ def _rebuilt(kind: type, config: Any, state: dict[str, Tensor], centroids: Tenso
     return tokenizer.requires_grad_(False).eval()
 
 
-def _cut(model: nn.Module, output_layer: int, path: Any) -> None:
-    """Removes what comes after the layer that is read; norms after the last layer belong to what comes after."""
+def _cut(model: Any, output_layer: int, path: Any) -> None:
+    """Removes the layers above `output_layer`, and the norm after the last layer."""
     depth = len(model.encoder.layers)
     if not 1 <= output_layer <= depth:
         raise ValueError(f"output_layer must be between 1 and {depth}, the layers of {path}, got {output_layer}")

@@ -2,7 +2,7 @@
 
 In: one mono float32 waveform `[t]`. Out: log-mel spectra `[n, m]` and features `[n, d]`, one row per hop; frames
 never reach beyond the waveform, so that n = 1 + (t - window) // hop. Back: Griffin-Lim from log-mel spectra.
-One clip at a time, so a clip's numbers cannot depend on what else is in a batch. Knows nothing of clusters or ids.
+Clips pass one at a time, so the numbers of a clip cannot depend on other clips of a batch.
 """
 
 from __future__ import annotations
@@ -10,24 +10,33 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 FEATURES = ("mfcc", "logmel")
-CHUNK_FRAMES = 4096  # frames transformed at once: bounds the memory that an hour of audio takes
-DYNAMIC_RANGE = 1e-7  # bands are floored 70 dB below the loudest of the clip: digital silence stays one value
-DELTA_WEIGHTS = (0.6, 0.3)  # of first and second differences, against 1 for the coefficients themselves
+CHUNK_FRAMES = 4096  # frames transformed at once, so that an hour of audio needs little memory
+DYNAMIC_RANGE = 1e-7  # bands are raised to 70 dB below the clip's loudest: digital silence has one value
+DELTA_WEIGHTS = (0.6, 0.3)  # of first and second differences; the coefficients themselves have the weight 1
 
 
 @dataclass(frozen=True)
 class MelSettings:
-    """What fixes the features: rates in Hz, `hop` in samples, and the number of mel bands.
+    """All numbers on which the features depend.
 
     Attributes:
-        features: "mfcc" (13 cepstral coefficients, their first and second differences: d = 39) or
+        sample_hz: sampling rate in Hz.
+        hop: samples between two frames.
+        num_mels: number of mel bands.
+        f_min, f_max: limits of the bands in Hz.
+        num_mfcc: number of cepstral coefficients.
+        features: "mfcc" (the coefficients, their first and second differences: d = 3 * num_mfcc) or
             "logmel" (the bands themselves: d = num_mels).
+
+    Raises:
+        ValueError: a number out of range.
     """
 
     sample_hz: int
@@ -50,6 +59,20 @@ class MelSettings:
         if self.features == "mfcc" and not 1 <= self.num_mfcc <= self.num_mels:
             raise ValueError(f"num_mfcc must be between 1 and num_mels={self.num_mels}, got {self.num_mfcc}")
 
+    @classmethod
+    def for_audio(
+        cls, sample_hz: int, target_sample_hz: int | None, hop_seconds: float, *, num_mels: int, features: str
+    ) -> MelSettings:
+        """Settings for audio at `sample_hz` that is resampled to `target_sample_hz`; None keeps its rate."""
+        target_hz = sample_hz if target_sample_hz is None else target_sample_hz
+        return cls(
+            sample_hz=target_hz,
+            hop=round(hop_seconds * target_hz),
+            num_mels=num_mels,
+            f_max=min(sample_hz, target_hz) / 2,  # the audio has no content above half of either rate
+            features=features,
+        )
+
     @property
     def window(self) -> int:
         """Samples in one frame: the power of two nearest to 32 ms."""
@@ -62,14 +85,14 @@ class MelSettings:
 
     @property
     def weights(self) -> Tensor:
-        """How much each normalised feature counts, `[d]`."""
+        """Weight of each normalised feature, `[d]`."""
         if self.features == "logmel":
             return torch.ones(self.num_mels)
         return torch.tensor([1.0, *DELTA_WEIGHTS]).repeat_interleave(self.num_mfcc)
 
 
 def hz_to_mel(hz: Tensor | float) -> Tensor:
-    """The HTK mel scale."""
+    """Hz to mel by the formula of HTK, float64."""
     return 1127.0 * torch.log1p(torch.as_tensor(hz, dtype=torch.float64) / 700.0)
 
 
@@ -78,7 +101,7 @@ def mel_filterbank(settings: MelSettings) -> Tensor:
     """Triangles of height 1, evenly spaced in mel from `f_min` to `f_max`: `[window // 2 + 1, num_mels]`.
 
     Raises:
-        ValueError: so many bands that some lie between two frequencies of the transform.
+        ValueError: so many bands that some contain no frequency of the transform.
     """
     bins = torch.linspace(0, settings.sample_hz / 2, settings.window // 2 + 1, dtype=torch.float64)
     low, high = hz_to_mel(settings.f_min), hz_to_mel(settings.f_max)
@@ -108,9 +131,15 @@ def log_mel(wav: Tensor, settings: MelSettings) -> Tensor:
     window = torch.hann_window(settings.window, device=wav.device)
     filters = mel_filterbank(settings).to(wav.device)
     frames = wav.unfold(0, settings.window, settings.hop)  # [n, window], a view
-    bands = [torch.fft.rfft(chunk * window).abs().square() @ filters for chunk in frames.split(CHUNK_FRAMES)]
+    chunks = torch.split(frames, CHUNK_FRAMES)
+    bands: list[Tensor] = [_spectra(chunk * window).abs().square() @ filters for chunk in chunks]
     mel = torch.cat(bands)
     return mel.clamp(min=max(float(mel.max()) * DYNAMIC_RANGE, 1e-30)).log()
+
+
+def _spectra(frames: Tensor) -> Tensor:
+    """Complex spectra `[n, window // 2 + 1]` of frames `[n, window]`."""
+    return cast(Tensor, torch.fft.rfft(frames))
 
 
 def features_of(spectra: Tensor, settings: MelSettings) -> Tensor:
@@ -124,13 +153,17 @@ def features_of(spectra: Tensor, settings: MelSettings) -> Tensor:
 
 
 def _slope(rows: Tensor) -> Tensor:
-    """Slope of a line fitted to each row and its two neighbours on either side, `[n, d]`; the ends are repeated."""
+    """Slope of a line through each row and its two neighbours on either side, `[n, d]`; the ends are repeated."""
     padded = torch.cat([rows[:1].expand(2, -1), rows, rows[-1:].expand(2, -1)])
     return (2 * (padded[4:] - padded[:-4]) + padded[3:-1] - padded[1:-3]) / 10
 
 
 def normalized(features: Tensor, stats: Tensor | None, settings: MelSettings) -> Tensor:
-    """Features `[n, d]` with mean 0 and variance 1, weighted; by their own statistics, or by `stats` `[2, d]`."""
+    """Features `[n, d]` shifted to mean 0, scaled to variance 1, and weighted.
+
+    Args:
+        stats: mean and standard deviation `[2, d]`; those of `features` itself if None.
+    """
     if stats is None:
         stats = torch.stack([features.mean(dim=0), features.std(dim=0, correction=0)])
     return (features - stats[0]) / (stats[1] + 1e-5) * settings.weights.to(features.device)
@@ -139,18 +172,18 @@ def normalized(features: Tensor, stats: Tensor | None, settings: MelSettings) ->
 def nearest(rows: Tensor, centroids: Tensor) -> Tensor:
     """For each of `rows` `[n, d]` the index of the nearest of the `centroids` `[K, d]`: `[n]`."""
     offsets = 0.5 * centroids.square().sum(dim=-1)
-    chunks = rows.split(CHUNK_FRAMES) or (rows,)
+    chunks = torch.split(rows, CHUNK_FRAMES) or (rows,)
     return torch.cat([(chunk @ centroids.T - offsets).argmax(dim=-1) for chunk in chunks])
 
 
 def mel_to_linear(spectra: Tensor, settings: MelSettings, steps: int = 50) -> Tensor:
-    """Power spectra `[n, window // 2 + 1]` with mel bands closest to the log-mel `[n, num_mels]`, never negative."""
+    """Power spectra `[n, window // 2 + 1]`, at least 0, whose mel bands are closest to the log-mel `[n, num_mels]`."""
     filters = mel_filterbank(settings).to(spectra.device)
     target = spectra.exp()
     scale = target.amax(dim=-1, keepdim=True)
     target = target / scale
-    # Multiplicative updates of non-negative least squares (Lee and Seung, https://papers.nips.cc/paper/1861), from a
-    # start that spreads each band evenly over its triangle: smoother than the pseudo-inverse, and nowhere negative.
+    # Multiplicative updates of non-negative least squares (Lee and Seung, https://papers.nips.cc/paper/1861). The start
+    # spreads each band evenly over its triangle: it is smoother than the pseudo-inverse and has no negative values.
     power = (target / filters.sum(dim=0)) @ filters.T
     for _ in range(steps):
         power = power * (target @ filters.T) / ((power @ filters) @ filters.T).clamp(min=1e-12)
@@ -169,7 +202,7 @@ def griffin_lim(magnitudes: Tensor, hop: int, *, iterations: int = 32, momentum:
     previous = torch.zeros_like(phases)
     for _ in range(iterations):
         wav = _overlap_add(magnitudes * phases, window, hop)
-        spectra = torch.fft.rfft(wav.unfold(0, window.shape[0], hop) * window)
+        spectra = _spectra(wav.unfold(0, window.shape[0], hop) * window)
         phases = spectra + momentum * (spectra - previous)
         phases = phases / phases.abs().clamp(min=1e-12)
         previous = spectra
@@ -179,18 +212,18 @@ def griffin_lim(magnitudes: Tensor, hop: int, *, iterations: int = 32, momentum:
 def _overlap_add(spectra: Tensor, window: Tensor, hop: int) -> Tensor:
     """The waveform whose windowed spectra are closest to `spectra` `[m, bins]` in the least-squares sense."""
     size, count = window.shape[0], spectra.shape[0]
-    frames = torch.fft.irfft(spectra, n=size) * window
+    frames = cast(Tensor, torch.fft.irfft(spectra, n=size)) * window
     both = torch.stack([frames, window.square().expand(count, -1)]).transpose(1, 2)  # [2, size, m]
     length = (count - 1) * hop + size
     wav, weight = F.fold(both, (1, length), (1, size), stride=(1, hop))[:, 0, 0]
-    # The outermost samples lie under the foot of a single window: dividing by it would blow them up.
+    # At both ends a single window is near 0: dividing by it would make these samples huge.
     return wav / weight.clamp(min=0.05)
 
 
 def spectra_to_wav(spectra: Tensor, settings: MelSettings, *, iterations: int = 32, seed: int = 0) -> Tensor:
     """A waveform `[(n - 1) * hop + window]` from linear power spectra `[n, window // 2 + 1]`, one per hop.
 
-    Frames at a quarter of the hop are interpolated in between: Griffin-Lim needs the overlap.
+    Spectra are interpolated to a quarter of the hop first, because Griffin-Lim needs frames that overlap more.
     """
     fine = max(1, settings.hop // 4)
     length = (spectra.shape[0] - 1) * settings.hop + settings.window

@@ -1,7 +1,6 @@
 """Fitting of `MelKmeans`: features of many clips in bounded memory, and k-means over them.
 
-In: one-dimensional waveforms. Out: centroids, and for each cluster its mean spectrum and how long it lasts.
-Knows nothing of batches, files or models.
+In: waveforms `[t]`. Out: centroids `[K, d]`, and for each cluster its mean spectrum `[K, m]` and mean duration `[K]`.
 """
 
 from __future__ import annotations
@@ -18,16 +17,27 @@ from tqdm import tqdm
 
 from spear_tts_pytorch.tokenizers.mel import MelSettings, features_of, log_mel, nearest, normalized
 from spear_tts_pytorch.tokenizers.semantic import check_wav, problem_with, resampled
+from spear_tts_pytorch.tokens import remove_repeats
 
 
 @dataclass
 class Clusters:
-    """What was learned: see the arguments of `MelKmeans` of the same names."""
+    """The result of fitting; the attributes are arguments of `MelKmeans`."""
 
     centroids: Tensor
     cluster_log_mel: Tensor
     run_lengths: Tensor
     speaker_stats: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Options of `MelKmeans.fit` that concern k-means, with the same names."""
+
+    num_clusters: int
+    max_frames: int
+    seed: int
+    progress: bool
 
 
 @dataclass
@@ -42,41 +52,43 @@ class _Clip:
 def fit_clusters(
     clips: Iterable[np.ndarray | Tensor],
     sample_hz: int,
-    num_clusters: int,
     settings: MelSettings,
-    *,
+    options: FitOptions,
     speakers: Sequence[str | None] | None,
+    *,
     per_speaker: bool,
-    max_frames: int,
-    seed: int,
-    progress: bool,
 ) -> Clusters:
     """Mini-batch k-means over the normalised features of `clips`; arguments as in `MelKmeans.fit`."""
-    kmeans_class = _minibatch_kmeans()
-    rng = np.random.default_rng(seed)
-    seen = _collect(clips, speakers, sample_hz, settings, max_frames, rng, progress)
+    kmeans_class = minibatch_kmeans("fitting MelKmeans", extra="demo")
+    rng = np.random.default_rng(options.seed)
+    seen = _collect(clips, speakers, sample_hz, settings, options, rng)
     stats = _speaker_stats(seen) if per_speaker else {}
     points = [normalized(clip.features, stats.get(clip.speaker or ""), settings) for clip in seen]
-    count = sum(len(rows) for rows in points)
+    count, num_clusters = sum(len(rows) for rows in points), options.num_clusters
     if count < num_clusters:
         raise ValueError(
             f"num_clusters={num_clusters} needs at least as many frames, but the clips give {count}: "
             "give more audio or ask for fewer clusters"
         )
     data = torch.cat(points).numpy()
-    if count > max_frames:
-        data = data[rng.choice(count, max_frames, replace=False)]
-    kmeans = kmeans_class(num_clusters, batch_size=8192, n_init=3, max_iter=30, random_state=seed).fit(data)
+    if count > options.max_frames:
+        data = data[rng.choice(count, options.max_frames, replace=False)]
+    kmeans = kmeans_class(num_clusters, batch_size=8192, n_init=3, max_iter=30, random_state=options.seed).fit(data)
     centroids = torch.from_numpy(kmeans.cluster_centers_.astype(np.float32))
     ids = [nearest(rows, centroids) for rows in points]
     return Clusters(centroids, _cluster_spectra(seen, ids, num_clusters), _mean_run_lengths(ids, num_clusters), stats)
 
 
-def _minibatch_kmeans() -> Any:
+def minibatch_kmeans(purpose: str, *, extra: str) -> Any:
+    """The class `MiniBatchKMeans` of scikit-learn.
+
+    Raises:
+        ImportError: scikit-learn is missing; the message names the purpose and the extra that installs it.
+    """
     try:
         from sklearn.cluster import MiniBatchKMeans
     except ImportError as error:
-        raise ImportError('fitting MelKmeans needs scikit-learn: pip install "spear-tts-pytorch[demo]"') from error
+        raise ImportError(f'{purpose} needs scikit-learn: pip install "spear-tts-pytorch[{extra}]"') from error
     return MiniBatchKMeans
 
 
@@ -85,17 +97,16 @@ def _collect(
     speakers: Sequence[str | None] | None,
     sample_hz: int,
     settings: MelSettings,
-    max_frames: int,
+    options: FitOptions,
     rng: np.random.Generator,
-    progress: bool,
 ) -> list[_Clip]:
-    """Features of a random part of the clips, of at most about twice `max_frames` frames."""
+    """Features of a random part of the clips, at most about twice `max_frames` frames."""
     kept: list[_Clip] = []
     frames, share, skipped, index = 0, 1.0, 0, -1
-    bar = tqdm(clips, desc="features", unit="clip", disable=None if progress else True, leave=False)
+    bar = tqdm(clips, desc="features", unit="clip", disable=None if options.progress else True, leave=False)
     for index, clip in enumerate(bar):
         if speakers is not None and index >= len(speakers):
-            raise ValueError(f"speakers names {len(speakers)} speakers, but there are more clips than that")
+            raise ValueError(f"speakers names {len(speakers)} speakers, but there are more clips")
         wav = resampled(check_wav(clip, name="each clip", ndim=1)[0].float(), sample_hz, settings.sample_hz)
         if problem_with(wav, settings.window, settings.sample_hz):
             skipped += 1
@@ -105,8 +116,8 @@ def _collect(
         spectra = log_mel(wav, settings)
         kept.append(_Clip(features_of(spectra, settings), spectra, speakers[index] if speakers is not None else None))
         frames += len(spectra)
-        if frames > 2 * max_frames and len(kept) > 1:
-            # Half of what is kept goes, and of the clips to come half as many stay: uniform over all clips.
+        if frames > 2 * options.max_frames and len(kept) > 1:
+            # Half of the kept clips go, and half as many of the clips to come are kept: each clip has the same chance.
             kept = [kept[i] for i in sorted(rng.permutation(len(kept))[: len(kept) // 2])]
             frames, share = sum(len(clip.spectra) for clip in kept), share / 2
     if speakers is not None and index + 1 != len(speakers):
@@ -114,18 +125,18 @@ def _collect(
     if skipped:
         warnings.warn(
             f"{skipped} of {index + 1} clips were left out: too short, silent, not finite or not in -1..1",
-            stacklevel=4,
+            stacklevel=4,  # the caller of MelKmeans.fit
         )
     return kept
 
 
 def _speaker_stats(clips: list[_Clip]) -> dict[str, Tensor]:
-    """Mean and standard deviation of each speaker's features, `[2, d]`."""
+    """Mean and standard deviation of the features of each speaker, `[2, d]`, by name."""
     of_speaker: dict[str, list[Tensor]] = {}
     for clip in clips:
         if clip.speaker:
             of_speaker.setdefault(clip.speaker, []).append(clip.features)
-    stats = {}
+    stats: dict[str, Tensor] = {}
     for name, parts in of_speaker.items():
         rows = torch.cat(parts)
         stats[name] = torch.stack([rows.mean(dim=0), rows.std(dim=0, correction=0)])
@@ -133,7 +144,7 @@ def _speaker_stats(clips: list[_Clip]) -> dict[str, Tensor]:
 
 
 def _cluster_spectra(clips: list[_Clip], ids: list[Tensor], num_clusters: int) -> Tensor:
-    """Mean log-mel spectrum of each cluster, `[K, m]`, had every clip been equally loud."""
+    """Mean log-mel spectrum of each cluster, `[K, m]`, after all clips were brought to one loudness."""
     levels = torch.stack([clip.spectra.logsumexp(dim=-1).exp().mean().log() for clip in clips])
     level = levels.mean()
     rows = torch.cat([clip.spectra - own + level for clip, own in zip(clips, levels, strict=True)])
@@ -144,9 +155,9 @@ def _cluster_spectra(clips: list[_Clip], ids: list[Tensor], num_clusters: int) -
 
 
 def _mean_run_lengths(ids: list[Tensor], num_clusters: int) -> Tensor:
-    """For how many frames each id lasts on average, `[K]`; one for ids that never occur."""
+    """Mean duration of each id in frames, `[K]`; 1 for ids that never occur."""
     frames, runs = torch.zeros(num_clusters), torch.zeros(num_clusters)
     for row in ids:
         frames += row.bincount(minlength=num_clusters)
-        runs += row.unique_consecutive().bincount(minlength=num_clusters)
+        runs += remove_repeats(row)[0].bincount(minlength=num_clusters)
     return torch.where(runs > 0, frames / runs.clamp(min=1), 1.0)

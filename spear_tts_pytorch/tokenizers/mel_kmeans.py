@@ -1,8 +1,8 @@
-"""Speech to ids without a pretrained model: k-means over mel features, fitted on the audio at hand.
+"""Speech to ids without a pretrained model: k-means over mel features, fitted on the user's audio.
 
 In: waveforms `[b, t]` with lengths in samples. Out: int64 ids `[b, n]` in `0..K-1`, one per hop (or, with
-`unique_consecutive`, without repeats), padded with -1. Back: ids to a waveform one can listen to.
-Each clip is computed by itself: its ids never depend on padding or on its neighbours. Knows nothing of models or text.
+`unique_consecutive`, without repeats), padded with -1. Back: ids `[n]` to an audible waveform `[t]`.
+Each clip is computed by itself: its ids depend neither on padding nor on the other clips of a batch.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from spear_tts_pytorch.tokenizers.consecutive import without_repeats
 from spear_tts_pytorch.tokenizers.mel import (
     MelSettings,
     features_of,
@@ -30,21 +32,17 @@ from spear_tts_pytorch.tokenizers.mel import (
     normalized,
     spectra_to_wav,
 )
-from spear_tts_pytorch.tokenizers.mel_fit import fit_clusters
-from spear_tts_pytorch.tokenizers.semantic import (
-    CONFIG_NAME,
-    SPEECH_PAD_ID,
-    check_wav,
-    clips_of,
-)
-from spear_tts_pytorch.tokens import pad_sequences, remove_repeats
+from spear_tts_pytorch.tokenizers.mel_fit import FitOptions, fit_clusters
+from spear_tts_pytorch.tokenizers.semantic import CONFIG_NAME, SPEECH_PAD_ID, check_wav, clips_of, shown_rates
+from spear_tts_pytorch.tokens import pad_sequences
+from spear_tts_pytorch.utils.files import write_whole
 
 FORMAT_VERSION = 1
 TENSORS_NAME = "tokenizer.safetensors"
 
 
 class MelKmeans:
-    """A semantic tokenizer: nearest of K centroids for each 20 ms of mel features.
+    """A semantic tokenizer: one id for each hop (20 ms) of audio, the nearest of K centroids of mel features.
 
     Usually made by `MelKmeans.fit` or `MelKmeans.load`.
 
@@ -52,15 +50,18 @@ class MelKmeans:
         centroids: `[K, d]`, float32.
         cluster_log_mel: `[K, num_mels]`, the mean log-mel spectrum of each cluster, not normalised.
         run_lengths: `[K]`, the mean number of frames for which each id lasts.
-        settings: what fixes the features.
-        normalize: "clip", mean and variance of each clip by itself, or "speaker", those stored for its speaker.
-        unique_consecutive: whether ids come without repeats.
-        speaker_stats: mean and standard deviation `[2, d]` of the features of each speaker, for "speaker".
+        settings: sampling rate, hop and features.
+        normalize: "clip" takes mean and variance of the features from the clip itself, "speaker" from `speaker_stats`.
+        unique_consecutive: whether consecutive repeats of an id are removed.
+        speaker_stats: for "speaker", mean and standard deviation `[2, d]` of the features of each speaker, by name.
 
     Attributes:
-        codebook_size: K.
-        target_sample_hz: rate in Hz of the waveforms it takes.
+        codebook_size: K, ids are `0..K-1`.
+        target_sample_hz: sampling rate in Hz of the waveforms that it takes.
         downsample_factor: samples per frame.
+
+    Raises:
+        ValueError: tensors of other shapes, or an unknown `normalize`.
     """
 
     def __init__(
@@ -116,12 +117,21 @@ class MelKmeans:
         """Learns the centroids from audio.
 
         Args:
-            clips: one-dimensional float waveforms `[t]` at `sample_hz`; ones that are too short, silent, not finite or
-                far beyond -1..1 are left out.
-            target_sample_hz: the rate in Hz at which the tokenizer works, the clips' own by default; clips are resampled.
-            speakers: who speaks in each clip, required for `normalize="speaker"`.
-            hop_seconds: time between frames.
-            max_frames: of more frames than about this, a random part of the clips is used.
+            clips: float waveforms `[t]` at `sample_hz`, in -1..1. Clips that are too short, silent, not finite or far
+                beyond -1..1 are left out with a warning.
+            sample_hz: sampling rate of the clips in Hz.
+            num_clusters: K, the number of ids.
+            target_sample_hz: rate in Hz to which audio is resampled, here and later; `sample_hz` if None.
+            features: "mfcc" (13 coefficients with their first and second differences) or "logmel" (the mel bands).
+            normalize: "clip" normalises the features of each clip by its own mean and variance, "speaker" by those of
+                its speaker.
+            speakers: name of the speaker of each clip, required for `normalize="speaker"`.
+            unique_consecutive: whether the tokenizer removes consecutive repeats of an id.
+            hop_seconds: time between frames, in seconds.
+            num_mels: number of mel bands.
+            max_frames: bound on memory: if the clips have more frames, a random part of them is used.
+            seed: fixes the random choices.
+            progress: shows a bar, on terminals.
 
         Raises:
             ImportError: scikit-learn is missing.
@@ -130,35 +140,11 @@ class MelKmeans:
         if num_clusters < 1:
             raise ValueError(f"num_clusters must be at least 1, got {num_clusters}")
         if normalize == "speaker" and speakers is None:
-            raise ValueError('normalize="speaker" needs speakers, the name of the speaker of each clip')
-        target_sample_hz = sample_hz if target_sample_hz is None else target_sample_hz
-        settings = MelSettings(
-            sample_hz=target_sample_hz,
-            hop=round(hop_seconds * target_sample_hz),
-            num_mels=num_mels,
-            f_max=min(sample_hz, target_sample_hz) / 2,  # nothing lies above that, whatever it is resampled to
-            features=features,
-        )
-        clusters = fit_clusters(
-            clips,
-            sample_hz,
-            num_clusters,
-            settings,
-            speakers=speakers,
-            per_speaker=normalize == "speaker",
-            max_frames=max_frames,
-            seed=seed,
-            progress=progress,
-        )
-        return cls(
-            clusters.centroids,
-            clusters.cluster_log_mel,
-            clusters.run_lengths,
-            settings,
-            normalize=normalize,
-            unique_consecutive=unique_consecutive,
-            speaker_stats=clusters.speaker_stats,
-        )
+            raise ValueError('normalize="speaker" needs speakers: the name of the speaker of each clip')
+        settings = MelSettings.for_audio(sample_hz, target_sample_hz, hop_seconds, num_mels=num_mels, features=features)
+        options = FitOptions(num_clusters, max_frames, seed, progress)
+        clusters = fit_clusters(clips, sample_hz, settings, options, speakers, per_speaker=normalize == "speaker")
+        return cls(**vars(clusters), settings=settings, normalize=normalize, unique_consecutive=unique_consecutive)
 
     def __call__(
         self,
@@ -172,11 +158,12 @@ class MelKmeans:
         """Waveforms to ids.
 
         Args:
-            wav: `[b, t]` or `[t]`, floating point.
+            wav: `[b, t]` or `[t]`, floating point, in -1..1.
             lengths: `[b]`, samples of each row that are audio; all of them if None.
             input_sample_hz: rate of `wav` in Hz, `target_sample_hz` if None.
-            flatten: without effect, ids always are `[b, n]`; for callers of other tokenizers.
-            speakers: who speaks in each row, for `normalize="speaker"`; an unknown one is normalised by the clip.
+            flatten: has no effect, ids always are `[b, n]`; accepted because other tokenizers have it.
+            speakers: name of the speaker of each row, for `normalize="speaker"`. A row of an unknown speaker is
+                normalised by itself.
 
         Returns:
             int64 ids `[b, n]` on the device of `wav`, padded with -1.
@@ -186,9 +173,8 @@ class MelKmeans:
             ValueError: `wav` has another shape, or a row that is too short, silent, or not finite.
         """
         rows = self._frame_ids(wav, lengths, input_sample_hz, speakers)
-        if self.unique_consecutive:
-            rows = [remove_repeats(row)[0] for row in rows]
-        return _to_device_of(wav, pad_sequences(rows, SPEECH_PAD_ID))
+        ids = without_repeats(rows)[0] if self.unique_consecutive else pad_sequences(rows, SPEECH_PAD_ID)
+        return _to_device_of(wav, ids)
 
     def encode_with_durations(
         self,
@@ -198,29 +184,30 @@ class MelKmeans:
         *,
         speakers: Sequence[str | None] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Ids without repeats `[b, n]`, padded with -1, and for how many frames each lasts `[b, n]`, padded with 0."""
-        rows = [remove_repeats(row) for row in self._frame_ids(wav, lengths, input_sample_hz, speakers)]
-        ids = pad_sequences([row[0] for row in rows], SPEECH_PAD_ID)
-        return _to_device_of(wav, ids), _to_device_of(wav, pad_sequences([row[1] for row in rows], 0))
+        """Ids without repeats `[b, n]`, padded with -1, and their durations in frames `[b, n]`, padded with 0."""
+        ids, durations = without_repeats(self._frame_ids(wav, lengths, input_sample_hz, speakers))
+        return _to_device_of(wav, ids), _to_device_of(wav, durations)
 
     def durations(
         self, wav: Tensor | np.ndarray, lengths: Tensor | None = None, input_sample_hz: int | None = None
     ) -> Tensor:
-        """For how many frames each id of `encode_with_durations` lasts: int64 `[b, n]`, padded with 0."""
+        """Durations in frames of the ids of `encode_with_durations`: int64 `[b, n]`, padded with 0."""
         return self.encode_with_durations(wav, lengths, input_sample_hz)[1]
 
     def resynthesize(
         self, ids: Tensor, durations: Tensor | None = None, *, iterations: int = 48, seed: int = 0
     ) -> Tensor:
-        """Ids to a waveform: the spectra of their clusters, with phases by Griffin-Lim.
+        """Ids to a waveform: the mean spectra of their clusters, with phases by Griffin-Lim.
 
         Args:
             ids: `[n]`, integers; padding (-1) is left out.
-            durations: `[n]`, frames for each id. If None: with `unique_consecutive` the mean durations seen while
-                fitting, else one frame each.
+            durations: `[n]`, integers, frames for each id. If None: with `unique_consecutive` the mean durations in the
+                clips of `fit`, else one frame each.
+            iterations: steps of Griffin-Lim.
+            seed: fixes the phases at its start.
 
         Returns:
-            float32 `[t]` at `target_sample_hz`, with as many frames as the durations add up to.
+            float32 `[t]` at `target_sample_hz`; its number of frames is the sum of the durations.
 
         Raises:
             ValueError: an id outside `0..K-1`, no ids, or durations of another shape or below zero.
@@ -239,19 +226,19 @@ class MelKmeans:
         if wrong.numel():
             raise ValueError(f"ids holds {int(wrong[0])}, but speech ids are 0 to {self.codebook_size - 1}")
         if durations is None and self.unique_consecutive:
-            # Rounding the running total instead of each id keeps the whole as long as it should be.
+            # Rounding the running total instead of each duration keeps the total length right.
             durations = self.run_lengths[ids].cumsum(0).round().diff(prepend=ids.new_zeros(1)).long()
         if durations is not None:
             ids = ids.repeat_interleave(durations)
         if ids.numel() == 0:
-            raise ValueError("ids holds nothing to be heard: give at least one id that lasts at least one frame")
-        used, frames = ids.unique(return_inverse=True)
+            raise ValueError("ids holds no sound: give at least one id that lasts at least one frame")
+        used, frames = cast("tuple[Tensor, Tensor]", torch.unique(ids, return_inverse=True))
         spectra = mel_to_linear(self.cluster_log_mel[used], self.settings)[frames]
         wav = spectra_to_wav(spectra, self.settings, iterations=iterations, seed=seed)
         return wav / wav.abs().amax().clamp(min=1.0)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes `tokenizer.safetensors` and, last, `tokenizer.json` into `folder`, which is made if missing."""
+        """Writes `tokenizer.safetensors` and then `tokenizer.json` into `folder`, which is made if missing."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: getattr(self, name) for name in ("centroids", "cluster_log_mel", "run_lengths")}
@@ -259,17 +246,16 @@ class MelKmeans:
         if names:
             tensors["speaker_stats"] = torch.stack([self.speaker_stats[name] for name in names])
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        _replace(folder / TENSORS_NAME, lambda path: save_file(tensors, path))
-        text = json.dumps({**self.to_dict(), "speakers": names}, indent=2) + "\n"
-        _replace(folder / CONFIG_NAME, lambda path: path.write_text(text, encoding="utf-8"))
+        write_whole(folder / TENSORS_NAME, to_bytes(tensors))
+        write_whole(folder / CONFIG_NAME, (json.dumps({**self.to_dict(), "speakers": names}, indent=2) + "\n").encode())
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> MelKmeans:
-        """The tokenizer written by `save`.
+        """Opens the tokenizer that `save` wrote.
 
         Raises:
             FileNotFoundError: one of the two files is missing.
-            ValueError: the files are of another kind, of a later format, or broken.
+            ValueError: the files are of another kind of tokenizer, of a later format, or broken.
         """
         folder = Path(folder)
         for name in (CONFIG_NAME, TENSORS_NAME):
@@ -283,9 +269,9 @@ class MelKmeans:
                     f"it has the type {kind!r} and the format {version}, this version reads 'mel_kmeans' up to "
                     f"{FORMAT_VERSION}"
                 )
-            tensors = load_file(folder / TENSORS_NAME)
-            stats = tensors.pop("speaker_stats", None)
-            speaker_stats = {name: stats[index] for index, name in enumerate(config["speakers"])}
+            tensors: dict[str, Any] = from_bytes((folder / TENSORS_NAME).read_bytes())
+            names, stats = config["speakers"], tensors.pop("speaker_stats", None)
+            speaker_stats: dict[str, Tensor] = {name: stats[index] for index, name in enumerate(names)}
             return cls(
                 **tensors,
                 settings=MelSettings(**config["settings"]),
@@ -297,7 +283,7 @@ class MelKmeans:
             raise ValueError(f"{folder} does not hold a usable MelKmeans ({error}): save or fit it again") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """What tells this tokenizer from others, as JSON types; `fingerprint` stands for the centroids."""
+        """A description that differs between tokenizers, as JSON types; `fingerprint` stands for the centroids."""
         return {
             "type": "mel_kmeans",
             "format_version": FORMAT_VERSION,
@@ -322,9 +308,9 @@ class MelKmeans:
 
     def __repr__(self) -> str:
         return (
-            f"MelKmeans(codebook_size={self.codebook_size}, target_sample_hz={self.target_sample_hz}, "
-            f"downsample_factor={self.downsample_factor}, features={self.settings.features!r}, "
-            f"normalize={self.normalize!r}, unique_consecutive={self.unique_consecutive})"
+            f"MelKmeans({shown_rates(self)},\n"
+            f"    features={self.settings.features!r}, normalize={self.normalize!r}, "
+            f"unique_consecutive={self.unique_consecutive})"
         )
 
     def _frame_ids(
@@ -338,7 +324,7 @@ class MelKmeans:
         wav = check_wav(wav)
         if speakers is not None and len(speakers) != len(wav):
             raise ValueError(f"speakers must name {len(wav)} speakers, one for each row, got {len(speakers)}")
-        rows = []
+        rows: list[Tensor] = []
         clips = clips_of(wav, lengths, input_sample_hz, self.target_sample_hz, self.settings.window)
         for index, clip in enumerate(clips):
             features = features_of(log_mel(clip.to(self.centroids.device), self.settings), self.settings)
@@ -349,13 +335,3 @@ class MelKmeans:
 
 def _to_device_of(wav: Tensor | np.ndarray, ids: Tensor) -> Tensor:
     return ids.to(wav.device) if isinstance(wav, Tensor) else ids.cpu()
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes beside `path` and renames, so that `path` is whole whenever it exists."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Text to phonemes by espeak-ng, and phonemes to ids.
 
-In: lists of strings. Out: int64 ids `[b, n]` in `1..V-1`, padded with 0. Phonemes are IPA in any language of espeak-ng,
-without stress as in the paper (arXiv 2302.03540), words apart by spaces. Knows nothing of models or audio.
+In: lists of strings. Out: int64 ids `[b, n]` in `1..V-1`, padded with 0. Phonemes are IPA, in any language of espeak-ng,
+without stress as in SPEAR-TTS (arXiv 2302.03540), with spaces between words.
 """
 
 from __future__ import annotations
@@ -13,20 +13,24 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from spear_tts_pytorch.tokenizers.text import CharacterTokenizer
+from spear_tts_pytorch.tokenizers.text import CharacterTokenizer, check_texts
 
 
 class PhonemeTokenizer:
-    """One id per character of the phonemes of a text.
+    """One id per character of the phonemes of a text, which espeak-ng finds.
 
     Args:
-        language: one that espeak-ng knows, such as "en-us", "fr-fr", "ru" or "cmn".
-        symbols: distinct characters of phonemes; usually learned by `fit`.
-        unknown: as in `CharacterTokenizer`.
+        language: a language of espeak-ng, such as "en-us", "fr-fr", "ru" or "cmn".
+        symbols: distinct characters of phonemes; usually learned by `PhonemeTokenizer.fit(texts)`.
+        unknown: "error" refuses phonemes that are not among the symbols; "unk" gives them one further id, which
+            `decode` shows as U+FFFD.
+
+    Attributes:
+        vocab_size: V, the number of ids including the padding id 0.
 
     Raises:
         ImportError: phonemizer is missing.
-        ValueError: a language that espeak-ng does not know.
+        ValueError: a language that espeak-ng does not have.
     """
 
     def __init__(self, language: str, symbols: Sequence[str], unknown: Literal["error", "unk"] = "error"):
@@ -39,10 +43,18 @@ class PhonemeTokenizer:
     def fit(
         cls, texts: Iterable[str], language: str = "en-us", unknown: Literal["error", "unk"] = "error"
     ) -> PhonemeTokenizer:
-        """A tokenizer that knows every phoneme of `texts`."""
-        if isinstance(texts, str):
-            raise TypeError("texts must be a list of strings, got one string")
-        found = {character for phonemes in phonemize(list(texts), language) for character in phonemes}
+        """Makes a tokenizer whose symbols are the characters of the phonemes of `texts`, sorted by code point.
+
+        Args:
+            texts: strings.
+            language, unknown: as in the constructor.
+
+        Raises:
+            ImportError: phonemizer is missing.
+            TypeError: `texts` is one string rather than several.
+            ValueError: there is no phoneme in `texts`, or espeak-ng does not have the language.
+        """
+        found = {character for phonemes in phonemize(check_texts(texts), language) for character in phonemes}
         if not found:
             raise ValueError("texts hold no phonemes to learn a vocabulary from")
         return cls(language, sorted(found), unknown)
@@ -52,20 +64,18 @@ class PhonemeTokenizer:
 
         Raises:
             TypeError: `texts` is one string rather than a list.
-            ValueError: no texts, or phonemes outside the vocabulary while `unknown` is "error".
+            ValueError: no texts, or, with `unknown="error"`, phonemes outside the vocabulary.
         """
-        if isinstance(texts, str):
-            raise TypeError("texts must be a list of strings, got one string")
-        return self.characters.encode(phonemize(list(texts), self.language))
+        return self.characters.encode(phonemize(check_texts(texts), self.language))
 
     __call__ = encode
 
     def decode(self, ids: Tensor) -> list[str]:
-        """Ids `[b, n]` or `[n]` to the phonemes of each row: spelling cannot be had back."""
+        """Ids `[b, n]` or `[n]` to the phonemes of each row, in IPA; the spelling is lost."""
         return self.characters.decode(ids)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything needed to make the tokenizer again, as JSON types."""
+        """All that `from_dict` needs to make the tokenizer again, as JSON types."""
         inner = self.characters.to_dict()
         return {
             "type": "phonemes",
@@ -76,18 +86,15 @@ class PhonemeTokenizer:
 
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> PhonemeTokenizer:
-        """The inverse of `to_dict`."""
+        """Makes the tokenizer that `to_dict` described."""
         return cls(config["language"], config["symbols"], config.get("unknown", "error"))
 
     def __repr__(self) -> str:
-        return f"PhonemeTokenizer({self.language!r}, {''.join(self.characters.symbols)!r})"
+        return f"PhonemeTokenizer({self.language!r}, {self.vocab_size} ids: {''.join(self.characters.symbols)!r})"
 
 
 def phonemize(texts: list[str], language: str) -> list[str]:
-    """The phonemes of each text, IPA without stress and punctuation."""
-    for text in texts:
-        if not isinstance(text, str):
-            raise TypeError(f"texts must be a list of strings, got an item of type {type(text).__name__}")
+    """The phonemes of each text, in IPA without stress and punctuation; "" for a text without words."""
     lines = [" ".join(text.split()) for text in texts]
     spoken = _backend(language).phonemize([line for line in lines if line], strip=True)
     given = iter(spoken)
@@ -96,6 +103,7 @@ def phonemize(texts: list[str], language: str) -> list[str]:
 
 @lru_cache(maxsize=8)
 def _backend(language: str) -> Any:
+    """A running espeak-ng for one language, from phonemizer."""
     try:
         import espeakng_loader
         from phonemizer.backend import EspeakBackend
@@ -109,6 +117,6 @@ def _backend(language: str) -> Any:
     quiet.setLevel(logging.ERROR)
     if not EspeakBackend.is_supported_language(language):
         raise ValueError(
-            f"espeak-ng does not know the language {language!r}: it has en-us, fr-fr, ru, cmn and many more"
+            f"espeak-ng does not have the language {language!r}: choose another, such as en-us, fr-fr, ru or cmn"
         )
     return EspeakBackend(language, with_stress=False, language_switch="remove-flags", logger=quiet)

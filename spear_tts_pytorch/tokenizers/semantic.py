@@ -1,7 +1,7 @@
-"""What a semantic tokenizer is, and how to call one that does not know about lengths.
+"""The interface of a semantic tokenizer, the calls that work for any of them, and the checks that ours share.
 
-In: waveforms `[b, t]` and their lengths `[b]` in samples. Out: int64 ids `[b, n]` in `0..codebook_size-1`, padded
-with -1 where a clip has ended. Knows nothing of how ids come about, nor of models.
+In: waveforms `[b, t]` and their lengths `[b]` in samples, or clips `[t]` of uneven lengths. Out: int64 ids `[b, n]` in
+`0..codebook_size-1`, padded with -1, or rows `[n]` without padding.
 """
 
 from __future__ import annotations
@@ -9,36 +9,42 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import soxr
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from spear_tts_pytorch.tokens import pad_sequences
 
 SPEECH_PAD_ID = -1
 CONFIG_NAME = "tokenizer.json"
 RATES = range(1000, 768_001)  # Hz; resampling from others turns a small clip into gigabytes
-TOO_LOUD = 1e4  # far beyond what filters or mixing leave over full scale, 1
+TOO_LOUD = 1e4  # full scale is 1; filters and mixing never leave peaks this high
 
 
 @runtime_checkable
 class SemanticTokenizer(Protocol):
-    """What the model asks of a speech tokenizer.
+    """The interface of a speech tokenizer that the model needs.
 
     Attributes:
         codebook_size: K, ids are `0..K-1`.
-        target_sample_hz: the rate in Hz of the waveforms it takes.
-        downsample_factor: samples per frame.
+        target_sample_hz: sampling rate in Hz of the waveforms that it takes.
+        downsample_factor: samples per frame, at `target_sample_hz`.
     """
 
-    codebook_size: int
-    target_sample_hz: int
-    downsample_factor: int
+    @property
+    def codebook_size(self) -> int: ...
+
+    @property
+    def target_sample_hz(self) -> int: ...
+
+    @property
+    def downsample_factor(self) -> int: ...
 
     def __call__(
         self,
@@ -57,19 +63,19 @@ def tokenize_waveform(
     lengths: Tensor | None = None,
     input_sample_hz: int | None = None,
 ) -> Tensor:
-    """Calls any semantic tokenizer on a padded batch; one that has no `lengths` is called clip by clip.
+    """Calls any semantic tokenizer on a padded batch. A tokenizer without the argument `lengths` is called clip by clip.
 
     Args:
-        tokenizer: called with `wav`, and with `lengths` and `input_sample_hz` where given and accepted.
-        wav: `[b, t]` or `[t]`, floating point.
-        lengths: `[b]`, samples of each row that are audio; all of them if None.
-        input_sample_hz: rate of `wav`, if it is not the tokenizer's own.
+        tokenizer: called with `wav`, and with `lengths` and `input_sample_hz` if they are given and accepted.
+        wav: `[b, t]` or `[t]`, floating point, in -1..1.
+        lengths: `[b]`, integers: samples of each row that are audio; all of them if None.
+        input_sample_hz: rate of `wav` in Hz; the tokenizer's own if None.
 
     Returns:
         int64 ids `[b, n]`, padded with -1.
 
     Raises:
-        ValueError: `lengths` does not fit `wav`.
+        ValueError: `lengths` does not fit `wav`, or `wav` holds NaN or infinity.
     """
     wav = (wav[None] if wav.ndim == 1 else wav).float()
     if isinstance(tokenizer, nn.Module):  # not a part of the model, so it stays where the user put it
@@ -81,23 +87,54 @@ def tokenize_waveform(
         options["flatten"] = False
     if not bool(torch.isfinite(wav).all()):
         raise ValueError("the waveform holds samples that are NaN or infinite: leave the clip out or export it again")
-    # in the tokenizer's own precision, so that ids do not depend on how the model trains
+    # in the tokenizer's own precision, so that ids do not depend on the precision of the model's training
     with torch.no_grad(), torch.autocast(wav.device.type, enabled=False):
         if lengths is None:
             return tokenizer(wav, **options).reshape(wav.shape[0], -1).long()
         lengths = check_lengths(lengths, wav)
         if accepts_argument(tokenizer, "lengths"):
             return tokenizer(wav, lengths=lengths, **options).reshape(wav.shape[0], -1).long()
-        rows = []
-        for row, length in zip(wav, lengths.tolist(), strict=True):
-            rows.append(tokenizer(row[None, :length], **options).reshape(-1))
+        ends = cast("list[int]", lengths.tolist())
+        rows = [tokenizer(row[None, :end], **options).reshape(-1) for row, end in zip(wav, ends, strict=True)]
         return pad_sequences(rows, SPEECH_PAD_ID)
 
 
+def tokenize_clips(
+    tokenizer: Callable[..., Tensor],
+    clips: Sequence[Tensor],
+    input_sample_hz: int | None = None,
+    *,
+    device: torch.device | None = None,
+) -> list[Tensor]:
+    """Clips of uneven lengths to ids, as one padded batch of `tokenize_waveform`.
+
+    Args:
+        tokenizer: any semantic tokenizer.
+        clips: waveforms `[t]`, floating point, in -1..1, all at one rate.
+        input_sample_hz: that rate in Hz; the tokenizer's own if None.
+        device: where the batch is put; the device of the clips if None.
+
+    Returns:
+        int64 ids `[n]` of each clip, without padding.
+
+    Raises:
+        ValueError: no clips, or a clip that is empty, has more than one dimension or holds NaN or infinity.
+    """
+    if len(clips) == 0:
+        raise ValueError("clips is empty: give at least one waveform")
+    for index, clip in enumerate(clips):
+        if clip.ndim != 1 or len(clip) == 0:
+            raise ValueError(f"clip {index} must have the shape [t] and hold samples, got {list(clip.shape)}")
+    wav = pad_sequence([clip.float() for clip in clips], batch_first=True)  # [b, t]
+    lengths = torch.tensor([len(clip) for clip in clips])
+    ids = tokenize_waveform(tokenizer, wav if device is None else wav.to(device), lengths, input_sample_hz)
+    return [row[row != SPEECH_PAD_ID] for row in ids]
+
+
 def describe(tokenizer: SemanticTokenizer) -> dict[str, Any]:
-    """What tells a tokenizer from others, as JSON types: its own `to_dict`, or its type and number of ids."""
+    """A description that differs between tokenizers, as JSON types: its own `to_dict`, or its type and number of ids."""
     if hasattr(tokenizer, "to_dict"):
-        return tokenizer.to_dict()
+        return cast(Any, tokenizer).to_dict()
     return {"type": type(tokenizer).__name__, "codebook_size": tokenizer.codebook_size}
 
 
@@ -119,15 +156,19 @@ def check_lengths(lengths: Tensor, wav: Tensor) -> Tensor:
     return lengths.long()
 
 
-def check_wav(wav: Tensor | np.ndarray, *, name: str = "wav", ndim: int | None = None) -> Tensor:
-    """A waveform `[t]` or a batch of them `[b, t]` (`ndim` 1 or 2 allows only one of the two) as a tensor `[b, t]`.
+def check_wav(wav: object, *, name: str = "wav", ndim: int | None = None) -> Tensor:
+    """Returns a waveform `[t]` or a batch of them `[b, t]`, tensor or array, as a tensor `[b, t]`.
+
+    Args:
+        name: the name of the argument, for messages.
+        ndim: 1 or 2 allows only one of the two shapes.
 
     Raises:
         TypeError: not a floating-point tensor or array.
-        ValueError: another number of dimensions, or nothing in it.
+        ValueError: another number of dimensions, or no samples.
     """
     if isinstance(wav, np.ndarray):
-        wav = torch.from_numpy(np.ascontiguousarray(wav))
+        wav = torch.from_numpy(np.ascontiguousarray(cast("np.ndarray", wav)))
     if not isinstance(wav, Tensor) or not wav.is_floating_point():
         kind = wav.dtype if isinstance(wav, Tensor) else type(wav).__name__
         remedy = "divide 16-bit samples by 32768" if isinstance(wav, Tensor) else "use torch.as_tensor"
@@ -139,7 +180,7 @@ def check_wav(wav: Tensor | np.ndarray, *, name: str = "wav", ndim: int | None =
 
 
 def check_rates(*rates: int) -> None:
-    """Raises ValueError for sampling rates that no sound has."""
+    """Raises ValueError for sampling rates outside 1,000 to 768,000 Hz."""
     if any(rate not in RATES for rate in rates):
         shown = " and ".join(str(rate) for rate in rates)
         raise ValueError(f"sampling rates must be {RATES[0]} to {RATES[-1]} Hz, got {shown}: repair or remove the clip")
@@ -154,7 +195,7 @@ def resampled(wav: Tensor, from_hz: int, to_hz: int) -> Tensor:
 
 
 def problem_with(wav: Tensor, min_samples: int, sample_hz: int) -> str:
-    """Why a waveform `[t]` cannot be tokenized, in words that follow its name; empty if it can."""
+    """Why a waveform `[t]` cannot be tokenized, as words that follow the clip's name in a message; "" if it can."""
     if not torch.isfinite(wav).all():
         return "holds samples that are NaN or infinite: leave the clip out or export it again"
     if wav.numel() and (peak := float(wav.abs().max())) >= TOO_LOUD:
@@ -177,21 +218,23 @@ def clips_of(
     min_samples: int,
     multiple_of: int = 1,
 ) -> Iterator[Tensor]:
-    """The audio of each row of `wav` `[b, t]`, one by one, float32 `[t_i]` at `target_sample_hz`.
+    """Yields the audio of each row of `wav` `[b, t]`, float32 `[t_i]` at `target_sample_hz`.
 
     Args:
         lengths: `[b]`, samples of each row that are audio; all of them if None.
         input_sample_hz: rate of `wav` in Hz, `target_sample_hz` if None.
         min_samples: fewest samples of a clip that can be tokenized.
-        multiple_of: clips are cut to a multiple of so many samples.
+        multiple_of: clips are cut to a multiple of this many samples.
 
     Raises:
         TypeError: `wav` is not floating point.
-        ValueError: `wav` has another shape, or a row that is too short, silent, not finite or not audio in -1..1; a rate out of
-            range.
+        ValueError: `wav` has another shape; a row is too short, silent, not finite or not audio in -1..1; a rate is out
+            of range.
     """
     wav = check_wav(wav)
-    ends = [wav.shape[1]] * len(wav) if lengths is None else check_lengths(lengths, wav).tolist()
+    ends = [wav.shape[1]] * len(wav)
+    if lengths is not None:
+        ends = cast("list[int]", check_lengths(lengths, wav).tolist())
     given_hz = target_sample_hz if input_sample_hz is None else input_sample_hz
     for index, end in enumerate(ends):
         clip = resampled(wav[index, :end].float(), given_hz, target_sample_hz)
@@ -203,7 +246,7 @@ def clips_of(
 
 
 def accepts_argument(function: Callable[..., Any], name: str) -> bool:
-    """Whether `function` (a module: its `forward`) takes an argument called `name`."""
+    """Whether `function` (of a module: its `forward`) takes an argument called `name`."""
     target = function.forward if isinstance(function, nn.Module) else function
     try:
         parameters = inspect.signature(target).parameters
@@ -212,21 +255,28 @@ def accepts_argument(function: Callable[..., Any], name: str) -> bool:
     return name in parameters
 
 
+def shown_rates(tokenizer: SemanticTokenizer) -> str:
+    """Clusters, sampling rate and ids per second of a tokenizer, for its `repr`."""
+    rate = tokenizer.target_sample_hz / tokenizer.downsample_factor
+    most = "at most " if getattr(tokenizer, "unique_consecutive", False) else ""
+    return f"{tokenizer.codebook_size} clusters, {tokenizer.target_sample_hz} Hz, {most}{rate:g} ids per second"
+
+
 Loader = Callable[[Path], SemanticTokenizer]
 _loaders: dict[str, Loader] = {}
 
 
 def register_semantic_tokenizer(kind: str, load: Loader) -> None:
-    """Lets `load_semantic_tokenizer` open folders whose tokenizer.json has this `type`; `load` is given the folder."""
+    """Registers the function that `load_semantic_tokenizer` calls with a folder whose tokenizer.json has the type `kind`."""
     _loaders[kind] = load
 
 
 def load_semantic_tokenizer(folder: str | os.PathLike[str]) -> SemanticTokenizer:
-    """The tokenizer saved in `folder`, of any kind that `register_semantic_tokenizer` was told of.
+    """Opens the tokenizer saved in `folder`, of any registered kind (`register_semantic_tokenizer`).
 
     Raises:
         FileNotFoundError: the folder holds no tokenizer.json.
-        ValueError: a broken tokenizer.json or a kind that this version does not know.
+        ValueError: a broken tokenizer.json or a kind that this version cannot read.
     """
     path = Path(folder) / CONFIG_NAME
     if not path.is_file():

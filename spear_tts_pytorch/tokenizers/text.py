@@ -1,15 +1,16 @@
 """Text to ids and back: characters of any script, or UTF-8 bytes.
 
-In: lists of strings. Out: int64 ids `[b, n]` in `1..V-1`, padded with 0; end-of-sequence is the model's business.
-A tokenizer turns into a plain dictionary (`to_dict`) and back (`tokenizer_from_dict`), so that it travels inside a
-model's configuration. Knows nothing of models or audio.
+In: lists of strings. Out: int64 ids `[b, n]` in `1..V-1`, padded with 0, without end-of-sequence, which the model adds.
+A tokenizer turns into a plain dictionary (`to_dict`) and back (`tokenizer_from_dict`), so that a model's configuration
+can hold it.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from importlib import import_module
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,13 +23,14 @@ UNKNOWN_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 
 @runtime_checkable
 class TextTokenizer(Protocol):
-    """What the model asks of a text tokenizer.
+    """The interface of a text tokenizer that the model needs.
 
     Attributes:
         vocab_size: V, the number of ids including the padding id 0.
     """
 
-    vocab_size: int
+    @property
+    def vocab_size(self) -> int: ...
 
     def encode(self, texts: list[str]) -> Tensor:
         """Texts to int64 ids `[b, n]`, padded with 0."""
@@ -44,7 +46,7 @@ class TextTokenizer(Protocol):
 
 
 def normalize_text(text: str) -> str:
-    """Composed (NFC), in lower case, runs of white space as one space, none at either end."""
+    """Text in Unicode's composed form (NFC) and in lower case, with single spaces between words and none at either end."""
     return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower()).split())
 
 
@@ -52,21 +54,25 @@ class CharacterTokenizer:
     """One id per character (code point): 0 pads, `symbols[0]` is 1, `symbols[1]` is 2 and so on.
 
     Args:
-        symbols: distinct single characters.
+        symbols: distinct single characters; usually learned by `CharacterTokenizer.fit(texts)`.
         unknown: "error" refuses characters that are not among the symbols; "unk" gives them one further id,
             which `decode` shows as U+FFFD.
-        normalize: whether `encode` passes its texts through `normalize_text`.
+        normalize: whether `encode` passes its texts through `normalize_text` (lower case, single spaces).
+
+    Attributes:
+        vocab_size: V, the number of ids including the padding id 0.
 
     Raises:
-        TypeError: `symbols` holds something other than strings.
-        ValueError: no symbols, repeated ones, or one that is not a single character; an unknown `unknown`.
+        TypeError: `symbols` holds values that are not strings.
+        ValueError: no symbols, repeated symbols, a symbol of several characters, or another value of `unknown`.
     """
 
     def __init__(
         self, symbols: Sequence[str], unknown: Literal["error", "unk"] = "error", normalize: bool = True
     ) -> None:
         symbols = list(symbols)
-        not_strings = [symbol for symbol in symbols if not isinstance(symbol, str)]
+        values: list[object] = list(symbols)
+        not_strings = [value for value in values if not isinstance(value, str)]
         if not_strings:
             raise TypeError(f"symbols must be strings of one character, got {not_strings[0]!r}")
         if not symbols:
@@ -89,13 +95,17 @@ class CharacterTokenizer:
     def fit(
         cls, texts: Iterable[str], unknown: Literal["error", "unk"] = "error", normalize: bool = True
     ) -> CharacterTokenizer:
-        """A tokenizer that knows every character of `texts`, sorted by code point.
+        """Makes a tokenizer whose symbols are the characters of `texts`, sorted by code point.
+
+        Args:
+            texts: strings.
+            unknown, normalize: as in the constructor.
 
         Raises:
             TypeError: `texts` is one string rather than several.
             ValueError: there is no character in `texts`.
         """
-        texts = _check_texts(texts)
+        texts = check_texts(texts)
         found = {character for text in texts for character in (normalize_text(text) if normalize else text)}
         if not found:
             raise ValueError("texts hold no characters to learn a vocabulary from")
@@ -106,9 +116,9 @@ class CharacterTokenizer:
 
         Raises:
             TypeError: `texts` is one string rather than a list.
-            ValueError: no texts, or characters that are not in the vocabulary while `unknown` is "error".
+            ValueError: no texts, or, with `unknown="error"`, characters outside the vocabulary.
         """
-        rows = [self._encode_row(text) for text in _check_texts(texts)]
+        rows = [self._encode_row(text) for text in check_texts(texts)]
         return pad_sequences(rows, PAD_ID)
 
     __call__ = encode
@@ -128,10 +138,10 @@ class CharacterTokenizer:
     def decode(self, ids: Tensor) -> list[str]:
         """Ids `[b, n]` or `[n]` to one text per row; ids outside `1..V-1` are left out."""
         names = ["", *self.symbols, UNKNOWN_CHARACTER]
-        return ["".join(names[i] for i in row if 0 < i < self.vocab_size) for row in _rows(ids)]
+        return ["".join(names[i] for i in row if 0 < i < self.vocab_size) for row in rows_of(ids)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything needed to make the tokenizer again, as JSON types."""
+        """All that `from_dict` needs to make the tokenizer again, as JSON types."""
         return {
             "type": "characters",
             "symbols": list(self.symbols),
@@ -141,7 +151,7 @@ class CharacterTokenizer:
 
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> CharacterTokenizer:
-        """The inverse of `to_dict`."""
+        """Makes the tokenizer that `to_dict` described."""
         _check_type(config, "characters")
         return cls(config["symbols"], unknown=config.get("unknown", "error"), normalize=config.get("normalize", True))
 
@@ -156,10 +166,13 @@ class CharacterTokenizer:
 
 
 class ByteTokenizer:
-    """The UTF-8 bytes of a text, each plus one: needs no fitting and knows every character.
+    """One id per UTF-8 byte of a text, the byte plus 1. It needs no fitting and has ids for every character.
 
     Args:
-        normalize: whether `encode` passes its texts through `normalize_text`.
+        normalize: whether `encode` passes its texts through `normalize_text` (lower case, single spaces).
+
+    Attributes:
+        vocab_size: 257, the number of ids including the padding id 0.
     """
 
     def __init__(self, normalize: bool = True) -> None:
@@ -173,8 +186,8 @@ class ByteTokenizer:
             TypeError: `texts` is one string rather than a list.
             ValueError: no texts.
         """
-        rows = []
-        for text in _check_texts(texts):
+        rows: list[Tensor] = []
+        for text in check_texts(texts):
             data = (normalize_text(text) if self.normalize else text).encode("utf-8", errors="replace")
             rows.append(torch.tensor(list(data), dtype=torch.long) + 1)
         return pad_sequences(rows, PAD_ID)
@@ -182,16 +195,16 @@ class ByteTokenizer:
     __call__ = encode
 
     def decode(self, ids: Tensor) -> list[str]:
-        """Ids `[b, n]` or `[n]` to one text per row; broken UTF-8 becomes U+FFFD, ids outside 1..256 nothing."""
-        return [bytes(i - 1 for i in row if 0 < i < 257).decode("utf-8", errors="replace") for row in _rows(ids)]
+        """Ids `[b, n]` or `[n]` to one text per row. Broken UTF-8 becomes U+FFFD; ids outside 1..256 are left out."""
+        return [bytes(i - 1 for i in row if 0 < i < 257).decode("utf-8", errors="replace") for row in rows_of(ids)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything needed to make the tokenizer again, as JSON types."""
+        """All that `from_dict` needs to make the tokenizer again, as JSON types."""
         return {"type": "bytes", "normalize": self.normalize}
 
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> ByteTokenizer:
-        """The inverse of `to_dict`."""
+        """Makes the tokenizer that `to_dict` described."""
         _check_type(config, "bytes")
         return cls(normalize=config.get("normalize", True))
 
@@ -210,15 +223,15 @@ _makers: dict[str, Maker] = {"characters": CharacterTokenizer.from_dict, "bytes"
 
 
 def register_text_tokenizer(kind: str, make: Maker) -> None:
-    """Lets `tokenizer_from_dict` make tokenizers whose `to_dict` has this `type`; `make` is given the dictionary."""
+    """Registers the function that `tokenizer_from_dict` calls with a dictionary of the type `kind`."""
     _makers[kind] = make
 
 
 def tokenizer_from_dict(config: dict[str, Any]) -> TextTokenizer:
-    """The text tokenizer that `to_dict` described.
+    """Makes the text tokenizer that `to_dict` described.
 
     Raises:
-        ValueError: a "type" that this version does not know.
+        ValueError: a "type" that is not registered (`register_text_tokenizer`).
     """
     kind = config.get("type")
     if kind not in _makers:
@@ -226,16 +239,23 @@ def tokenizer_from_dict(config: dict[str, Any]) -> TextTokenizer:
     return _makers[kind](config)
 
 
-def _check_texts(texts: Iterable[str]) -> list[str]:
+def check_texts(texts: Iterable[str]) -> list[str]:
+    """Returns texts as a list.
+
+    Raises:
+        TypeError: `texts` is one string, or an item is not a string.
+        ValueError: no texts.
+    """
     if isinstance(texts, str):
         raise TypeError(f"texts must be a list of strings, got one string: write [{_short(texts)!r}]")
-    texts = list(texts)
-    if not texts:
+    found = list(texts)
+    if not found:
         raise ValueError("texts is empty: give at least one text")
-    for text in texts:
-        if not isinstance(text, str):
-            raise TypeError(f"texts must be a list of strings, got an item of type {type(text).__name__}")
-    return texts
+    values: list[object] = list(found)
+    for value in values:
+        if not isinstance(value, str):
+            raise TypeError(f"texts must be a list of strings, got an item of type {type(value).__name__}")
+    return found
 
 
 def _check_type(config: dict[str, Any], expected: str) -> None:
@@ -243,11 +263,16 @@ def _check_type(config: dict[str, Any], expected: str) -> None:
         raise ValueError(f"the configuration has the type {config.get('type')!r}, expected {expected!r}")
 
 
-def _rows(ids: Tensor) -> list[list[int]]:
+def rows_of(ids: Tensor) -> list[list[int]]:
+    """Ids `[b, n]` or `[n]` as lists of integers, one for each row.
+
+    Raises:
+        ValueError: another number of dimensions.
+    """
     ids = torch.as_tensor(ids)
     if ids.ndim not in (1, 2):
         raise ValueError(f"ids must have the shape [b, n] or [n], got {list(ids.shape)}")
-    return ids.reshape(-1, ids.shape[-1]).tolist() if ids.ndim == 2 else [ids.tolist()]
+    return cast("list[list[int]]", (ids if ids.ndim == 2 else ids[None]).tolist())
 
 
 def _listing(items: Sequence[str], limit: int = 10) -> str:
@@ -260,11 +285,16 @@ def _short(text: str, limit: int = 60) -> str:
 
 
 def openai_tokenizer(tokenizer_encode: Any = None) -> tuple[Any, int]:
-    """CLIP's byte pairs: a function from texts to ids `[b, n]`, and its vocabulary size; excludes another tokenizer."""
+    """CLIP's byte pairs: a function from texts to ids `[b, n]`, and its vocabulary size.
+
+    Raises:
+        ImportError: x-clip is missing.
+        ValueError: `tokenizer_encode` is given as well.
+    """
     if tokenizer_encode is not None:
         raise ValueError("give tokenizer_encode or use_openai_tokenizer, not both")
     try:
-        from x_clip.tokenizer import tokenizer
+        tokenizer: Any = import_module("x_clip.tokenizer").tokenizer
     except ImportError as error:
         raise ImportError('use_openai_tokenizer needs x-clip: pip install "spear-tts-pytorch[clip]"') from error
     return tokenizer.tokenize, tokenizer.vocab_size

@@ -16,7 +16,7 @@ from spear_tts_pytorch.data.audio import resample
 from spear_tts_pytorch.data.corpora import Utterance
 from spear_tts_pytorch.data.corpora.readers import read_corpus
 from spear_tts_pytorch.data.tokenized import TokenizedSpeech, tokenize_corpus
-from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive, expand
+from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive
 from spear_tts_pytorch.utils.files import locked
 
 pytest.importorskip("sklearn")
@@ -228,39 +228,3 @@ def test_clips_of_several_rates(tokenizer, tmp_path):
     resampled = [resample(one.audio(), one.sample_hz, RATE) for one in utterances]
     assert own.target_sample_hz == RATE
     assert own.fingerprint == MelKmeans.fit(resampled, RATE, 4, progress=False).fingerprint
-
-
-def test_ids_without_repeats_can_be_expanded_again(corpus, tokenizer, tmp_path):
-    unique = UniqueConsecutive(tokenizer)
-    clips = [torch.as_tensor(one.audio()) for one in read_corpus(corpus)[:5]]
-    wav = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
-    lengths = torch.tensor([len(clip) for clip in clips])
-    ids, durations = unique.encode_with_durations(wav, lengths)
-    assert torch.equal(expand(ids, durations), tokenizer(wav, lengths)) and torch.equal(unique(wav, lengths), ids)
-    unique.save(tmp_path)
-    assert torch.equal(UniqueConsecutive.load(tmp_path)(wav, lengths), ids)
-    assert torch.equal(ids == -1, durations == 0)
-    halved = wav[:, ::2]
-    assert torch.equal(
-        unique(halved, lengths // 2, RATE // 2), without_repeats(tokenizer(halved, lengths // 2, RATE // 2))
-    )
-    assert expand(torch.tensor([[5, -1]]), torch.tensor([[2, 3]])).tolist() == [[5, 5]], "padding lasts for nothing"
-    for wrong in (durations[:, 1:], -durations):
-        with pytest.raises(ValueError, match="one shape|at least 0 frames"):
-            expand(ids, wrong)
-    with pytest.raises(ValueError, match="one shape"):
-        expand(ids[0], durations[0])
-
-
-def test_repeats_are_left_out_once(corpus, tokenizer):
-    clips = [one.audio() for one in read_corpus(corpus)[:9]]
-    for own in (UniqueConsecutive(tokenizer), MelKmeans.fit(clips, RATE, 4, unique_consecutive=True, progress=False)):
-        with pytest.raises(ValueError, match=f"a {type(own).__name__}, leaves out repeats already"):
-            UniqueConsecutive(own)
-
-
-def without_repeats(frames):
-    """Rows of ids without repeats, by a loop."""
-    rows = [[i for i, before in zip(row, [-1, *row], strict=False) if i not in (-1, before)] for row in frames.tolist()]
-    width = max(len(row) for row in rows)
-    return torch.tensor([row + [-1] * (width - len(row)) for row in rows])

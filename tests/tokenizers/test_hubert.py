@@ -50,6 +50,10 @@ def test_features_and_ids_are_the_recorded_ones(tokenizer, expected):
     assert torch.equal(tokenizer(waves), ids.reshape(len(waves), -1).long())
 
 
+def test_repr_says_layer_clusters_and_rates(tokenizer):
+    assert repr(tokenizer) == "HubertWithKmeans(layer 2 of HubertModel: 20 clusters, 16000 Hz, 50 ids per second)"
+
+
 def test_nothing_of_fairseq_is_imported(files):
     code = (
         "import sys; sys.modules['fairseq'] = None\n"
@@ -255,5 +259,5 @@ def test_a_codebook_of_ones_own(files, corpora):
     assert own.fingerprint == before
     with pytest.raises(ValueError, match=r"has 0 frames; 5 clips cannot be used \(0: row 0 of wav is silent"):
         own.fit_kmeans(bad, 12, progress=False)
-    with pytest.raises(ValueError, match="layer 1 is not the tokenizer's"):
+    with pytest.raises(ValueError, match="layer 1 is not the output_layer"):
         own.fit_kmeans(clips, 12, 1)

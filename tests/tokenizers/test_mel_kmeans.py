@@ -65,6 +65,12 @@ def test_attributes_and_protocol(tokenizer):
     assert isinstance(tokenizer, SemanticTokenizer) and not isinstance(tokenizer, nn.Module)
 
 
+def test_repr_says_clusters_rates_and_options(tokenizer):
+    first, second = repr(tokenizer).splitlines()
+    assert first == f"MelKmeans({tokenizer.codebook_size} clusters, {tokenizer.target_sample_hz} Hz, 50 ids per second,"
+    assert second == "    features='mfcc', normalize='clip', unique_consecutive=False)"
+
+
 def test_one_id_per_hop_and_all_ids_in_use(tokenizer, clips):
     ids = tokenizer(torch.tensor(clips[0]))
     assert ids.dtype == torch.long and ids.shape == (1, 1 + (len(clips[0]) - 512) // 320)
@@ -216,12 +222,12 @@ def test_resynthesis_durations(tokenizer, clips):
     [
         (torch.tensor([3, 20]), None, "ids holds 20, but speech ids are 0 to 19"),
         (torch.tensor([-2]), None, "ids holds -2"),
-        (torch.tensor([-1]), None, "nothing to be heard"),
+        (torch.tensor([-1]), None, "holds no sound"),
         (torch.tensor([[1]]), None, r"shape \[n\]"),
         (torch.tensor([1.0]), None, "integers"),
         (torch.tensor([1, 2]), torch.tensor([1]), r"durations .* shape \[2\]"),
         (torch.tensor([1]), torch.tensor([-1]), "durations must be integers >= 0"),
-        (torch.tensor([1]), torch.tensor([0]), "nothing to be heard"),
+        (torch.tensor([1]), torch.tensor([0]), "holds no sound"),
     ],
 )
 def test_resynthesis_refuses(tokenizer, ids, durations, message):

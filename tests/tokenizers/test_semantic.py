@@ -1,11 +1,11 @@
-"""Calling semantic tokenizers that know nothing of lengths."""
+"""One way to call any semantic tokenizer: on a padded batch, on clips of uneven lengths; descriptions."""
 
 import pytest
 import torch
 from torch import nn
 
 from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive
-from spear_tts_pytorch.tokenizers.semantic import describe, tokenize_waveform
+from spear_tts_pytorch.tokenizers.semantic import describe, tokenize_clips, tokenize_waveform
 
 
 class Counter:
@@ -29,6 +29,26 @@ def test_tokenizers_without_lengths_are_called_clip_by_clip(foreign):
     assert ids.tolist() == [[0, 1, 2, -1, -1], [0, 1, 2, 3, 4]]
     assert tokenize_waveform(foreign, torch.rand(2, 500)).shape == (2, 5)
     assert tokenize_waveform(foreign, torch.rand(500)).shape == (1, 5)
+
+
+@pytest.mark.parametrize("foreign", [Counter(), CounterModule()])
+def test_clips_of_uneven_lengths_become_rows_without_padding(foreign):
+    rows = tokenize_clips(foreign, [torch.rand(300), torch.rand(500).double()], 16000, device=torch.device("cpu"))
+    assert [row.tolist() for row in rows] == [[0, 1, 2], [0, 1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [
+        ([], "clips is empty: give at least one waveform"),
+        ([torch.rand(300), torch.rand(0)], r"clip 1 must have the shape \[t\] and hold samples, got \[0\]"),
+        ([torch.rand(2, 300)], r"clip 0 must have the shape \[t\] and hold samples, got \[2, 300\]"),
+        ([torch.full((300,), torch.nan)], "NaN or infinite"),
+    ],
+)
+def test_bad_clips_are_refused(clips, message):
+    with pytest.raises(ValueError, match=message):
+        tokenize_clips(Counter(), clips)
 
 
 def test_tokenizers_that_cannot_describe_themselves_are_told_apart():
