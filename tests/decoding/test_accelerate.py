@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from spear_tts_pytorch import TextToSemantic, TextToSemanticWrapper
-from spear_tts_pytorch.nn.fused.packed import Packed
 
 TYPES = dict(source_type="text", target_type="speech")
 PAD = -1
@@ -72,28 +71,6 @@ def test_rounded_weights_say_the_same(speaker, precision, least):
     counted = wanted[:, :n] != PAD
     agreement = (got[:, :n] == wanted[:, :n])[counted].sum() / (wanted != PAD).sum()
     assert agreement >= least, float(agreement)
-
-
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
-@pytest.mark.parametrize("rows", [1, 3, 9])
-@pytest.mark.parametrize("inner", [32, 45])
-def test_products_are_those_of_the_rounded_weight(precision, rows, inner):
-    """Also where rows are no multiple of what the kernel reads at a time, and where all of a row is 0."""
-    torch.manual_seed(0)
-    weight, bias, x, residual = torch.randn(13, inner), torch.randn(13), torch.randn(rows, inner), torch.randn(rows, 13)
-    weight[3] = 0
-    packed = Packed(weight, bias, precision=precision)
-    rounded = weight.bfloat16().float()
-    if precision == "int8":
-        scale = (weight.abs().amax(dim=1, keepdim=True) / 127).bfloat16().float().clamp_min(1e-9)
-        rounded = (weight / scale).round().clamp(-127, 127) * scale
-        assert (rounded - weight).abs().max() < 0.02
-    wanted = x.bfloat16().float() @ rounded.t()
-    torch.testing.assert_close(packed(x) - bias, wanted, atol=0.03, rtol=0.01)  # what is summed up is bfloat16
-    torch.testing.assert_close(packed(x, residual), packed(x) + residual)
-    assert packed(x).dtype == torch.float32
-    kept = packed.weight if packed.reordered is None else packed.reordered
-    assert kept.dtype == (torch.int8 if precision == "int8" else torch.bfloat16)
 
 
 def test_rounding_is_of_decoding_alone_and_follows_the_weights(tmp_path):

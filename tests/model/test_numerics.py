@@ -7,7 +7,6 @@ import torch
 from torch.export import Dim, export
 
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
-from spear_tts_pytorch.nn.attend import attend_by_products, plain_attend
 from spear_tts_pytorch.objectives import SemanticToTextWrapper, SpeechSpeechPretrainWrapper, TextToSemanticWrapper
 
 EVERYTHING = dict(
@@ -62,19 +61,6 @@ def test_bfloat16_trains_without_nan(kind, options):
         history.append(loss.item())
     assert torch.tensor(history).isfinite().all()
     assert sum(history[-12:]) < 0.8 * sum(history[:12])
-
-
-def test_attention_by_products_is_the_formula():
-    q, k, v = (torch.randn(2, 3, 5, 8) for _ in range(3))
-    torch.testing.assert_close(attend_by_products(q, k, v, causal=True), plain_attend(q, k, v, causal=True))
-    mask = torch.tensor([[True, True, False, True, False]]).expand(2, 1, 1, 5)
-    torch.testing.assert_close(attend_by_products(q, k, v, mask=mask), plain_attend(q, k, v, mask=mask))
-    bias = torch.randn(2, 1, 5, 5)
-    torch.testing.assert_close(attend_by_products(q, k, v, mask=bias), plain_attend(q, k, v, mask=bias))
-    ones = torch.ones(2, 3, 5, 8)
-    torch.manual_seed(0)
-    dropped = torch.stack([attend_by_products(q, k, ones, dropout=0.5) for _ in range(400)])
-    assert dropped.std() > 0.1 and abs(dropped.mean() - 1) < 0.05
 
 
 def test_bfloat16_is_close_to_float32():

@@ -9,7 +9,7 @@ import pytest
 
 matplotlib = pytest.importorskip("matplotlib")
 
-from spear_tts_pytorch import plots  # noqa: E402
+from spear_tts_pytorch.utils import plots  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
