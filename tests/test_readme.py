@@ -42,4 +42,4 @@ def test_shell_examples_are_commands_that_exist():
     calls = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("spear-tts ")]
     assert len(calls) >= 3
     for call in calls:
-        assert callable(cli._parser().parse_args(call).command)
+        assert callable(cli.parser().parse_args(call).command)

@@ -1,4 +1,4 @@
-"""`python -m spear_tts_pytorch.cli`, the same as `spear-tts`."""
+"""`python -m spear_tts_pytorch.cli`: the same as `spear-tts`."""
 
 import sys
 

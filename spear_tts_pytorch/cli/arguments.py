@@ -1,12 +1,67 @@
-"""What the shell's arguments may be: each function takes a text and gives a value, or says what is wrong with it."""
+"""What the commands share: how one is added to the parser, and the types of their arguments.
+
+A type takes the text of an argument and returns its value. It raises `argparse.ArgumentTypeError` for other texts.
+"""
 
 from __future__ import annotations
 
 import argparse
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
+
+Run = Callable[[argparse.Namespace], int]
+"""A command: parsed arguments to an exit code."""
+
+
+class Commands(Protocol):
+    """What `ArgumentParser.add_subparsers` returns."""
+
+    def add_parser(
+        self, name: str, *, help: str, description: str, epilog: str, formatter_class: Any
+    ) -> argparse.ArgumentParser: ...
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    run: Run | None,
+    *,
+    help: str,
+    description: str,
+    example: str,
+    after: str | None = "spear-tts demo --quick",
+) -> argparse.ArgumentParser:
+    """Adds a command and returns its parser.
+
+    Args:
+        run: what the command does; None if it has commands of its own.
+        help: one line for the list of commands.
+        description: a paragraph for the command's own help.
+        example: the command as typed, without `spear-tts`.
+        after: the command that must have run before, because the example reads what it writes.
+    """
+    condition = f" (after `{after}`)" if after else ""
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=textwrap.fill(description, 90),
+        epilog=f"example{condition}:\n  spear-tts {example}",  # not wrapped, so that it can be copied
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if run is not None:
+        parser.set_defaults(command=run)
+    return parser
+
+
+def add_no_progress(parser: argparse.ArgumentParser) -> None:
+    """Adds `--no-progress`, which sets `progress` to False."""
+    parser.add_argument("--no-progress", dest="progress", action="store_false", help="show no progress bars")
 
 
 def positive(text: str) -> int:
+    """A whole number of at least 1."""
     try:
         number = int(text)
     except ValueError:
@@ -17,12 +72,14 @@ def positive(text: str) -> int:
 
 
 def seed(text: str) -> int:
+    """A whole number from 0 to 2**32 - 1, as NumPy's generators take it."""
     if not (text.isdecimal() and int(text) < 2**32):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**32 - 1}")
     return int(text)
 
 
 def temperature(text: str) -> float:
+    """A finite number of at least 0."""
     try:
         number = float(text)
     except ValueError:
@@ -33,12 +90,15 @@ def temperature(text: str) -> float:
 
 
 def columns(text: str) -> str:
+    """Letters of the recipe's table, each at most once; returned in alphabetical order."""
     if not text or set(text) - set("abcd") or len(set(text)) != len(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a choice of the letters a, b, c, d, such as abcd")
     return "".join(sorted(text))
 
 
-def path_with(suffix: str):
+def path_with(suffix: str) -> Callable[[str], Path]:
+    """The type of paths that end in `suffix`, such as ".wav"."""
+
     def path_of(text: str) -> Path:
         if not text.lower().endswith(suffix):
             raise argparse.ArgumentTypeError(f"{text!r} does not end in {suffix}")

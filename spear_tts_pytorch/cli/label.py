@@ -1,7 +1,6 @@
-"""The shell's `spear-tts label`: speech to a folder of pseudo-labelled pairs.
+"""`spear-tts label`: speech to a folder of pseudo-labelled pairs.
 
-Arguments come in, `data/generator.py` does the work. Exit codes: 0 done, 1 done but for items that were left out (named on
-stderr). Knows nothing of models or pairs.
+The exit code is 1 if some items could not be labelled; stderr names them.
 """
 
 from __future__ import annotations
@@ -11,22 +10,30 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from spear_tts_pytorch.cli.arguments import positive
+from spear_tts_pytorch.cli.arguments import Commands, add_command, add_no_progress, positive
+from spear_tts_pytorch.cli.models import open_model
 
-EXIT_SOME_FAILED = 1
+if TYPE_CHECKING:
+    from spear_tts_pytorch.data.corpora.readers import Waveforms
+    from spear_tts_pytorch.data.tokenized import TokenizedSpeech
+    from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
+
+SOME_FAILED = 1
 
 
-def add_label(commands: argparse._SubParsersAction) -> None:
+def add_label(commands: Commands) -> None:
     """Adds the command `label`."""
-    label = commands.add_parser(
+    label = add_command(
+        commands,
         "label",
+        _label,
         help="transcribe speech into a folder of pairs to learn from",
         description="A backtranslating model reads speech; pairs of semantic and text ids go to a folder of Parquet files. "
         "Work that was interrupted goes on. Under `accelerate launch` all processes share the work. Exit code 1: done, "
         "but some items could not be labelled.",
-        epilog="example: spear-tts label results/best lj-ids lj-pairs --beam-size 4 --report lj-report",
+        example="label spear-tts-demo/backtranslator spear-tts-demo/audio demo-pairs --report demo-report",
     )
     label.add_argument("model", metavar="MODEL", help="model folder or Hub id")
     label.add_argument(
@@ -45,17 +52,15 @@ def add_label(commands: argparse._SubParsersAction) -> None:
     )
     label.add_argument("--report", type=Path, metavar="DIR", help="also write counts, examples and histograms there")
     label.add_argument("--overwrite", action="store_true", help="remove the pairs in OUT first")
-    label.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bar")
-    label.set_defaults(command=_label)
+    add_no_progress(label)
 
 
-def _label(args: argparse.Namespace) -> None:
+def _label(args: argparse.Namespace) -> int:
     from spear_tts_pytorch.data.generator import SemanticToTextDatasetGenerator
     from spear_tts_pytorch.data.pairs.dataset import GeneratedAudioTextDataset
     from spear_tts_pytorch.data.quality import report
-    from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 
-    model = TextToSemantic.from_pretrained(args.model)
+    model = open_model(args.model)
     generator = SemanticToTextDatasetGenerator(
         model,
         dataset=_speech(args.speech, model),
@@ -64,24 +69,20 @@ def _label(args: argparse.Namespace) -> None:
         num_workers=args.workers if args.workers > 1 else 0,
         progress=args.progress,
     )
+    strategy = {"beam_size": args.beam_size} if args.beam_size > 1 else {"temperature": 0.0}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # what they say is said below
-        counts = generator(args.max_length, args.beam_size > 1, overwrite=args.overwrite, **_decoding(args.beam_size))
+        warnings.simplefilter("ignore", UserWarning)  # the lines below say the same
+        counts = generator(args.max_length, args.beam_size > 1, overwrite=args.overwrite, **strategy)
     print(json.dumps(counts))
     for name, reason in generator.problems.items():
         print(f"left out: {name}: {reason}", file=sys.stderr)
     if args.report is not None:
         report(GeneratedAudioTextDataset(args.output), args.report)
-    if counts["failed"]:
-        raise SystemExit(EXIT_SOME_FAILED)
+    return SOME_FAILED if counts["failed"] else 0
 
 
-def _decoding(beam_size: int) -> dict[str, Any]:
-    return {"beam_size": beam_size} if beam_size > 1 else {"temperature": 0.0}
-
-
-def _speech(folder: Path, model: Any) -> Any:
-    """Ids in a folder that was tokenized, else the audio of a corpus at the rate of the model's tokenizer."""
+def _speech(folder: Path, model: TextToSemantic) -> TokenizedSpeech | Waveforms:
+    """The ids of a tokenized folder, or else the audio of a corpus at the rate of the model's tokenizer."""
     from spear_tts_pytorch.data.corpora.readers import Waveforms, read_corpus
     from spear_tts_pytorch.data.tokenized import TokenizedSpeech
 

@@ -1,7 +1,7 @@
 """The backtranslator at work: it labels speech, and it judges what the forward model says.
 
-In: a model with a CTC head, trained on speech to text. Out: text ids with scores (pseudo-labels), or, of several
-generated samples of a text, the one that reads best. Knows nothing of training or files.
+In: a model with a CTC head, trained on speech to text. Out: text ids `[m]` with scores (pseudo-labels), or the best of
+several generated samples `[n]` of a text: the one from which the text is read best.
 """
 
 from __future__ import annotations
@@ -39,25 +39,37 @@ class CTCBacktranslator:
         beam_size: int = 8,
     ):
         self.model, self.lm = model, lm
-        self.options = dict(lm=lm, lm_weight=lm_weight, length_bonus=length_bonus, beam_size=beam_size)
+        self.lm_weight, self.length_bonus, self.beam_size = lm_weight, length_bonus, beam_size
+
+    def __repr__(self) -> str:
+        lm = "no language model" if self.lm is None else f"language model of weight {self.lm_weight:g}"
+        return f"CTCBacktranslator({lm}, beam of {self.beam_size})"
 
     @torch.no_grad()
     def __call__(self, semantic_ids: Tensor) -> list[tuple[Tensor, float]]:
-        """Speech ids `[b, n]` to text ids `[m]` and their score per id for each row; higher is surer."""
+        """Speech ids `[b, n]` to text ids `[m]` and a score for each row: log-probability per id, higher is surer."""
         with evaluating(self.model):
             log_probs, lengths = self.model.ctc_logits(semantic_ids)
         if self.lm is None:
             best = log_probs.amax(dim=-1)
             rows = ctc_greedy(log_probs, lengths, self.model.text_pad_id)
-            totals = [float(row[:length].sum()) for row, length in zip(best, lengths.tolist(), strict=True)]
+            totals = [float(row[:length].sum()) for row, length in zip(best, lengths, strict=True)]
         else:
-            found = ctc_beam_search(log_probs, lengths, self.model.text_pad_id, **self.options)
+            found = ctc_beam_search(
+                log_probs,
+                lengths,
+                self.model.text_pad_id,
+                beam_size=self.beam_size,
+                lm=self.lm,
+                lm_weight=self.lm_weight,
+                length_bonus=self.length_bonus,
+            )
             rows, totals = [row for row, _ in found], [total for _, total in found]
         return [(row, total / max(1, len(row))) for row, total in zip(rows, totals, strict=True)]
 
     @torch.no_grad()
     def cost(self, semantic_ids: Tensor, text_ids: Tensor) -> Tensor:
-        """-log p(text | speech) `[b]` of text ids `[b, m]` given speech ids `[b, n]`, in nats; inf if it is impossible."""
+        """-log p(text | speech) `[b]` of text ids `[b, m]` given speech ids `[b, n]`, in nats; infinite if impossible."""
         with evaluating(self.model):
             log_probs, lengths = self.model.ctc_logits(semantic_ids)
         text_ids = text_ids.to(log_probs.device)
@@ -82,9 +94,13 @@ def speak(
     """Speech ids `[n]` for each text, without end-of-sequence; empty where the model says nothing.
 
     Args:
-        backtranslator: picks, of `candidates` samples drawn at `temperature`, the one from which it reads the text best
-            (cycle consistency). Without it decoding is greedy.
-        max_length: of the speech, in ids; by default twice what the model's `text_position_rate` makes of the longest text.
+        backtranslator: chooses among samples the one from which it reads the text best (cycle consistency). Without it
+            decoding is greedy.
+        candidates, temperature: how many samples the backtranslator chooses among, and their temperature.
+        max_length: most ids of a text's speech; by default 20 and twice what `model.text_position_rate` expects of the
+            longest text.
+        batch_size: texts decoded at once.
+        generator: of the samples.
     """
     if max_length is None:
         max_length = 20 + int(2 * model.text_position_rate * max(map(len, texts), default=0))
@@ -92,31 +108,41 @@ def speak(
     for start in range(0, len(texts), batch_size):
         part = list(texts[start : start + batch_size])
         if backtranslator is None:
-            said += _sample(model, part, 0.0, max_length, None)
+            said += sample_speech(model, part, temperature=0.0, max_length=max_length)
             continue
-        drawn = [_sample(model, part, temperature, max_length, generator) for _ in range(candidates)]
+        drawn = [
+            sample_speech(model, part, temperature=temperature, max_length=max_length, generator=generator)
+            for _ in range(candidates)
+        ]
         text_ids = model.to_ids(part, "text", "texts")
-        # a row without any id can not be read: a placeholder takes its place, at infinite cost
-        costs = torch.stack([_cost(backtranslator, rows, text_ids) for rows in drawn])
-        said += [drawn[best][row] for row, best in enumerate(costs.argmin(dim=0).tolist())]
+        costs = torch.stack([_cost(backtranslator, rows, text_ids) for rows in drawn])  # [candidates, b]
+        said += [drawn[int(best)][row] for row, best in enumerate(costs.argmin(dim=0))]
     return said
 
 
 def _cost(backtranslator: CTCBacktranslator, rows: list[Tensor], text_ids: Tensor) -> Tensor:
+    """`CTCBacktranslator.cost` of rows `[n]`. An empty row cannot be read: one id takes its place, at infinite cost."""
     readable = [row if len(row) else row.new_zeros(1) for row in rows]
     cost = backtranslator.cost(pad_sequences(readable, backtranslator.model.semantic_pad_id), text_ids).cpu()
     return torch.where(torch.tensor([len(row) > 0 for row in rows]), cost, torch.inf)
 
 
-def _sample(
-    model: TextToSemantic, texts: list[str], temperature: float, max_length: int, generator: torch.Generator | None
+def sample_speech(
+    model: TextToSemantic,
+    texts: Sequence[str],
+    *,
+    temperature: float,
+    max_length: int,
+    generator: torch.Generator | None = None,
 ) -> list[Tensor]:
+    """One sample of speech ids `[n]` for each text, without padding, end-of-sequence and, if speech has none, repeats."""
     ids = model.generate(
-        texts,
+        list(texts),
         source_type="text",
         target_type="speech",
         temperature=temperature,
         max_length=max_length,
         generator=generator,
     )
-    return as_tokenized([strip(row, model.semantic_pad_id, model.eos_id["speech"]) for row in ids], model.wav2vec)
+    rows = [strip(row.cpu(), model.semantic_pad_id, model.eos_id["speech"]) for row in ids]
+    return as_tokenized(rows, model.wav2vec)

@@ -1,8 +1,7 @@
-"""How good it is: error rates with confidence intervals, and an independent reader of semantic tokens.
+"""An independent judge of generated speech tokens, and the error rates (`utils/metrics.py`).
 
-In: hypotheses and references, as texts or ids. Out: percentages. `SemanticASR` reads semantic ids back as text ids, so
-that generated speech tokens can be judged by another model than the one that made them.
-Knows nothing of the models judged.
+In: rows of semantic ids `[n]`. Out: rows of text ids `[m]`, as another model than the one that made the semantic ids
+reads them.
 """
 
 from __future__ import annotations
@@ -49,8 +48,8 @@ class SemanticASR(nn.Module):
         num_text_token_ids: V, text ids are `1..V-1`.
         dim, depth, heads: size of the encoder.
         dropout: in the feedforward layers.
-        frames_per_token: how often each semantic id is repeated; CTC emits at most one text id per frame, so 2 or more
-            where there are hardly more semantic ids than characters.
+        frames_per_token: how often each semantic id is repeated. CTC emits at most one text id per frame, so speech with
+            hardly more semantic ids than characters needs 2 or more.
     """
 
     def __init__(
@@ -72,12 +71,17 @@ class SemanticASR(nn.Module):
             )
         self.num_semantic_token_ids, self.num_text_token_ids = num_semantic_token_ids, num_text_token_ids
         self.dim, self.frames_per_token = dim, frames_per_token
-        self.mask_id = num_semantic_token_ids  # what dropped and padding ids look like
+        self.mask_id = num_semantic_token_ids  # replaces dropped ids and padding
         self.embedding = nn.Embedding(num_semantic_token_ids + 1, dim)
         nn.init.normal_(self.embedding.weight, std=0.5)
         self.convolution = nn.Conv1d(dim, dim, kernel_size=5, padding=2)
         self.encoder = Transformer(dim=dim, depth=depth, dim_head=dim // heads, heads=heads, ff_dropout=dropout)
         self.to_logits = nn.Linear(dim, num_text_token_ids)
+
+    def __repr__(self) -> str:
+        size = sum(parameter.numel() for parameter in self.parameters())
+        vocabularies = f"{self.num_semantic_token_ids} semantic ids to {self.num_text_token_ids} text ids"
+        return f"SemanticASR({vocabularies}, dim {self.dim}, {size:,} parameters, {self.device})"
 
     @property
     def device(self) -> torch.device:
@@ -95,7 +99,7 @@ class SemanticASR(nn.Module):
         lengths = lengths * self.frames_per_token
         ids = ids.repeat_interleave(self.frames_per_token, dim=1)
         mask = mask_from_lengths(lengths, ids.shape[1])
-        x = self.embedding(ids) * mask[..., None]  # zeros, as the convolution sees beyond the ends of a row
+        x = self.embedding(ids) * mask[..., None]  # zero padding, because the convolution reads beyond a row's end
         x = x + F.gelu(self.convolution(x.transpose(1, 2)).transpose(1, 2))
         positions = torch.arange(ids.shape[1], device=ids.device)
         x = x + sinusoids(positions, self.dim) * self.dim**-0.5
@@ -167,7 +171,7 @@ class SemanticASR(nn.Module):
         log_probs, lengths = self._log_probs(ids.masked_fill(dropped, self.mask_id), lengths)
         targets = pad_sequences(text, TEXT_PAD).to(self.device)
         target_lengths = torch.tensor([len(row) for row in text], device=self.device)
-        # a text with more ids than frames has no alignment, hence an infinite loss: it is left out
+        # A text with more ids than frames has no alignment and an infinite loss; zero_infinity leaves it out.
         losses = F.ctc_loss(
             log_probs.transpose(0, 1), targets, lengths, target_lengths, reduction="none", zero_infinity=True
         )
@@ -211,10 +215,12 @@ class SemanticASR(nn.Module):
         lm_weight: float = 0.5,
         length_bonus: float = 0.0,
     ) -> list[Tensor]:
-        """Reads rows of semantic ids `[n]`, in their order: int64 text ids `[m]` each, on the CPU; nothing where n = 0.
+        """Reads rows of semantic ids `[n]`. Returns int64 text ids `[m]` for each, on the CPU; an empty row gives an empty one.
 
         Args:
-            lm: a language model of text ids for prefix beam search; without it the best id of each frame is taken.
+            batch_tokens: semantic ids read at once, padding included.
+            lm: a language model of text ids, for prefix beam search; without it the best id of each frame is taken.
+            lm_weight, length_bonus: see `ctc_beam_search`.
 
         Raises:
             ValueError: ids out of range.
@@ -232,8 +238,10 @@ class SemanticASR(nn.Module):
                 if lm is None:
                     texts = ctc_greedy(log_probs, lengths, TEXT_PAD)
                 else:
-                    options = {"lm": lm, "lm_weight": lm_weight, "length_bonus": length_bonus}
-                    texts = [ids for ids, _ in ctc_beam_search(log_probs, lengths, TEXT_PAD, **options)]
+                    found_texts = ctc_beam_search(
+                        log_probs, lengths, TEXT_PAD, lm=lm, lm_weight=lm_weight, length_bonus=length_bonus
+                    )
+                    texts = [ids for ids, _ in found_texts]
                 for index, ids in zip(batch, texts, strict=True):
                     found[index] = ids
         return found

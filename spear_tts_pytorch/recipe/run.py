@@ -1,7 +1,7 @@
 """The whole recipe as one function: a corpus in, trained models and character error rates out.
 
-Columns as in the paper's table (arXiv 2302.03540): (a) from scratch, (b) pretrained, (c) backtranslation, (d) both. What
-the stages are is `stages.py`'s business, what is printed and written `demo.py`'s.
+Columns as in the paper's table (arXiv 2302.03540): (a) from scratch, (b) pretrained, (c) backtranslation, (d) both.
+`recipe/steps.py` has the stages, `recipe/demo.py` prints and writes the result.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import Any
 from spear_tts_pytorch.data.corpora.corpus import Corpus, minutes
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator
-from spear_tts_pytorch.recipe.evaluate import SemanticASR, character_error_rate
-from spear_tts_pytorch.recipe.steps import Column, RecipeConfig, Rows, Stages
+from spear_tts_pytorch.recipe.config import RecipeConfig
+from spear_tts_pytorch.recipe.evaluate import SemanticASR
+from spear_tts_pytorch.recipe.steps import Column, Pair, Rows, Stages
+from spear_tts_pytorch.utils.metrics import character_error_rate
 
 COLUMNS = {
     "a": "from scratch",
@@ -27,13 +29,20 @@ COLUMNS = {
 
 @dataclass
 class RecipeResult:
-    """What `run_recipe` made and measured.
+    """The models and figures that `run_recipe` made.
 
     Attributes:
+        columns: error rates by the column's letter.
         floor: CER of the evaluator on the true ids of the test, percent.
-        label_cer: CER of the pseudo-labels, percent; None if a corpus has no texts to compare with or none were made.
+        label_cer: CER of the pseudo-labels, percent; None if none were made, or no text of theirs is known.
+        minutes: of audio in the parts "unlabelled", "labelled" and "test".
         seconds: by stage.
         histories: training records by stage.
+        model: of the last column.
+        backtranslator: None if only columns (a) and (b) ran.
+        evaluator: the independent judge.
+        test: the test texts and their true ids.
+        config: as given to `run_recipe`.
     """
 
     columns: dict[str, Column]
@@ -46,7 +55,16 @@ class RecipeResult:
     backtranslator: CTCBacktranslator | None
     evaluator: SemanticASR
     test: Rows
-    config: RecipeConfig = field(repr=False, default_factory=RecipeConfig)
+    config: RecipeConfig = field(default_factory=RecipeConfig)
+
+    def __repr__(self) -> str:
+        rates = ", ".join(f"({name}) {column.headline:.1f} %" for name, column in self.columns.items())
+        labels = "" if self.label_cer is None else f", pseudo-labels {self.label_cer:.1f} %"
+        return (
+            f"RecipeResult(CER {rates}, floor {self.floor:.1f} %{labels},\n"
+            f"  {self.minutes['labelled']:.1f} labelled and {self.minutes['unlabelled']:.1f} unlabelled minutes, "
+            f"{len(self.test.texts)} test texts, {sum(self.seconds.values()):.0f} s)"
+        )
 
 
 def run_recipe(
@@ -62,29 +80,37 @@ def run_recipe(
 
     Args:
         corpus: unlabelled, labelled and test utterances.
+        config: sizes and steps; those of `RecipeConfig()` if None.
         columns: letters of `COLUMNS`.
-        pairs_folder: where the pseudo-labelled pairs are kept; by default they are not.
+        pairs_folder: where the pseudo-labelled pairs are kept; by default they are deleted.
+        seed: of everything random.
+        progress: shows bars, on terminals.
 
     Raises:
-        ValueError: a letter that is no column.
+        ValueError: a letter that is not in `COLUMNS`.
     """
     if not columns or set(columns) - set(COLUMNS):
         raise ValueError(f"columns must be letters of {''.join(COLUMNS)}, got {columns!r}")
-    config = config or RecipeConfig()
-    stages = Stages(corpus, config, seed, progress)
+    stages = Stages(corpus, config or RecipeConfig(), seed, progress)
     stages.tokenize()
     pretrained = stages.pretrain() if set(columns) & set("bcd") else None
-    backtranslator, labels, label_cer = None, None, None
-    if set(columns) & set("cd"):
+    backtranslator: CTCBacktranslator | None = None
+    labels: list[Pair] | None = None
+    label_cer: float | None = None
+    if pretrained is not None and set(columns) & set("cd"):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(pairs_folder or temporary)
             backtranslator, labels, label_cer = stages.pseudo_label(pretrained, folder)
     evaluator = stages.train_evaluator()
-    results, model = {}, None
-    for column in sorted(columns):
-        with_labels = column in "cd"
-        model = stages.forward_model(column, pretrained if column in "bd" else None, labels if with_labels else None)
+    results: dict[str, Column] = {}
+
+    def measured(column: str) -> TextToSemantic:
+        start, pairs = pretrained if column in "bd" else None, labels if column in "cd" else None
+        model = stages.forward_model(column, start, pairs)
         results[column] = stages.evaluate(model, evaluator, backtranslator)
+        return model
+
+    model = [measured(column) for column in sorted(columns)][-1]
     read = stages.read(evaluator, stages.test.semantic)
     return RecipeResult(
         columns=results,
@@ -97,5 +123,5 @@ def run_recipe(
         backtranslator=backtranslator,
         evaluator=evaluator,
         test=stages.test,
-        config=config,
+        config=stages.config,
     )

@@ -1,16 +1,16 @@
 """The stages of the recipe, each a method: tokenizers, pretraining, backtranslator, pseudo-labels, forward model, judge.
 
-In: a corpus and a `RecipeConfig`. Out of each stage: ids, a trained model, pairs or error rates, and the seconds and
-training records it left. The order of the stages is `recipe.py`'s business.
+In: a corpus and a `RecipeConfig`. Out of each stage: ids, a trained model, pairs or error rates. Each stage also leaves
+the seconds it took and its training records. `recipe/run.py` calls the stages in their order.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,98 +25,45 @@ from spear_tts_pytorch.data.pairs.dataset import GeneratedAudioTextDataset
 from spear_tts_pytorch.decoding.ctc import CharacterLM
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator, speak
-from spear_tts_pytorch.recipe.evaluate import SemanticASR, bootstrap_interval, character_error_rate, character_errors
+from spear_tts_pytorch.recipe.config import RecipeConfig
+from spear_tts_pytorch.recipe.evaluate import SemanticASR
 from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
 from spear_tts_pytorch.tokenizers.semantic import tokenize_clips
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer, normalize_text
 from spear_tts_pytorch.training.stages import SemanticToTextTrainer, SpeechSpeechPretrainer, TextToSemanticTrainer
+from spear_tts_pytorch.training.trainer import Trainer
+from spear_tts_pytorch.utils.metrics import bootstrap_interval, character_error_rate, character_errors
 
-
-@dataclass(frozen=True)
-class RecipeConfig:
-    """Sizes, steps and options of `recipe.run_recipe`; the defaults suit minutes of training on two CPU cores.
-
-    Attributes:
-        unlabelled: utterances with audio only, where a corpus is made or composed; None leaves it to the corpus.
-        test_utterances: texts held out, fewer in a small corpus.
-        num_clusters: K of the semantic tokenizer.
-        batch_tokens: ids in a batch, padding included.
-        pseudo_labels: unlabelled utterances that are pseudo-labelled, at most.
-        lm_weight: of the character language model, fitted on the labelled texts, in pseudo-labelling; 0 is without.
-        self_training_rounds: how often the backtranslator is trained again on the real pairs and its own surest labels.
-        sure_labels: share of the labels taken for that, the surest first.
-        keep_labels: share of the labels that the forward model learns from, the surest first.
-        candidates, temperature: samples per text among which the backtranslator chooses.
-        real_share: share of real pairs among the pairs trained on together with pseudo-labelled ones, by repetition.
-    """
-
-    unlabelled: int | None = None
-    test_utterances: int = 100
-    dim: int = 128
-    depth: int = 3
-    heads: int = 4
-    dropout: float = 0.1
-    label_smoothing: float = 0.1
-    num_clusters: int = 100
-    batch_tokens: int = 2500
-    lr: float = 1.5e-3
-    pretrain_steps: int = 450
-    backtranslator_steps: int = 300
-    backtranslator_lr: float = 1e-3
-    token_dropout: float = 0.15
-    scratch_steps: int = 300
-    forward_steps: int = 400
-    finetune_steps: int = 50
-    finetune_lr: float = 1e-4
-    evaluator_steps: int = 300
-    pseudo_labels: int = 2000
-    lm_weight: float = 1.0
-    lm_order: int = 6
-    length_bonus: float = 0.0
-    self_training_rounds: int = 1
-    sure_labels: float = 0.5
-    keep_labels: float = 1.0
-    real_share: float = 0.1
-    candidates: int = 4
-    temperature: float = 0.5
-
-    def quick(self) -> RecipeConfig:
-        """About a minute instead of minutes: too short for the figures to mean much."""
-        return replace(
-            self,
-            unlabelled=600,
-            dim=64,
-            heads=2,
-            depth=2,
-            pretrain_steps=60,
-            backtranslator_steps=60,
-            scratch_steps=60,
-            forward_steps=80,
-            finetune_steps=10,
-            evaluator_steps=120,
-            pseudo_labels=300,
-        )
+Pair = tuple[Tensor, Tensor]
+"""Speech ids `[n]` and text ids `[m]`, int64, without padding and end-of-sequence."""
 
 
 @dataclass
 class Rows:
-    """Tokenised utterances: speech ids `[n]`, text ids `[m]` and texts, one of each per utterance."""
+    """Tokenised utterances: speech ids `[n]`, text ids `[m]` (empty if the text is unknown) and normalised texts."""
 
     semantic: list[Tensor]
     text: list[Tensor]
     texts: list[str]
 
-    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+    def pairs(self) -> list[Pair]:
+        """The speech and text ids of each utterance."""
         return list(zip(self.semantic, self.text, strict=True))
+
+    def __repr__(self) -> str:
+        speech, text = sum(map(len, self.semantic)), sum(map(len, self.text))
+        return f"Rows({len(self.texts)} utterances, {speech:,} speech ids, {text:,} text ids)"
 
 
 @dataclass
 class Column:
-    """One cell of the table: what a model's speech of the test texts reads as.
+    """One row of the table: the character error rates of a model's speech of the test texts.
 
     Attributes:
-        cer: of greedy decoding, percent, with `interval`, its 95 % bootstrap interval.
-        cer_best: of the best of several samples, chosen by the backtranslator, whatever the column; None without one.
+        cer: of greedy decoding, percent.
+        interval: the 95 % bootstrap interval of `cer`.
+        cer_best: of the best of several samples, percent. The backtranslator chooses, in all columns alike; None if there
+            is no backtranslator or one sample only.
         length_ratio: ids generated for each true id.
     """
 
@@ -125,9 +72,19 @@ class Column:
     cer_best: float | None
     length_ratio: float
 
+    @property
+    def headline(self) -> float:
+        """The figure for summaries and pictures, percent: the best of several samples if there are, else greedy."""
+        return self.cer if self.cer_best is None else self.cer_best
 
-class _SemanticDataset(Dataset):
-    """Speech ids with names, for the generator."""
+    def __repr__(self) -> str:
+        best = "" if self.cer_best is None else f", best of several {self.cer_best:.1f} %"
+        low, high = self.interval
+        return f"Column(CER {self.cer:.1f} % [{low:.1f}, {high:.1f}]{best}, length {self.length_ratio:.2f})"
+
+
+class _SemanticDataset(Dataset[Tensor]):
+    """Speech ids `[n]`, with names in `ids` for the label generator."""
 
     def __init__(self, rows: Sequence[Tensor], ids: Sequence[str]):
         self.rows, self.ids = rows, list(ids)
@@ -140,22 +97,40 @@ class _SemanticDataset(Dataset):
 
 
 class Stages:
-    """The stages, each a method; what one needs of another it is given.
+    """The stages, each a method. `tokenize` comes first; the arguments of the others are results of earlier ones.
 
     Args:
         corpus: see `data.corpora`.
         config: sizes and steps.
         seed: of everything random.
         progress: shows bars, on terminals.
+
+    Attributes:
+        seconds: what each stage took.
+        histories: the training records of each stage.
+        tokenizer, characters: of speech and of text, made by `tokenize`.
+        unlabelled, labelled, test: the parts of the corpus as ids, made by `tokenize`.
+        rate: speech ids for each character, on average over the labelled part.
     """
+
+    tokenizer: MelKmeans
+    characters: CharacterTokenizer
+    unlabelled: Rows
+    labelled: Rows
+    test: Rows
+    rate: float
 
     def __init__(self, corpus: Corpus, config: RecipeConfig, seed: int = 0, progress: bool = True):
         self.corpus, self.config, self.seed, self.progress = corpus, config, seed, progress
         self.seconds: dict[str, float] = {}
         self.histories: dict[str, list[dict[str, Any]]] = {}
 
+    def __repr__(self) -> str:
+        done = ", ".join(f"{stage} {spent:.0f} s" for stage, spent in self.seconds.items()) or "nothing"
+        return f"Stages({self.corpus.name}, {len(self.corpus.labelled)} labelled, seed {self.seed}; done: {done})"
+
     @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
+    def _timed(self, stage: str) -> Generator[None]:
         start = time.perf_counter()
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
@@ -177,7 +152,7 @@ class Stages:
                 seed=self.seed,
                 progress=self.progress,
             )
-            # which characters there are is known of a language; what is written with them stays unknown
+            # The alphabet is known, so the tokenizer sees the characters of all texts; no model trains on test texts.
             everything = [*speech, *corpus.test]
             self.characters = CharacterTokenizer.fit([u.text for u in everything if u.text is not None])
             self.unlabelled, self.labelled, self.test = (
@@ -192,11 +167,11 @@ class Stages:
             clips = [torch.as_tensor(u.audio()) for u in utterances[start : start + 64]]
             semantic += tokenize_clips(self.tokenizer, clips, utterances[start].sample_hz)
         texts = [normalize_text(u.text or "") for u in utterances]
-        return Rows(
-            semantic, [self.characters.encode([text])[0] if text else torch.tensor([]) for text in texts], texts
-        )
+        nothing = torch.empty(0, dtype=torch.long)
+        return Rows(semantic, [self.characters.encode([text])[0] if text else nothing for text in texts], texts)
 
     def new_model(self) -> TextToSemantic:
+        """An untrained model of the configured size, with both tokenizers."""
         config = self.config
         return TextToSemantic(
             config.dim,
@@ -222,9 +197,19 @@ class Stages:
             model.load_state_dict(start.state_dict())
         return model
 
-    def _train(self, stage: str, trainer: Callable[..., Any], steps: int, lr: float, **options: Any) -> None:
+    def _train(
+        self,
+        stage: str,
+        make_trainer: Callable[..., Trainer],
+        model: TextToSemantic,
+        steps: int,
+        lr: float,
+        **options: Any,
+    ) -> None:
+        """Trains `model` in place. `options` are keywords of the trainer beyond those of all stages."""
         with self._timed(stage):
-            training = trainer(
+            training = make_trainer(
+                model,
                 num_train_steps=steps,
                 num_warmup_steps=min(80, steps // 4),
                 batch_tokens=self.config.batch_tokens,
@@ -244,27 +229,27 @@ class Stages:
         self.histories[stage] = training.history
 
     def pretrain(self) -> TextToSemantic:
-        """Speech from corrupted speech, on audio alone."""
+        """A model of speech from corrupted speech, trained on audio alone."""
         model = self._start(None)
-        dataset = self.unlabelled.semantic + self.labelled.semantic
-        options = dict(dataset=dataset, reconstruct_seq=True, valid_dataset=self.labelled.semantic)
         self._train(
             "pretraining",
-            lambda **training: SpeechSpeechPretrainer(model, None, **training),
+            SpeechSpeechPretrainer,
+            model,
             self.config.pretrain_steps,
             self.config.lr,
-            **options,
+            dataset=self.unlabelled.semantic + self.labelled.semantic,
+            reconstruct_seq=True,
+            valid_dataset=self.labelled.semantic,
         )
         return model
 
-    def backtranslate(
-        self, pretrained: TextToSemantic, labels: list[tuple[Tensor, Tensor]] | None = None
-    ) -> CTCBacktranslator:
-        """Text from speech by CTC, on the labelled pairs, and on pseudo-labels if given; the encoder trains too."""
+    def backtranslate(self, pretrained: TextToSemantic, labels: list[Pair] | None = None) -> CTCBacktranslator:
+        """A reader of speech by CTC, trained on the labelled pairs, and on pseudo-labels if given; encoder included."""
         model, config = self._start(pretrained), self.config
         self._train(
             "backtranslator" if labels is None else "backtranslator again",
-            lambda **training: SemanticToTextTrainer(model, **training),
+            SemanticToTextTrainer,
+            model,
             config.backtranslator_steps,
             config.backtranslator_lr,
             dataset=self._mixed(labels),
@@ -278,21 +263,20 @@ class Stages:
             lm = CharacterLM.fit(self.labelled.text, self.characters.vocab_size, config.lm_order)
         return CTCBacktranslator(model, lm, config.lm_weight, config.length_bonus)
 
-    def _mixed(self, labels: list[tuple[Tensor, Tensor]] | None) -> list[tuple[Tensor, Tensor]]:
-        """The real pairs, repeated to their share among the pseudo-labelled ones if there are any."""
+    def _mixed(self, labels: list[Pair] | None) -> list[Pair]:
+        """The real pairs, or the pseudo-labelled ones and the real ones, repeated until these have their share."""
         real = self.labelled.pairs()
         if labels is None:
             return real
         share = self.config.real_share
         return labels + real * max(1, round(len(labels) * share / (1 - share) / len(real)))
 
-    def label(
-        self, backtranslator: CTCBacktranslator, folder: Path, keep: float
-    ) -> tuple[list[tuple[Tensor, Tensor]], float | None]:
+    def label(self, backtranslator: CTCBacktranslator, folder: Path, keep: float) -> tuple[list[Pair], float | None]:
         """Pseudo-labels of unlabelled speech, written to `folder`.
 
         Returns:
-            The share `keep` of the pairs, the surest, and the CER of all of them where there are texts to compare with.
+            The pairs with the best scores, a share `keep`, without empty labels; and the CER in percent of all labels of
+            utterances whose text is known, None if no text is.
         """
         count = self.config.pseudo_labels
         names = [utterance.id for utterance in self.corpus.unlabelled[:count]]
@@ -308,18 +292,18 @@ class Stages:
             )()
             labels = GeneratedAudioTextDataset(folder)
         truth = dict(zip(names, self.unlabelled.texts, strict=False))
-        compared = [(self.characters.decode(labels[i][1])[0], truth[name]) for i, name in enumerate(labels.ids)]
-        compared = [(read, text) for read, text in compared if text]
-        cer = character_error_rate(*map(list, zip(*compared, strict=True))) if compared else None
+        read = [self.characters.decode(text_ids)[0] for _, text_ids in labels]
+        compared = [(text, truth[name]) for text, name in zip(read, labels.ids, strict=True) if truth[name]]
+        cer = character_error_rate([one for one, _ in compared], [one for _, one in compared]) if compared else None
         scores = torch.tensor([-torch.inf if score is None else score for score in labels.column("score")])
         surest = scores.argsort(descending=True, stable=True)[: max(1, round(keep * len(scores)))]
-        pairs = [labels[i] for i in sorted(surest.tolist())]
+        pairs = [labels[int(place)] for place in surest.sort().values]
         return [pair for pair in pairs if len(pair[1])], cer
 
     def pseudo_label(
         self, pretrained: TextToSemantic, folder: Path
-    ) -> tuple[CTCBacktranslator, list[tuple[Tensor, Tensor]], float | None]:
-        """The backtranslator, trained again on its surest labels; its labels, and their CER."""
+    ) -> tuple[CTCBacktranslator, list[Pair], float | None]:
+        """The backtranslator, trained again on its surest labels; its labels, see `label`; and their CER in percent."""
         backtranslator = self.backtranslate(pretrained)
         for _ in range(self.config.self_training_rounds):
             with tempfile.TemporaryDirectory() as temporary:
@@ -328,24 +312,32 @@ class Stages:
         return backtranslator, *self.label(backtranslator, folder, self.config.keep_labels)
 
     def forward_model(
-        self, column: str, pretrained: TextToSemantic | None, labels: list[tuple[Tensor, Tensor]] | None
+        self, column: str, pretrained: TextToSemantic | None, labels: list[Pair] | None
     ) -> TextToSemantic:
-        """Speech from text: on the pseudo-labelled and the real pairs and then the real ones alone, or on these only."""
+        """A model of speech from text.
+
+        Args:
+            column: its letter, for the names of stages.
+            pretrained: where its weights start; new ones if None.
+            labels: pseudo-labelled pairs. It trains on these and the real ones, then on the real ones alone. If None, it
+                trains on the real ones only.
+        """
         model, config, pairs = self._start(pretrained), self.config, self.labelled.pairs()
 
-        def trainer(**training: Any) -> TextToSemanticTrainer:
-            return TextToSemanticTrainer(model, freeze="none", valid_dataset=pairs, **training)
+        def train(stage: str, steps: int, lr: float, dataset: list[Pair]) -> None:
+            options = {"dataset": dataset, "valid_dataset": pairs, "freeze": "none"}
+            self._train(stage, TextToSemanticTrainer, model, steps, lr, **options)
 
         if labels is None:
-            self._train(f"({column})", trainer, config.scratch_steps, config.lr, dataset=pairs)
+            train(f"({column})", config.scratch_steps, config.lr, pairs)
             return model
-        self._train(f"({column})", trainer, config.forward_steps, config.lr, dataset=self._mixed(labels))
+        train(f"({column})", config.forward_steps, config.lr, self._mixed(labels))
         if config.finetune_steps:
-            self._train(f"({column}) finetune", trainer, config.finetune_steps, config.finetune_lr, dataset=pairs)
+            train(f"({column}) finetune", config.finetune_steps, config.finetune_lr, pairs)
         return model
 
     def train_evaluator(self) -> SemanticASR:
-        """The independent judge, trained on all pairs there are but those of the test."""
+        """The independent judge, trained on all utterances whose text is known except the test's."""
         pairs = [pair for part in (self.unlabelled, self.labelled) for pair in part.pairs() if len(pair[1])]
         set_seed(self.seed + 1)
         evaluator = SemanticASR(self.config.num_clusters, self.characters.vocab_size)
@@ -361,13 +353,13 @@ class Stages:
         return evaluator
 
     def read(self, evaluator: SemanticASR, rows: Sequence[Tensor]) -> list[str]:
-        """What the evaluator reads in rows of speech ids."""
+        """The texts that the evaluator reads in rows of speech ids `[n]`."""
         return read_texts(evaluator, self.characters, rows)
 
     def evaluate(
         self, model: TextToSemantic, evaluator: SemanticASR, backtranslator: CTCBacktranslator | None
     ) -> Column:
-        """Says the test texts and has them read."""
+        """Has the model say the test texts, and the evaluator read them."""
         with self._timed("evaluation"):
             greedy = speak(model, self.test.texts)
             errors, lengths = character_errors(self.read(evaluator, greedy), self.test.texts)
@@ -387,5 +379,5 @@ class Stages:
 
 
 def read_texts(evaluator: SemanticASR, characters: CharacterTokenizer, rows: Sequence[Tensor]) -> list[str]:
-    """What an evaluator reads in rows of speech ids `[n]`; "" in an empty one."""
+    """The texts that an evaluator reads in rows of speech ids `[n]`; "" for an empty row."""
     return [characters.decode(ids)[0] if len(ids) else "" for ids in evaluator.transcribe(rows)]

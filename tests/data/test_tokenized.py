@@ -189,29 +189,6 @@ def test_clips_of_impossible_rates_and_peaks_are_left_out(corpus, tmp_path):
     assert "at1.wav gives 1 Hz" in report.skipped["at1"]
 
 
-def test_from_the_shell(corpus, tokenizer, tmp_path, capsys):
-    tokenizer.save(tmp_path / "tokenizer")
-    assert main(["tokenize", str(corpus), str(tmp_path / "a"), "--tokenizer", str(tmp_path / "tokenizer")]) == 0
-    assert "70 clips" in capsys.readouterr().out
-    assert main(["tokenize", str(corpus), str(tmp_path / "b"), "--clusters", "12", "--unique"]) == 0
-    assert "6 left out" in capsys.readouterr().out
-    speech = TokenizedSpeech(tmp_path / "b")
-    assert max(int(speech[i].max()) for i in range(len(speech))) <= 11
-    assert all(bool((speech[i].diff() != 0).all()) for i in range(len(speech)))
-    again = ["tokenize", str(corpus), str(tmp_path / "b")]
-    for options in ([], ["--clusters", "12"], ["--unique"]):
-        assert main([*again, *options]) == 0
-    capsys.readouterr()
-    assert main([*again, "--clusters", "13"]) == 2
-    assert "--clusters 13: the tokenizer in" in capsys.readouterr().err
-    for options in (["--unique"], ["--clusters", "12"]):
-        assert main([*again[:2], str(tmp_path / "c"), "--tokenizer", str(tmp_path / "tokenizer"), *options]) == 2
-        assert f"error: {options[0]}" in capsys.readouterr().err
-    assert main(["tokenize", str(tmp_path / "none"), str(tmp_path / "c")]) == 2
-    assert main(["tokenize", "--help"]) == 0
-    assert "example: spear-tts tokenize" in capsys.readouterr().out
-
-
 def test_clips_of_several_rates(tokenizer, tmp_path):
     random = np.random.default_rng(0)
     for name, rate in (("a", 2 * RATE), ("b", RATE), ("c", RATE)):

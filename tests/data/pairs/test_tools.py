@@ -1,4 +1,4 @@
-"""Folders of pairs merged, split, deduplicated, counted, from Python and from the shell: what comes out, what is refused."""
+"""Folders of pairs merged, split, deduplicated, counted: what comes out, what is refused."""
 
 import json
 import tracemalloc
@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spear_tts_pytorch import cli
 from spear_tts_pytorch.data import pair_tools
 from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset, PairWriter, list_shards
 from spear_tts_pytorch.data.pairs.shards import read_shard
@@ -249,43 +248,3 @@ def test_one_shard_is_in_memory_at_a_time(tmp_path, monkeypatch):
     tracemalloc.stop()
     assert len(allocated) == 60
     assert peak < 6e6 and max(allocated) - allocated[0] < 6e6
-
-
-@pytest.mark.parametrize("command", [[], ["merge"], ["split"], ["dedupe"], ["stats"]])
-def test_help_has_an_example(command, capsys):
-    assert cli.main(["pairs", *command, "--help"]) == 0
-    assert "example: spear-tts pairs " in capsys.readouterr().out
-
-
-def shell(capsys, *arguments):
-    code = cli.main(["pairs", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return code, json.loads(captured.out) if code == 0 else captured.err
-
-
-def test_the_shell(tmp_path, capsys):
-    one, two = fill(tmp_path / "1", numbered(0, 20)), fill(tmp_path / "2", numbered(19, 30), model_hash="x")
-    code, error = shell(capsys, "merge", one, two, "--out", tmp_path / "all")
-    assert code == 2 and error.startswith("error: ") and error.count("\n") == 1 and "model_hash" in error
-    code, found = shell(capsys, "merge", one, two, "--out", tmp_path / "all", "--mixed", "--drop-duplicates")
-    assert (code, found) == (0, {"pairs": 30, "removed": 1})
-    assert rows_of(tmp_path / "all") == numbered(0, 30)
-    code, found = shell(
-        capsys, "split", tmp_path / "all", "train=0.9", "valid=0.1", "--out", tmp_path / "parts", "--seed", 3
-    )
-    assert (code, found) == (0, {"train": 27, "valid": 3})
-    assert shell(capsys, "split", tmp_path / "all", "a=2", "--out", tmp_path / "few")[1] == {"a": 2}
-    code, found = shell(capsys, "dedupe", tmp_path / "all", "--out", tmp_path / "clean", "--by", "contents")
-    assert code == 0 and found["pairs"] + found["removed"] == 30
-    code, found = shell(capsys, "stats", tmp_path / "all", "--ids-per-second", 25)
-    assert code == 0 and found["pairs"] == 30 and found["hours"] > 0
-    for arguments, words in [
-        (["split", tmp_path / "all", "a", "--out", tmp_path / "x"], "'a' is no part such as"),
-        (["split", tmp_path / "all", "a=1", "a=2", "--out", tmp_path / "x"], "two parts have one name"),
-        (["stats", tmp_path / "all", "--ids-per-second", 0], "--ids-per-second must be above 0"),
-        (["stats", tmp_path / "nowhere"], "no pairs in"),
-        (["dedupe", tmp_path / "all", "--out", one], "exists already"),
-    ]:
-        code, error = shell(capsys, *arguments)
-        assert code == 2 and words in error and error.count("\n") == 1
-    assert not (tmp_path / "x").exists()

@@ -1,0 +1,104 @@
+"""The shell: arguments reach the library, errors are one line and exit code 2, help is instant and has an example."""
+
+import shlex
+import subprocess
+import sys
+
+import pytest
+from shell import one_line_error, spear_tts
+
+from spear_tts_pytorch import __version__, cli
+
+COMMANDS = [[], ["demo"], ["generate"], ["tokenize"], ["label"], ["pairs"], ["pairs", "merge"], ["version"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_on_one_line(command, capsys):
+    assert cli.main([*command, "--help"]) == 0
+    name = command[0] if command else "demo"
+    (example,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  spear-tts ")]
+    assert callable(cli.parser().parse_args(shlex.split(example)[1:]).command)
+    assert example.startswith(f"  spear-tts {name}")
+
+
+def test_help_loads_no_torch():
+    code = (
+        "import sys\nfrom spear_tts_pytorch.cli import main\n"
+        f"for command in {COMMANDS}:\n    assert main([*command, '--help']) == 0\n"
+        "print('heavy:', sorted({'torch', 'numpy', 'pyarrow', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_version_names_what_a_bug_report_needs(capsys):
+    assert cli.main(["version"]) == 0
+    assert capsys.readouterr().out.startswith(f"spear-tts-pytorch {__version__}, torch ")
+
+
+def test_module_runs_as_a_program():
+    done = spear_tts("version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert __version__ in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["COMMAND", "spear-tts --help"]),
+        (["sing"], ["sing"]),
+        (["demo", "--labelled", "0"], ["--labelled", "'0'", ">= 1", "spear-tts demo --help"]),
+        (["demo", "--labelled", "many"], ["'many'"]),
+        (["demo", "--columns", "ax"], ["--columns", "'ax'"]),
+        (["demo", "--columns", "aa"], ["'aa'"]),
+        (["demo", "--seed", "one"], ["--seed", "'one'"]),
+        (["demo", "--nonsense"], ["--nonsense"]),
+        (["generate", "model"], ["TEXT"]),
+        (["generate", "model", " "], ["text is empty"]),
+        (["generate", "model", "a", "--temperature", "-1"], ["--temperature", "'-1'"]),
+        (["generate", "model", "a", "--temperature", "nan"], ["'nan'"]),
+        (["generate", "model", "a", "--wav", "out.mp3"], ["--wav", "out.mp3", ".wav"]),
+        (["generate", "model", "a", "--output", "nowhere/ids.json"], ["nowhere", "make it first"]),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    one_line_error(capsys, *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_traceback_on_request_only():
+    silent = spear_tts("generate", "model", " ")
+    loud = spear_tts("generate", "model", " ", SPEAR_TTS_DEBUG="1")
+    assert silent.returncode == 2 and "Traceback" not in silent.stderr
+    assert loud.returncode != 0 and "Traceback" in loud.stderr and "text is empty" in loud.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("first\n  second"), 2, "error: first second\n"),
+        (FileExistsError("out is there"), 2, "error: out is there\n"),
+        (ImportError("pip install x"), 2, "error: pip install x\n"),
+        (OSError(28, "No space left on device"), 2, "error: [Errno 28] No space left on device\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (SystemExit(143), 143, ""),
+    ],
+)
+def test_errors_become_exit_codes(error, code, line, capsys, monkeypatch):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(cli, "_version", fail)
+    assert cli.main(["version"]) == code
+    assert capsys.readouterr().err == line
+
+
+def test_a_bug_is_not_dressed_up_as_a_user_error(monkeypatch):
+    def fail(args):
+        raise AttributeError("a bug")
+
+    monkeypatch.setattr(cli, "_version", fail)
+    with pytest.raises(AttributeError):
+        cli.main(["version"])
