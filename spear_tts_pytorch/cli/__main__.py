@@ -2,6 +2,6 @@
 
 import sys
 
-from spear_tts_pytorch.cli import main
+from spear_tts_pytorch.cli.program import main
 
 sys.exit(main())

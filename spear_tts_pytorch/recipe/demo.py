@@ -72,18 +72,17 @@ def run_demo(
     _check_output(output, overwrite)
     _check_packages()
     labelled = LABELLED if labelled is None else labelled
-    config = config or RecipeConfig()
-    config = config.quick() if quick else config
+    config = (config or RecipeConfig()).quick() if quick else config or RecipeConfig()
     is_made = corpus is None or corpus.startswith("fsdd:")  # such corpora have as many utterances as asked for
     unlabelled, test = config.unlabelled if is_made else None, config.test_utterances
     speech = open_corpus(
         corpus, labelled=labelled, seed=seed, test=test, unlabelled=unlabelled, speaker=speaker, progress=progress
     )
-    opened = time.perf_counter() - start
+    opened = {"corpus": time.perf_counter() - start}
     with whole_folder(output, replace=overwrite) as folder:
         pairs = folder / "pairs"
         result = run_recipe(speech, config, columns=columns, pairs_folder=pairs, seed=seed, progress=progress)
-        result.seconds = {"corpus": opened, **result.seconds}
+        result.seconds = opened | result.seconds
         sound = _write_sound(result, folder)
         _write_models_and_plots(result, folder)
         seconds = time.perf_counter() - start

@@ -8,6 +8,7 @@ import pytest
 from shell import one_line_error, spear_tts
 
 from spear_tts_pytorch import __version__, cli
+from spear_tts_pytorch.cli import program
 
 COMMANDS = [[], ["demo"], ["generate"], ["tokenize"], ["label"], ["pairs"], ["pairs", "merge"], ["version"]]
 
@@ -90,7 +91,7 @@ def test_errors_become_exit_codes(error, code, line, capsys, monkeypatch):
     def fail(args):
         raise error
 
-    monkeypatch.setattr(cli, "_version", fail)
+    monkeypatch.setattr(program, "_version", fail)
     assert cli.main(["version"]) == code
     assert capsys.readouterr().err == line
 
@@ -99,6 +100,6 @@ def test_a_bug_is_not_dressed_up_as_a_user_error(monkeypatch):
     def fail(args):
         raise AttributeError("a bug")
 
-    monkeypatch.setattr(cli, "_version", fail)
+    monkeypatch.setattr(program, "_version", fail)
     with pytest.raises(AttributeError):
         cli.main(["version"])

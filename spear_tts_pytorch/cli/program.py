@@ -1,0 +1,84 @@
+"""The program `spear-tts`: all commands in one parser, and errors as exit codes (see the package's docstring)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import NoReturn
+
+from spear_tts_pytorch.cli.arguments import add_command
+from spear_tts_pytorch.cli.demo import add_demo
+from spear_tts_pytorch.cli.generate import add_generate
+from spear_tts_pytorch.cli.label import add_label
+from spear_tts_pytorch.cli.pairs import add_pairs
+from spear_tts_pytorch.cli.tokenize import add_tokenize
+from spear_tts_pytorch.training.signals import terminating
+from spear_tts_pytorch.version import __version__
+
+# OSError covers missing, existing and unreadable files, a full disk and a hub that cannot be reached.
+USER_ERRORS = (ValueError, OSError, ImportError)
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argparse parser that raises its errors, so that `main` reports them like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see `{self.prog} --help`")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: arguments after the program's name; those of the process if None.
+
+    Returns:
+        An exit code: 0, 1, 2, 130 or 143; see the docstring of the package `cli`.
+    """
+    try:
+        args = parser().parse_args(argv)
+        with terminating():
+            return args.command(args)
+    except SystemExit as exit_request:  # --help was printed, or SIGTERM came
+        return int(exit_request.code or 0)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except USER_ERRORS as error:
+        if os.environ.get("SPEAR_TTS_DEBUG") == "1":
+            raise
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands. Parsed arguments hold the function to call as `command`."""
+    made = _Parser(
+        prog="spear-tts",
+        description="Text to semantic speech tokens from a little transcribed speech.",
+        epilog="example:\n  spear-tts demo --quick",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (add_demo, add_generate, add_tokenize, add_label, add_pairs):
+        add(commands)
+    description = "Print the versions that a bug report needs."
+    add_command(
+        commands,
+        "version",
+        _version,
+        help="print the versions that a bug report needs",
+        description=description,
+        example="version",
+        after=None,
+    )
+    return made
+
+
+def _version(args: argparse.Namespace) -> int:
+    # The installed metadata tell torch's version; importing torch takes seconds.
+    print(f"spear-tts-pytorch {__version__}, torch {metadata.version('torch')}, Python {sys.version.split()[0]}")
+    return 0
