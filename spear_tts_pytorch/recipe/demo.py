@@ -26,7 +26,7 @@ from spear_tts_pytorch.recipe.report import markdown, summarize, table
 from spear_tts_pytorch.recipe.run import RecipeResult, run_recipe
 from spear_tts_pytorch.recipe.steps import read_texts
 from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
-from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
+from spear_tts_pytorch.tokenizers.semantic import tokenize_clips
 from spear_tts_pytorch.utils.files import whole_folder
 from spear_tts_pytorch.utils.metrics import character_error_rate
 
@@ -175,7 +175,7 @@ def _through_a_wav(tokenizer: MelKmeans, ids: Tensor, path: Path) -> Tensor:
     save_audio(path, tokenizer.resynthesize(ids), tokenizer.target_sample_hz)
     wav, sample_hz = load_audio(path)
     try:
-        return tokenize_waveform(tokenizer, torch.as_tensor(wav), input_sample_hz=sample_hz)[0]
+        return tokenize_clips(tokenizer, [torch.as_tensor(wav)], sample_hz)[0]
     except ValueError:  # too short or silent
         return ids[:0]
 
