@@ -7,40 +7,27 @@ import warnings
 
 import numpy as np
 import pytest
+import small
 import torch
 
-from spear_tts_pytorch.decoding.batching import ThroughputMixin
 from spear_tts_pytorch.decoding.step import DecoderStep
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 
-if hasattr(TextToSemantic, "generate_many"):
-    Model = TextToSemantic
-else:
-
-    class Model(ThroughputMixin, TextToSemantic):
-        pass
-
-
-TYPES = dict(source_type="text", target_type="speech")
-SPEECH = dict(source_type="speech", target_type="text")
+TYPES, SPEECH = small.TEXT_TO_SPEECH, small.SPEECH_TO_TEXT
 QUIET = dict(progress=False)
 LENGTHS = [3, 11, 1, 7, 7, 2, 9, 4, 12, 5, 6, 1, 8]
 
 
-class FramesOf10:
-    """A tokenizer of waveforms: one id per 10 samples; notes the batches it sees, refuses clips of zeros."""
-
-    codebook_size, target_sample_hz, downsample_factor = 12, 8_000, 10
+class FramesOf10(small.Frames):
+    """A tokenizer of waveforms: one id per 10 samples; refuses clips of zeros."""
 
     def __init__(self):
-        self.seen = []
+        super().__init__(10, 12)
 
     def __call__(self, wav, lengths=None, input_sample_hz=None, flatten=True):
-        self.seen.append(tuple(wav.shape))
         if bool((wav == 0).all(dim=1).any()):
             raise RuntimeError("a clip holds only zeros")
-        ids = (wav[:, ::10].abs() * 11).long()
-        return ids.masked_fill(torch.arange(ids.shape[1]) >= (lengths // 10)[:, None], -1)
+        return super().__call__(wav, lengths, input_sample_hz, flatten)
 
 
 class Letters:
@@ -72,18 +59,13 @@ class Watch:
 
 
 def make_model(**options):
-    torch.manual_seed(0)
-    sizes = dict(num_text_token_ids=9, num_semantic_token_ids=12, heads=2, dim_head=8)
-    model = Model(16, source_depth=1, target_depth=2, **{**sizes, **options}).eval()
-    for name, parameter in model.named_parameters():  # far from uniform, and different for each source
-        if "token_emb" in name or "cross_attention" in name:
-            parameter.data.normal_(std=0.5)
-    return model
+    sizes = dict(target_depth=2, num_text_token_ids=9, num_semantic_token_ids=12)
+    parts = ("token_emb", "cross_attention")  # ids differ between sources
+    return small.make_model(spread=0.5, spread_in=parts, **{**sizes, **options}).eval()
 
 
 def make_rows(lengths=LENGTHS, size=9):
-    generator = torch.Generator().manual_seed(5)
-    return [torch.randint(1, size, (length,), generator=generator) for length in lengths]
+    return small.make_rows(size, lengths, seed=5)
 
 
 def alone(model, row, types, **options):

@@ -1,25 +1,18 @@
 """Generation over the model: strategies, prompts, streams, n-best: each against the plain way of doing it."""
 
 import pytest
+import small
 import torch
 
-from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.tokens import pad_sequences
 
-TYPES = dict(source_type="text", target_type="speech")
-PAIRS = [(source, target) for source in ("speech", "text") for target in ("speech", "text")]
+TYPES, PAIRS = small.TEXT_TO_SPEECH, small.DIRECTIONS
 SIZES = {"speech": 20, "text": 30}
 EOS = 20
 
 
 def make_model(**options):
-    torch.manual_seed(0)
-    sizes = dict(num_text_token_ids=30, num_semantic_token_ids=20, heads=4, dim_head=8, target_kv_heads=2)
-    model = TextToSemantic(32, source_depth=1, target_depth=3, **{**sizes, **options}).eval()
-    for name, parameter in model.named_parameters():  # logits far from uniform, so that a wrong id shows
-        if "token_emb" in name:
-            parameter.data.normal_()
-    return model
+    return small.make_model(32, spread=1, **{"target_depth": 3, "heads": 4, "target_kv_heads": 2, **options}).eval()
 
 
 VARIANTS = {
@@ -30,9 +23,7 @@ VARIANTS = {
 
 
 def make_ids(modality, lengths, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    rows = [torch.randint(1, SIZES[modality], (length,), generator=generator) for length in lengths]
-    return pad_sequences(rows, {"speech": -1, "text": 0}[modality])
+    return small.make_ids(modality, SIZES[modality], lengths, seed)
 
 
 def options_of(variant):

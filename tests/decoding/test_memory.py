@@ -4,19 +4,17 @@ import gc
 import weakref
 
 import pytest
+import small
 import torch
 
-from spear_tts_pytorch import TextToSemantic
 from spear_tts_pytorch.nn.fused.kv_cache import KVCache
 
-TYPES = dict(source_type="text", target_type="speech")
+TYPES = small.TEXT_TO_SPEECH
 
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
-    sizes = dict(num_text_token_ids=30, num_semantic_token_ids=20, heads=2, dim_head=8, target_early_exit_layer=1)
-    return TextToSemantic(16, source_depth=1, target_depth=2, autoset_semantic_eos_id=False, **sizes).eval()
+    return small.make_model(target_depth=2, target_early_exit_layer=1, autoset_semantic_eos_id=False).eval()
 
 
 def live_bytes():
@@ -31,10 +29,11 @@ def test_the_cache_of_4000_ids_of_8_rows_is_allocated_by_doubling_and_freed(mode
 
     def recorded(cache, *args):
         before = cache.keys
-        reserve(cache, *args)
+        found = reserve(cache, *args)
         if cache.keys is not before:
             allocated.append(cache.keys.shape[2])
             caches.append(weakref.ref(cache))
+        return found
 
     monkeypatch.setattr(KVCache, "reserve", recorded)
     before = live_bytes()

@@ -2,26 +2,13 @@
 
 import numpy as np
 import pytest
+import small
 import torch
 
-from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.objectives import SpeechSpeechPretrainWrapper
 
-TYPES = dict(source_type="text", target_type="speech")
-SPEECH = dict(source_type="speech", target_type="text")
+TYPES, SPEECH = small.TEXT_TO_SPEECH, small.SPEECH_TO_TEXT
 INTEGERS = (torch.uint16, torch.uint32, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-
-
-class FramesOf100:
-    """A tokenizer of waveforms: one id per 100 samples, in -1 for what `lengths` leaves out."""
-
-    codebook_size, target_sample_hz, downsample_factor = 20, 8_000, 100
-
-    def __call__(self, wav, lengths=None, input_sample_hz=None, flatten=True):
-        ids = (wav[:, ::100].abs() * 19).long()
-        if lengths is None:
-            return ids
-        return ids.masked_fill(torch.arange(ids.shape[1]) >= (lengths // 100)[:, None], -1)
 
 
 def lists_of_codes(texts):
@@ -30,14 +17,12 @@ def lists_of_codes(texts):
 
 
 def make_model(**options):
-    torch.manual_seed(0)
-    sizes = dict(num_text_token_ids=30, num_semantic_token_ids=20, heads=2, dim_head=8)
-    return TextToSemantic(16, source_depth=1, target_depth=1, **{**sizes, **options}).eval()
+    return small.make_model(**options).eval()
 
 
 @pytest.fixture
 def model():
-    return make_model(wav2vec=FramesOf100(), tokenizer_encode=lists_of_codes)
+    return make_model(wav2vec=small.Frames(100, 20), tokenizer_encode=lists_of_codes)
 
 
 TEXT, SPOKEN = torch.tensor([[3, 1, 20, 0], [8, 9, 2, 5]]), torch.tensor([[7, 0, 12], [4, 19, -1]])
@@ -65,7 +50,7 @@ def test_arrays_and_lists_of_rows_are_batches(model):
 def test_waveforms_are_batches_with_lengths_or_lists(model):
     wav = torch.rand(2, 900, generator=torch.Generator().manual_seed(0))
     lengths = torch.tensor([900, 400])
-    ids = FramesOf100()(wav, lengths)
+    ids = small.Frames(100, 20)(wav, lengths)
     wanted = model(ids, TEXT, **SPEECH)
     torch.testing.assert_close(model(wav, TEXT, source_lengths=lengths, **SPEECH), wanted)
     torch.testing.assert_close(model([wav[0], wav[1, :400]], TEXT, **SPEECH), wanted)
@@ -78,7 +63,7 @@ def test_waveforms_are_batches_with_lengths_or_lists(model):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_waveforms_of_other_precisions_are_not_taken_for_ids(model, dtype):
     wav = torch.rand(2, 300).to(dtype)
-    torch.testing.assert_close(model(wav, TEXT, **SPEECH), model(FramesOf100()(wav), TEXT, **SPEECH))
+    torch.testing.assert_close(model(wav, TEXT, **SPEECH), model(small.Frames(100, 20)(wav), TEXT, **SPEECH))
 
 
 def test_a_mask_is_the_same_as_padding_and_may_leave_out_ids_inside_a_source(model):
@@ -92,7 +77,7 @@ def test_a_mask_is_the_same_as_padding_and_may_leave_out_ids_inside_a_source(mod
 
 
 def test_ids_of_ones_own_lie_above_the_codebook():
-    model = make_model(wav2vec=FramesOf100(), num_semantic_token_ids=21)  # 20 is no unit: a mask, for example
+    model = make_model(wav2vec=small.Frames(100, 20), num_semantic_token_ids=21)  # 20 is no unit: a mask, for example
     wrapper = SpeechSpeechPretrainWrapper(model, reconstruct_seq=True, mask_id=20)
     loss, logits = wrapper(SPOKEN)
     assert loss.isfinite() and logits.shape[-1] == 22
@@ -237,7 +222,7 @@ def test_missing_tokenizers_are_named():
     with pytest.raises(ValueError, match="target is a waveform.* pass wav2vec to TextToSemantic"):
         call(make_model(), target=torch.rand(2, 500))
     with pytest.raises(ValueError, match="num_semantic_token_ids is 19, .* codebook_size is 20"):
-        make_model(wav2vec=FramesOf100(), num_semantic_token_ids=19)
+        make_model(wav2vec=small.Frames(100, 20), num_semantic_token_ids=19)
     with pytest.raises(ValueError, match="mask_id must be .* 0 to 19"):
         SpeechSpeechPretrainWrapper(make_model(), reconstruct_seq=True, mask_id=20)
 

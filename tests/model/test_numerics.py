@@ -3,10 +3,10 @@
 import shutil
 
 import pytest
+import small
 import torch
 from torch.export import Dim, export
 
-from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.objectives import SemanticToTextWrapper, SpeechSpeechPretrainWrapper, TextToSemanticWrapper
 
 EVERYTHING = dict(
@@ -22,9 +22,7 @@ EVERYTHING = dict(
 
 
 def make_model(**options):
-    torch.manual_seed(0)
-    sizes = dict(num_text_token_ids=30, num_semantic_token_ids=20, heads=4, dim_head=8)
-    return TextToSemantic(32, source_depth=2, target_depth=2, **sizes, **options)
+    return small.make_model(32, source_depth=2, target_depth=2, heads=4, **options)
 
 
 def make_batch(rows=6, text=7, speech=15, seed=0):

@@ -5,13 +5,14 @@ import math
 from pathlib import Path
 
 import pytest
+import small
 import torch
 
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer
 from spear_tts_pytorch.tokens import mask_after_eos
 
-PAIRS = [(source, target) for source in ("speech", "text") for target in ("speech", "text")]
+PAIRS = small.DIRECTIONS
 SIZES = {"speech": 20, "text": 30}
 VARIANTS = {
     "plain": {},
@@ -22,23 +23,11 @@ VARIANTS = {
 
 
 def make_model(**kwargs):
-    torch.manual_seed(0)
-    options = dict(
-        source_depth=2, target_depth=3, num_text_token_ids=30, num_semantic_token_ids=20, dim_head=8, heads=4
-    )
-    model = TextToSemantic(32, **{**options, **kwargs}).eval()
-    for name, parameter in model.named_parameters():  # logits far from uniform, so that a wrong id shows
-        if "token_emb" in name:
-            parameter.data.normal_()
-    return model
+    return small.make_model(32, spread=1, **{"source_depth": 2, "target_depth": 3, "heads": 4, **kwargs}).eval()
 
 
 def make_ids(modality, lengths, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.full((len(lengths), max(lengths)), {"speech": -1, "text": 0}[modality])
-    for row, length in zip(ids, lengths, strict=True):
-        row[:length] = torch.randint(1, SIZES[modality], (length,), generator=generator)
-    return ids
+    return small.make_ids(modality, SIZES[modality], lengths, seed)
 
 
 @pytest.mark.parametrize("dim", [64, 512])
