@@ -40,6 +40,7 @@ def run(command):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_save_a_model(ids, tmp_path):
     output = tmp_path / "out"
     script = [str(ROOT / "examples" / "train.py"), str(ids), "--output", str(output), "--dim", "64", "--depth", "1"]

@@ -26,6 +26,7 @@ def test_the_two_commands_are_the_first_thing_after_the_opening_paragraph():
     assert [line for line in README.splitlines() if line.startswith("pip install -e ")] == COMMANDS
 
 
+@pytest.mark.slow
 def test_python_snippets_run_in_order(tmp_path, monkeypatch):
     pytest.importorskip("sklearn", reason="MelKmeans.fit needs scikit-learn")
     monkeypatch.chdir(tmp_path)

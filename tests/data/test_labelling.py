@@ -56,6 +56,7 @@ def assert_same(folder, whole):
     assert scores == pytest.approx(whole[1], abs=2e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path, whole):
     counts = many.results(2, label, str(tmp_path))
     assert [one["written"] for one in counts] == [ITEMS // 2] * 2
@@ -64,6 +65,7 @@ def test_two_processes_are_one(tmp_path, whole):
     assert label(tmp_path)["skipped"] == ITEMS  # one process takes up what two have written
 
 
+@pytest.mark.slow
 def test_killed_at_random_times(tmp_path, whole):
     random.seed(0)
     kills = 0

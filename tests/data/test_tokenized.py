@@ -106,6 +106,7 @@ def test_termination_writes_what_is_done(corpus, tokenizer, tmp_path, monkeypatc
     assert len(TokenizedSpeech(tmp_path / "a")) == 70
 
 
+@pytest.mark.slow
 def test_processes_are_one_and_lose_little(corpus, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(tokenized, "BATCH_CLIPS", 4)
 

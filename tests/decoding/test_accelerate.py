@@ -58,6 +58,7 @@ def speaker():
     return model.eval(), *pairs(50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "least"), [("bf16", 0.98), ("int8", 0.95)])
 def test_rounded_weights_say_the_same(speaker, precision, least):
     model, text, said = speaker
@@ -109,6 +110,7 @@ def test_an_unknown_precision_is_refused():
         make_model().compile(batch_sizes=(0,))
 
 
+@pytest.mark.slow
 def test_without_a_compiler_decoding_stays_as_it_was(tmp_path):
     """In a process of its own, because torch remembers which compiler it found."""
     code = """
@@ -134,6 +136,7 @@ print(torch.equal(model.generate(source, **options), wanted))
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_compiled_steps_are_the_steps(precision):
@@ -164,6 +167,7 @@ def test_compiled_steps_are_the_steps(precision):
     assert 0 < counters["stats"]["unique_graphs"] <= 12, "graphs must not depend on lengths"
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_steps_follow_the_weights_without_compiling_again():
     from torch._dynamo.utils import counters

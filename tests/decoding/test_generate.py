@@ -43,6 +43,7 @@ def test_greedy_speculation_is_greedy(variant, lengths, layer):
         torch.testing.assert_close(result.scores, scores, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_length", [2, 40])
 def test_speculation_draws_from_the_models_distribution(max_length):
     """First two ids of 3,000 rows: as often as the model itself says, and as plain sampling draws them.

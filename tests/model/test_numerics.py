@@ -81,6 +81,7 @@ def test_dropout_trains_with_either_kernel_and_is_off_in_evaluation(flash):
 
 
 # aot_eager traces everything that a compiler would get, and needs no compiler
+@pytest.mark.slow
 def test_the_training_forward_and_backward_are_one_graph():
     model = make_model(**EVERYTHING | {"cond_drop_prob": 0.0}).train()
     wrapper, results = TextToSemanticWrapper(model), []
@@ -93,6 +94,7 @@ def test_the_training_forward_and_backward_are_one_graph():
     torch.testing.assert_close(*results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["autocast", "weights"])
 def test_reduced_precision_compiles_for_batches_of_many_lengths(precision):
     model = make_model(attn_dropout=0.1).train()
@@ -122,6 +124,7 @@ def test_the_loss_is_float32_whatever_the_weights_are():
     assert loss.dtype == torch.float32 and logits.dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_dropped_conditions_and_dropout_are_part_of_the_graph():
     model = make_model(**EVERYTHING, attn_dropout=0.1).train()
     compiled = torch.compile(model, fullgraph=True, backend="eager")

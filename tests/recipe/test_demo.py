@@ -47,6 +47,7 @@ def demo_folder(tmp_path_factory):
     return folder, summary
 
 
+@pytest.mark.slow
 def test_demo_writes_everything_it_names(demo_folder):
     folder, summary = demo_folder
     assert json.loads((folder / "results.json").read_text()) == summary
@@ -62,6 +63,7 @@ def test_demo_writes_everything_it_names(demo_folder):
     assert "15 labelled" in summary["summary"] and summary["summary"].startswith("(a)")
 
 
+@pytest.mark.slow
 def test_demo_model_speaks_from_the_shell(demo_folder, capsys, tmp_path):
     folder, summary = demo_folder
     wav = tmp_path / "said.wav"
@@ -117,6 +119,7 @@ def test_results_print_in_three_lines_or_less(recipe_result):
     assert "2 labelled" in repr(stages) and "nothing" in repr(stages)
 
 
+@pytest.mark.slow
 def test_existing_folders_are_kept(demo_folder, tmp_path, monkeypatch):
     folder, _ = demo_folder
     monkeypatch.setattr(demo, "open_corpus", lambda *_, **__: pytest.fail("refused only after work"))
@@ -144,6 +147,7 @@ def recipe_result():
     return run_on_embedded_speech()
 
 
+@pytest.mark.slow
 def test_recipe_on_embedded_speech_is_reproducible(recipe_result):
     results = [recipe_result, run_on_embedded_speech()]
     first, second = ([result.columns["d"], result.floor, result.label_cer] for result in results)

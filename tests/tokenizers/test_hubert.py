@@ -54,6 +54,7 @@ def test_repr_says_layer_clusters_and_rates(tokenizer):
     assert repr(tokenizer) == "HubertWithKmeans(layer 2 of HubertModel: 20 clusters, 16000 Hz, 50 ids per second)"
 
 
+@pytest.mark.slow
 def test_nothing_of_fairseq_is_imported(files):
     code = (
         "import sys; sys.modules['fairseq'] = None\n"
@@ -179,6 +180,7 @@ def test_long_clips_pass_in_windows(tokenizer, corpora, monkeypatch):
     assert torch.equal(both[0], cut) and torch.equal(both[1, :156], tokenizer(clip[:50_000])[0])
 
 
+@pytest.mark.slow
 def test_features_of_windows_go_once_their_ids_are_known(tokenizer, monkeypatch):
     monkeypatch.setattr(hubert, "WINDOW", 100)
     monkeypatch.setattr(hubert, "OVERLAP", 10)

@@ -59,6 +59,7 @@ def _compile_with(monkeypatch, backend):
     monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(compile_, backend=backend))
 
 
+@pytest.mark.slow
 def test_compiled_training_is_the_same_and_names_stay(tmp_path, monkeypatch):
     graphs = []
 
@@ -81,6 +82,7 @@ def test_compiled_training_is_the_same_and_names_stay(tmp_path, monkeypatch):
     assert same(saved, weights(compiled)) and set(saved) == set(weights(plain))
 
 
+@pytest.mark.slow
 def test_without_a_compiler_it_says_so(monkeypatch):
     def backend(graph, inputs):
         from torch._inductor.exc import InvalidCxxCompiler
@@ -167,6 +169,7 @@ TABLE = {  # at step 0, the end of the warm-up, the middle of what follows, the 
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TABLE)
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_learning_rates_are_the_same_over_any_number_of_processes(kind, processes):

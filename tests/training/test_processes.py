@@ -13,6 +13,8 @@ from training_setup import make_model, make_pairs, make_speech, same, timeless, 
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.training.stages import SemanticToTextTrainer, SpeechSpeechPretrainer, TextToSemanticTrainer
 
+pytestmark = pytest.mark.slow
+
 STAGES = {
     "pretrain": (SpeechSpeechPretrainer, {}),
     "backtranslate": (SemanticToTextTrainer, {"token_dropout": 0.2}),

@@ -220,6 +220,7 @@ def assert_same_run(folder, other, found, expected):
     assert names[0] == names[1]  # nothing is left lying about either
 
 
+@pytest.mark.slow
 def test_killed_at_every_kind_of_point(tmp_path):
     stage = "pretrain"
     [whole] = many.results(1, _train, str(tmp_path / "whole"), stage)
@@ -249,6 +250,7 @@ def test_what_was_being_replaced_when_a_run_died_is_put_back(tmp_path):
     assert hidden == [".lock", ".notes"]
 
 
+@pytest.mark.slow
 def test_killed_at_random_times(tmp_path):
     start = time.monotonic()
     [whole] = many.results(1, _train, str(tmp_path / "whole"), "forward")
@@ -335,6 +337,7 @@ def _train_with_loaders(folder):
     return None
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_process_group_saves_and_stops(tmp_path):
     assert many.results(1, _train_with_loaders, str(tmp_path)) == [143]
     assert (tmp_path / "latest").read_text() == "step-5\n"

@@ -188,6 +188,7 @@ def test_names_of_what_each_stage_trains_and_moves(trainer_class, data, options,
     assert moved <= set(expected) and moved
 
 
+@pytest.mark.slow
 def test_overfits_a_few_pairs():
     pairs = make_pairs(6)
     options = train_options(
