@@ -114,7 +114,7 @@ def test_select_takes_each_rows_length_along():
     torch.testing.assert_close(got[:, 0], torch.stack((wanted[1, 3], wanted[0, 1])), atol=1e-5, rtol=1e-5)
 
 
-DEPTH, KINDS = 2, ("append", "append", "select", "truncate", "replace")
+DEPTH, KINDS = 2, ("append", "append", "reorder", "reorder", "select", "truncate", "replace")
 
 
 class Rows:
@@ -173,37 +173,59 @@ def test_a_cache_is_a_list_of_rows(data):
     def draw_sources(count):
         return [(next(names), data.draw(lengths, label="source length")) for _ in range(count)]
 
+    def draw_rows(cache, count):
+        return data.draw(st.lists(st.integers(0, cache.rows - 1), min_size=count[0], max_size=count[1]), label="rows")
+
     def select(cache, twin, chosen):
         cache.select(torch.tensor(chosen))
         twin.rows = [(twin.rows[row][0], list(twin.rows[row][1])) for row in chosen]
 
+    def truncate(cache, twin):
+        cut = data.draw(st.lists(st.integers(1, 9), min_size=cache.rows, max_size=cache.rows), label="lengths")
+        cache.truncate(cut)
+        twin.rows = [(source, held[:length]) for (source, held), length in zip(twin.rows, cut, strict=True)]
+
+    def replace(cache, twin):
+        places = st.lists(st.integers(0, cache.sources - 1), min_size=1, unique=True)
+        places, each = data.draw(places, label="places"), cache.rows // cache.sources
+        sources = draw_sources(len(places))
+        other, new = cache_of(sources), Rows(sources)
+        append(other, new, numbers)
+        select(other, new, [i for i in range(len(places)) for _ in range(each)])
+        for _ in range(data.draw(st.integers(0, 3), label="steps")):
+            append(other, new, numbers)
+        truncate(other, new)
+        cache.replace(places, other)
+        for index, place in enumerate(places):
+            twin.rows[place * each : (place + 1) * each] = new.rows[index * each : (index + 1) * each]
+
     sources = draw_sources(data.draw(st.integers(1, 3), label="sources"))
     cache, twin = cache_of(sources), Rows(sources)
     append(cache, twin, numbers)
-    for kind in data.draw(st.lists(st.sampled_from(KINDS), max_size=12), label="operations"):
+    select(cache, twin, [i for i in range(len(sources)) for _ in range(3)])  # beams
+    for kind in data.draw(st.lists(st.sampled_from(KINDS), min_size=8, max_size=20), label="operations"):
         if kind == "append":
             append(cache, twin, numbers)
+        elif kind == "reorder":  # as many rows as before: copies in place
+            select(cache, twin, draw_rows(cache, (cache.rows, cache.rows)))
         elif kind == "select":
-            select(
-                cache, twin, data.draw(st.lists(st.integers(0, cache.rows - 1), min_size=1, max_size=6), label="rows")
-            )
-        elif kind == "truncate":
-            cut = data.draw(st.lists(st.integers(1, 9), min_size=cache.rows, max_size=cache.rows), label="lengths")
-            cache.truncate(cut)
-            twin.rows = [(source, held[:length]) for (source, held), length in zip(twin.rows, cut, strict=True)]
+            select(cache, twin, draw_rows(cache, (1, 6)))
         else:
-            places = st.lists(st.integers(0, cache.sources - 1), min_size=1, unique=True)
-            places, each = data.draw(places, label="places"), cache.rows // cache.sources
-            sources = draw_sources(len(places))
-            other, new = cache_of(sources), Rows(sources)
-            append(other, new, numbers)
-            select(other, new, [i for i in range(len(places)) for _ in range(each)])
-            for _ in range(data.draw(st.integers(0, 3), label="steps")):
-                append(other, new, numbers)
-            cache.replace(places, other)
-            for index, place in enumerate(places):
-                twin.rows[place * each : (place + 1) * each] = new.rows[index * each : (index + 1) * each]
+            {"truncate": truncate, "replace": replace}[kind](cache, twin)
         twin.check(cache)
+
+
+def test_rows_that_were_cut_below_what_they_share_are_copied_from_there_on():
+    cache, twin, numbers = cache_of([(1000, 2)]), Rows([(1000, 2)]), itertools.count()
+    for _ in range(5):
+        append(cache, twin, numbers)
+    cache.select(torch.tensor([0, 0]))
+    cache.truncate([2, 2])
+    twin.rows = [(source, held[:2]) for source, held in twin.rows * 2]
+    append(cache, twin, numbers)
+    cache.select(torch.tensor([1, 1]))
+    twin.rows = [twin.rows[1]] * 2
+    twin.check(cache)
 
 
 def test_a_cache_that_has_read_nothing_cannot_take_part_in_a_replacement():
