@@ -1,9 +1,10 @@
-"""Small models, batches and tokenizers for tests: width 16, one layer on each side, vocabularies of 30 and 20.
+"""Small models, batches, clips and tokenizers for tests: width 16, one layer on each side, vocabularies of 30 and 20.
 
 Tests name only what matters to them: `make_model(target_depth=2, ctc=True)`. Trainers and their data are in
 `training_setup.py`, what is labelled in `labelled.py`, decoders that can be enumerated in `fake_step.py`.
 """
 
+import numpy as np
 import torch
 
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
@@ -42,6 +43,12 @@ def make_rows(size, lengths, seed=0):
 def make_ids(modality, size, lengths, seed=0):
     """The same as a padded batch `[b, n]`."""
     return pad_sequences(make_rows(size, lengths, seed), PADS[modality])
+
+
+def make_clips(lengths, seed=0):
+    """Noise at a tenth of full scale: a float32 array for each length in samples."""
+    random = np.random.default_rng(seed)
+    return [0.1 * random.standard_normal(length).astype(np.float32) for length in lengths]
 
 
 class Frames:

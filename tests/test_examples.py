@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+import small
 import torch
 
 from spear_tts_pytorch.data.corpora.readers import read_corpus
@@ -21,12 +21,9 @@ ROOT = Path(__file__).parent.parent
 def ids(tmp_path):
     """What `spear-tts tokenize` leaves of seven clips, of which one has no text."""
     pytest.importorskip("sklearn", reason="MelKmeans.fit needs scikit-learn")
-    random = np.random.default_rng(0)
     texts = ["one", "two", "one two", "three", "three one", "two two", None]
-    clips = [
-        (0.1 * random.standard_normal(4_000 + 500 * i).astype(np.float32), 8_000, *([text, None] if text else []))
-        for i, text in enumerate(texts)
-    ]
+    waves = small.make_clips(range(4_000, 7_500, 500))
+    clips = [(wave, 8_000, *([text, None] if text else [])) for wave, text in zip(waves, texts, strict=True)]
     tokenizer = MelKmeans.fit([clip[0] for clip in clips], sample_hz=8_000, num_clusters=16, progress=False)
     folder = tmp_path / "ids"
     tokenize_corpus(read_corpus(clips), tokenizer, folder, progress=False)

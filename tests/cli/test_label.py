@@ -2,7 +2,7 @@
 
 import json
 
-import numpy as np
+import small
 import soundfile
 
 from spear_tts_pytorch import GeneratedAudioTextDataset
@@ -10,10 +10,10 @@ from spear_tts_pytorch.cli import main
 
 
 def test_label_reads_audio_and_tokenized_folders_and_says_what_was_left_out(model_folder, capsys, tmp_path):
-    audio, random = tmp_path / "audio", np.random.default_rng(1)
+    audio = tmp_path / "audio"
     audio.mkdir()
-    for name in "abc":
-        soundfile.write(audio / f"{name}.wav", 0.1 * random.standard_normal(6000), 8000)
+    for name, wave in zip("abc", small.make_clips([6000] * 3, seed=1), strict=True):
+        soundfile.write(audio / f"{name}.wav", wave, 8000)
     options = ["--max-length", "5", "--batch-size", "2", "--no-progress"]
     made = tmp_path / "pairs"
     arguments = ["label", str(model_folder), str(audio), str(made), *options]

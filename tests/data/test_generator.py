@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import small
 import torch
 from labelled import TOKENIZER, Counting, make_ids, make_model
 
@@ -20,9 +21,7 @@ def read(folder):
 
 
 def test_the_three_lines_of_the_readme(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    clips = [torch.randn(8000, generator=generator).numpy() for _ in range(4)]
-    tokenizer = MelKmeans.fit(clips, 16000, num_clusters=8, progress=False)
+    tokenizer = MelKmeans.fit(small.make_clips([8000] * 4), 16000, num_clusters=8, progress=False)
     model = make_model(wav2vec=tokenizer, num_semantic_token_ids=None)
     dataset_generator = SemanticToTextDatasetGenerator(model=model, dataset=MockDataset(10), folder=str(tmp_path))
     dataset_generator(max_length=2)

@@ -8,22 +8,17 @@ import subprocess
 import sys
 
 import pytest
+import small
 import torch
 
 from spear_tts_pytorch import TextToSemantic, TextToSemanticWrapper
 
-TYPES = dict(source_type="text", target_type="speech")
+TYPES = small.TEXT_TO_SPEECH
 PAD = -1
 
 
 def make_model(**options):
-    torch.manual_seed(0)
-    sizes = dict(num_text_token_ids=30, num_semantic_token_ids=20, heads=4, dim_head=8, target_kv_heads=2)
-    model = TextToSemantic(40, source_depth=1, target_depth=2, **{**sizes, **options}).eval()
-    for name, parameter in model.named_parameters():  # logits far from uniform, so that a wrong id shows
-        if "token_emb" in name:
-            parameter.data.normal_()
-    return model
+    return small.make_model(40, spread=1, **{"target_depth": 2, "heads": 4, "target_kv_heads": 2, **options}).eval()
 
 
 def sources(*lengths):
