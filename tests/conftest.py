@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread (small tensors), folders of real speech and of recorded numbers where they are given."""
+"""For all tests: one thread (tensors are small), one seed, folders of real speech and of recorded numbers, if given."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,12 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """The same draws whatever ran before: workers share the tests as they get free."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
