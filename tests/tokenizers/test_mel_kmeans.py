@@ -369,6 +369,7 @@ def test_cluster_spectra_do_not_depend_on_how_loud_each_clip_is(tokenizer, clips
     torch.testing.assert_close(shift, shift.mean().expand_as(shift), atol=0.05, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fsdd", "asterisk_en"])
 def test_real_speech(corpora, name):
     """Resynthesised speech follows the energy of the original and is tokenized the same again, far above chance."""

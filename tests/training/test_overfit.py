@@ -35,6 +35,7 @@ def is_exact(row, target, model, target_type):
     return strip(row, model.pad_id[target_type], model.eos_id[target_type]).tolist() == target.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source_type", "target_type"), STAGES, ids=["text to speech", "speech to text"])
 def test_real_pairs_are_learned_by_heart(pairs, source_type, target_type):
     units, characters, items = pairs

@@ -26,6 +26,7 @@ def test_accuracy_is_the_share_of_target_ids_that_are_likeliest():
     assert trainer.history[-1]["accuracy"] == pytest.approx(right / ids)
 
 
+@pytest.mark.slow
 def test_accuracy_of_other_stages():
     for options in ({}, {"reconstruct_seq": True}, {"reconstruct_seq": True, "mask_id": 0}):
         trainer = SpeechSpeechPretrainer(
