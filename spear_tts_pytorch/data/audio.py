@@ -1,7 +1,6 @@
 """Audio files to waveforms and back.
 
-In: paths of anything libsndfile reads. Out: mono float32 arrays `[t]` in -1..1 and their sampling rate in Hz.
-Knows nothing of corpora, tokenizers or batches.
+In: paths of files that libsndfile reads. Out: mono float32 arrays `[t]` in -1..1 and their sampling rate in Hz.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import soundfile
@@ -20,24 +20,33 @@ from spear_tts_pytorch.tokenizers.semantic import RATES, check_rates
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 SHORT_DATA = re.compile(
     r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE
-)  # how libsndfile notes that a WAV ends early
-STREAMED = 0x7FFF0000  # bytes: programs that write WAV into a pipe say this much or more, for they do not know
-MP3_SLACK = 2304  # samples: two frames, within which decoders differ about the end
+)  # libsndfile's note on a WAV that ends early
+STREAMED = (
+    0x7FFF0000  # bytes: programs that write WAV into a pipe give this length or more, since the length is unknown
+)
+MP3_SLACK = 2304  # samples, two frames: decoders find ends that differ by this much
 
 
 def load_audio(path: str | os.PathLike[str], target_sample_hz: int | None = None) -> tuple[np.ndarray, int]:
-    """Reads a file as mono float32 `[t]`, resampled to `target_sample_hz` if that is given, and its rate in Hz.
+    """Reads a file as a mono waveform; channels are averaged.
+
+    Args:
+        path: a file in a format of libsndfile, such as WAV, FLAC, OGG or MP3.
+        target_sample_hz: rate in Hz to which the audio is resampled; None keeps its rate.
+
+    Returns:
+        float32 `[t]` in -1..1, and its sampling rate in Hz.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not audio that libsndfile reads, is empty, ends before the length that its header gives,
-            gives a rate that no sound has, or holds values that are not finite.
+        ValueError: the file is not audio that libsndfile reads, is empty, is shorter than its header says, has a rate
+            outside 1,000 to 768,000 Hz, or holds values that are not finite.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no audio file at {path}")
     try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:
+        with _open(path) as file:
             sample_hz = file.samplerate
             if sample_hz not in RATES:
                 raise ValueError(
@@ -62,7 +71,12 @@ def load_audio(path: str | os.PathLike[str], target_sample_hz: int | None = None
 
 
 def save_audio(path: str | os.PathLike[str], wav: np.ndarray | Tensor, sample_hz: int) -> None:
-    """Writes a waveform `[t]` as 16-bit WAV (or what the ending of `path` says), turned down if beyond full scale.
+    """Writes a waveform as 16-bit WAV, or in the format of the ending of `path`. Audio beyond -1..1 is scaled down.
+
+    Args:
+        path: the file to write; its folder must exist.
+        wav: `[t]`, floating point.
+        sample_hz: its sampling rate in Hz.
 
     Raises:
         FileNotFoundError: the folder does not exist.
@@ -76,7 +90,7 @@ def save_audio(path: str | os.PathLike[str], wav: np.ndarray | Tensor, sample_hz
     if wav.ndim != 1 or wav.size == 0:
         raise ValueError(f"wav must have the shape [t] with t >= 1, got {list(wav.shape)}")
     if not np.isfinite(wav).all():
-        raise ValueError("wav holds samples that are NaN or infinite")
+        raise ValueError("wav holds samples that are NaN or infinite: leave them out before saving")
     check_rates(sample_hz)
     try:
         soundfile.write(path, wav / max(1.0, float(np.abs(wav).max())), sample_hz, subtype="PCM_16")
@@ -97,8 +111,13 @@ def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     return wav if from_hz == to_hz else soxr.resample(wav, from_hz, to_hz)
 
 
+def _open(path: Path) -> soundfile.SoundFile:
+    """Opens a file whose name may hold any bytes: soundfile takes bytes, but its types do not say so."""
+    return soundfile.SoundFile(cast(Any, os.fsencode(path)))
+
+
 def _missing(file: soundfile.SoundFile, found: int, path: Path) -> str:
-    """What the file ends too early for, by its own account; empty if nothing."""
+    """The amount of audio that the file announces but does not hold, in words; "" if it is complete."""
     note = SHORT_DATA.search(file.extra_info)
     if note and int(note[2]) < int(note[1]) < STREAMED:
         return f"{int(note[1]) - int(note[2])} bytes"
@@ -106,10 +125,10 @@ def _missing(file: soundfile.SoundFile, found: int, path: Path) -> str:
         head = raw.read(1 << 16)
         raw.seek(max(0, path.stat().st_size - (1 << 16)))
         tail = raw.read()
-    if file.format == "OGG":  # libsndfile takes what is left for the whole; the last page must be there to its end
+    if file.format == "OGG":  # libsndfile does not notice a missing end, so the last page must be complete
         page = tail[tail.rfind(b"OggS") :]
         return "" if len(page) >= 27 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]]) else "a part"
     if file.format == "MP3" and b"Xing" not in head and b"Info" not in head:
-        return ""  # frames are not counted there, the length is a guess from the size of the file
+        return ""  # without a frame count, libsndfile guesses the length from the size of the file
     missing = file.frames - found
     return f"{missing} samples" if missing > (MP3_SLACK if file.format == "MP3" else 0) else ""

@@ -1,37 +1,35 @@
-"""Which pseudo-labels to learn from, and a report on all of them.
+"""Selects pseudo-labels to learn from, and reports on all of them.
 
-In: the pairs of a folder. Out: those that are sure, of a plausible length and without loops, with how many were left out
-for what; a report with counts, examples and histograms. Knows nothing of how the labels were made.
+In: the pairs of a folder. Out: the pairs with high scores, plausible lengths and no loops, and numbers of the others by
+reason; a report with counts, examples and histograms.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from spear_tts_pytorch.data.pairs import SOURCE_TRUNCATED
+from spear_tts_pytorch.data.pairs.dataset import GeneratedAudioTextDataset
+from spear_tts_pytorch.data.pairs.shards import SOURCE_TRUNCATED
 from spear_tts_pytorch.utils.files import write_whole
 
-if TYPE_CHECKING:
-    from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset
-
-NGRAM = 4
+NGRAM = 4  # ids of text
 EXAMPLES = 10
 REPORT, HISTOGRAM = "report.json", "histograms.png"
 
 
 def repetition(ids: Tensor, n: int = NGRAM) -> float:
-    """The share of n-grams in ids `[m]` that came before (seq-rep-n of arXiv 1908.04319): 0 none, towards 1 a loop."""
+    """Share of the n-grams in ids `[m]` that are repetitions (seq-rep-n of arXiv 1908.04319): 0 for none, near 1 for a loop."""
     if len(ids) <= n:
         return 0.0
-    grams = ids.unfold(0, n, 1)
-    return 1 - len(torch.unique(grams, dim=0)) / len(grams)
+    grams = ids.unfold(0, n, 1)  # [m - n + 1, n]
+    return 1 - len(cast(Tensor, torch.unique(grams, dim=0))) / len(grams)
 
 
 def select(
@@ -41,27 +39,29 @@ def select(
     length_ratio: tuple[float, float] | None = (0.5, 2.0),
     max_repetition: float | None = 0.5,
     truncated: bool = False,
-) -> tuple[Subset, dict[str, int]]:
-    """The pairs worth learning from.
+) -> tuple[Subset[tuple[Any, ...]], dict[str, int]]:
+    """Selects the pairs to learn from.
 
     Args:
         pairs: opened with the default columns.
-        best_share: share kept of the pairs that pass everything else, those of the highest score; pairs without a score
-            count as the lowest.
-        length_ratio: least and most semantic ids per text id, as multiples of the median over all pairs; None for any.
-        max_repetition: most `repetition` in the text; None for any.
+        best_share: of the pairs that pass the other filters, the share with the highest scores that is kept, above 0 to
+            1. Pairs without a score count as the lowest.
+        length_ratio: lowest and highest number of semantic ids per text id, as multiples of the median over all pairs;
+            None sets no bound.
+        max_repetition: highest `repetition` in the text, 0 to 1; None sets no bound.
         truncated: whether texts that were cut at their maximal length are kept.
 
     Returns:
-        The pairs kept, and how many were left out as `empty`, `truncated`, `length_ratio`, `repetition` and `score`.
+        The kept pairs, and the numbers of pairs left out as `empty`, `truncated`, `length_ratio`, `repetition` and
+        `score`.
 
     Raises:
         ValueError: an option out of range, or nothing is left.
     """
     kept, left_out = _sound(pairs, best_share, length_ratio, max_repetition, truncated)
     if not kept.any():
-        raise ValueError(f"{pairs.folder} holds no pair that passes: left out were {left_out}; loosen the filters")
-    return Subset(pairs, kept.nonzero()[0].tolist()), left_out
+        raise ValueError(f"{pairs.folder} holds no pair that passes (left out: {left_out}): loosen the filters")
+    return Subset(pairs, cast("list[int]", kept.nonzero()[0].tolist())), left_out
 
 
 def _sound(
@@ -71,7 +71,7 @@ def _sound(
     max_repetition: float | None = 0.5,
     truncated: bool = False,
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """Which pairs pass, bool `[pairs]`, and how many do not for what."""
+    """A mask of the pairs that pass, bool `[pairs]`, and the numbers of the others by reason."""
     if not 0 < best_share <= 1:
         raise ValueError(f"best_share must be above 0 and at most 1, got {best_share}")
     if length_ratio is not None and not 0 <= length_ratio[0] <= 1 <= length_ratio[1]:
@@ -79,7 +79,8 @@ def _sound(
     if max_repetition is not None and not 0 <= max_repetition <= 1:
         raise ValueError(f"max_repetition must be between 0 and 1, got {max_repetition}")
     lengths = np.asarray(pairs.lengths, dtype=np.float64)
-    kept, left_out = np.ones(len(lengths), dtype=bool), {}
+    kept = np.ones(len(lengths), dtype=bool)
+    left_out: dict[str, int] = {}
 
     def leave_out(reason: str, bad: np.ndarray) -> None:
         left_out[reason] = int((kept & bad).sum())
@@ -93,7 +94,7 @@ def _sound(
         leave_out("length_ratio", (ratio < low) | (ratio > high))
     if max_repetition is not None:
         loops = np.zeros(len(kept), dtype=bool)
-        loops[[index for index in kept.nonzero()[0].tolist() if repetition(pairs[index][1]) > max_repetition]] = True
+        loops[[index for index in kept.nonzero()[0] if repetition(pairs[int(index)][1]) > max_repetition]] = True
         leave_out("repetition", loops)
     scores = np.array([-np.inf if score is None else score for score in pairs.column("score")])
     places = kept.nonzero()[0]
@@ -106,19 +107,21 @@ def report(pairs: GeneratedAudioTextDataset, out: str | Path, *, seed: int = 0, 
     """Writes report.json and histograms.png (scores, lengths, ids per text id) about pairs into the folder `out`.
 
     Args:
-        seed: of the choice of the examples.
-        filters: for `select`, whose counts are part of the report.
+        pairs: opened with the default columns.
+        out: made if it does not exist.
+        seed: fixes the random choice of the examples.
+        filters: arguments of `select`; the report counts the pairs that it leaves out.
 
     Returns:
-        What report.json holds: `pairs`, `kept` and `left_out` by reason, quantiles, and `examples`: id, text and score.
-        `text` is null where the folder has none.
+        The contents of report.json: `pairs`, `kept`, `left_out` by reason, quantiles, and `examples` with id, text and
+        score. `text` is null if the folder holds no texts.
     """
     lengths = np.asarray(pairs.lengths)
     scores = np.array([score for score in pairs.column("score") if score is not None], dtype=np.float64)
     sound, left_out = _sound(pairs, **filters)
     chosen = np.random.default_rng(seed).permutation(len(pairs))[:EXAMPLES]
     ids, texts, all_scores = (pairs.column(name) for name in ("id", "text", "score"))
-    found = {
+    found: dict[str, Any] = {
         "pairs": len(pairs),
         "kept": int(sound.sum()),
         "left_out": left_out,
@@ -141,7 +144,7 @@ def report(pairs: GeneratedAudioTextDataset, out: str | Path, *, seed: int = 0, 
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float] | None:
-    """Least, quartiles and most; None of nothing."""
+    """Minimum, quartiles and maximum; None without values."""
     if not len(values):
         return None
     names = ("least", "lower quartile", "median", "upper quartile", "most")

@@ -1,8 +1,8 @@
-"""A corpus of audio to a folder of semantic ids: Parquet shards, a tokenizer_of_ids.json of what made them, a report.
+"""Turns a corpus of audio into a folder of semantic ids, and opens such a folder as a dataset.
 
-In: utterances, a semantic tokenizer. Out: `speech-{number}.parquet` with the columns `id`, `semantic_ids`, `text`,
-`speaker` and `seconds`; `report.json` names clips that could not be used and why. Work that was interrupted goes on where
-its last shard ended. Knows nothing of models.
+In: utterances, a semantic tokenizer. Out: shards `speech-{number}.parquet` with the columns `id`, `semantic_ids`, `text`,
+`speaker` and `seconds`; `tokenizer_of_ids.json` describes the tokenizer; `report.json` names clips that could not be used,
+with reasons. An interrupted run continues after its last shard.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import os
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import LongTensor
+from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from spear_tts_pytorch.data.arrow import Table, arrow, parquet, parquet_bytes
 from spear_tts_pytorch.data.audio import resample
 from spear_tts_pytorch.data.corpora.clip_files import check_unique
 from spear_tts_pytorch.data.corpora.corpus import Utterance
@@ -34,22 +35,23 @@ from spear_tts_pytorch.utils.files import locked, write_whole
 REPORT, TOKENIZER = "report.json", "tokenizer_of_ids.json"
 BATCH_CLIPS = 32
 FATAL = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))  # not the clip's fault
-Row = tuple[str, "np.ndarray | None", "str | None", "str | None", float, str]  # ids, or why there are none
+Row = tuple[str, "np.ndarray | None", "str | None", "str | None", float, str]
+"""Id, semantic ids int32 `[n]` (None for a clip that cannot be used), text, speaker, seconds, and the reason for None."""
 
 
 @dataclass
 class TokenizeReport:
-    """What became of a corpus.
+    """The result of `tokenize_corpus`.
 
     Attributes:
-        clips: how many are in the folder.
-        hours: how long they are together.
-        skipped: clips that could not be used, and why.
+        clips: number of clips in the folder.
+        hours: their duration together.
+        skipped: reasons why clips could not be used, by id.
     """
 
     clips: int = 0
     hours: float = 0.0
-    skipped: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict[str, str])
 
 
 def tokenize_corpus(
@@ -61,19 +63,23 @@ def tokenize_corpus(
     rows_per_shard: int = 10_000,
     progress: bool = True,
 ) -> TokenizeReport:
-    """Writes the ids of all utterances into `folder`, but of those that are there already.
+    """Writes the semantic ids of all utterances into `folder`. Clips that the folder already holds are not repeated.
 
     Args:
-        utterances: as the readers give them (`data/readers.py`); ids must be unique.
-        workers: processes besides this one; 0 works in this one. The tokenizer and utterances must be picklable then.
-        rows_per_shard: clips in a file. What is done is written when an error or Ctrl-C (under `spear-tts` SIGTERM too)
-            ends the work, but for batches of 32 clips that are in work: one, or two for each worker and one more. A process
-            that is killed outright loses the clips of an unfinished file as well.
+        utterances: from the readers of `data/corpora`; ids must be unique.
+        tokenizer: turns waveforms into ids.
+        folder: made if it does not exist.
+        workers: number of processes that tokenize; 0 tokenizes in this process. Workers need a tokenizer and utterances
+            that can be pickled.
+        rows_per_shard: clips in a file. An error or Ctrl-C (under `spear-tts` also SIGTERM) loses only the batches of 32
+            clips in work: one, or with workers two for each and one more. A killed process also loses the clips of its
+            unfinished file.
+        progress: shows a bar, on terminals.
 
     Raises:
         FolderInUseError: another run writes into the folder (an OSError and a RuntimeError).
         ValueError: an id that comes twice; a folder whose ids another tokenizer made; counts out of range.
-        torch.OutOfMemoryError: a GPU has too little memory for a clip; other clips that cannot be used are reported.
+        torch.OutOfMemoryError: a GPU has too little memory for a clip. Other clips that cannot be used are reported.
     """
     if workers < 0 or rows_per_shard < 1:
         raise ValueError(
@@ -98,9 +104,9 @@ def tokenize_corpus(
 
 
 def _write_results(
-    folder: Path, results: Iterable[list[Row]], report: TokenizeReport, rows_per_shard: int, bar: tqdm
+    folder: Path, results: Iterable[list[Row]], report: TokenizeReport, rows_per_shard: int, bar: tqdm[Any]
 ) -> None:
-    """Counts results in `report` and writes them as they come; those that came before an error too."""
+    """Counts results in `report` and writes them as they come, also those that came before an error."""
     shards = max((int(path.stem.rpartition("-")[2]) + 1 for path in _shards(folder)), default=0)
     rows: list[Row] = []
     try:
@@ -122,14 +128,20 @@ def _write_results(
 def fit_tokenizer(
     utterances: Sequence[Utterance], num_clusters: int = 100, *, seed: int = 0, progress: bool = True
 ) -> MelKmeans:
-    """A `MelKmeans` at the most frequent rate of the clips, fitted on those that can be read.
+    """Fits a `MelKmeans` on the clips that can be read, at their most frequent sampling rate.
+
+    Args:
+        utterances: clips of a corpus.
+        num_clusters: K, the number of ids.
+        seed: fixes the random choices.
+        progress: shows a bar, on terminals.
 
     Raises:
-        ValueError: none can be read, or they are too short for so many clusters.
+        ValueError: no clip can be read, or there are fewer frames than clusters.
     """
     rates = [one.sample_hz for one in utterances if one.sample_hz in RATES]
     if not rates:
-        raise ValueError("no clip of the corpus can be read")
+        raise ValueError("no clip of the corpus can be read: check that the files are audio")
     rate = Counter(rates).most_common(1)[0][0]
 
     def clips() -> Iterator[np.ndarray]:
@@ -139,27 +151,36 @@ def fit_tokenizer(
             except MemoryError as error:
                 warnings.warn(f"{one.id} is left out: {_problem(error)}", stacklevel=3)
             except (ValueError, OSError):
-                continue  # named when it is tokenized
+                continue  # `tokenize_corpus` names it
 
     return MelKmeans.fit(clips(), rate, num_clusters, seed=seed, progress=progress)
 
 
-class TokenizedSpeech(Dataset):
-    """The ids in a folder that `tokenize_corpus` wrote.
+class TokenizedSpeech(Dataset[Tensor]):
+    """The semantic ids in a folder that `tokenize_corpus` wrote: an item is int64 `[n]`.
+
+    Args:
+        folder: the folder of shards.
 
     Attributes:
         ids: names of the clips.
-        texts, speakers: of each clip, None where unknown.
+        texts, speakers: text and speaker of each clip, None where unknown.
+        seconds: duration of each clip, float64 `[clips]`.
 
     Raises:
         FileNotFoundError: the folder has no shards.
+        ValueError: a shard cannot be read.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
         if not Path(folder).is_dir() or not _shards(Path(folder)):
             raise FileNotFoundError(f"{folder} holds no tokenized speech: make it with `spear-tts tokenize`")
-        table = _read(Path(folder), ["id", "semantic_ids", "text", "speaker"])
-        self.ids, self.texts, self.speakers = (table[name].to_pylist() for name in ("id", "text", "speaker"))
+        table = _read(Path(folder), ["id", "semantic_ids", "text", "speaker", "seconds"])
+        self.folder = Path(folder)
+        self.ids: list[str] = table["id"].to_pylist()
+        self.texts: list[str | None] = table["text"].to_pylist()
+        self.speakers: list[str | None] = table["speaker"].to_pylist()
+        self.seconds = np.asarray(table["seconds"], dtype=np.float64)
         lists = table["semantic_ids"].combine_chunks()
         self._values = np.asarray(lists.flatten())
         self._ends = np.asarray(lists.offsets)
@@ -167,7 +188,11 @@ class TokenizedSpeech(Dataset):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> LongTensor:
+    def __repr__(self) -> str:
+        hours = float(self.seconds.sum()) / 3600
+        return f"TokenizedSpeech({len(self)} clips, {hours:.2f} hours, {len(self._values)} ids in {self.folder})"
+
+    def __getitem__(self, index: int) -> Tensor:
         """The ids of a clip, int64 `[n]`."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {len(self)} clips")
@@ -176,7 +201,7 @@ class TokenizedSpeech(Dataset):
 
 
 def _unique(utterances: Iterable[Utterance], done: set[str]) -> Iterator[Utterance]:
-    """Those that are not done; an iterator is known to repeat an id only when it does."""
+    """The utterances that are not in `done`; raises ValueError at an id that comes twice."""
     seen: set[str] = set()
     for utterance in utterances:
         if utterance.id in seen:
@@ -198,7 +223,7 @@ def _batches(utterances: Iterator[Utterance]) -> Iterator[list[Utterance]]:
 
 
 def _tokenized(batch: list[Utterance], tokenizer: SemanticTokenizer) -> list[Row]:
-    """One row for each utterance; one that cannot be used says why."""
+    """A row for each utterance."""
     rows: list[Row] = []
     for one in batch:
         ids, problem, seconds = None, "", 0.0
@@ -216,8 +241,9 @@ def _tokenized(batch: list[Utterance], tokenizer: SemanticTokenizer) -> list[Row
 
 
 def _problem(error: BaseException) -> str:
+    """An error in one line of UTF-8."""
     words = " ".join(str(error).split()) or type(error).__name__
-    return words.encode("utf-8", "backslashreplace").decode()  # names of files may be any bytes
+    return words.encode("utf-8", "backslashreplace").decode()  # file names may hold any bytes
 
 
 _worker_tokenizer: Any = None
@@ -236,11 +262,11 @@ def _in_worker(batch: list[Utterance]) -> list[Row]:
 def _in_processes(
     batches: Iterator[list[Utterance]], tokenizer: SemanticTokenizer, workers: int
 ) -> Iterator[list[Row]]:
-    """Results in the order of the batches; a few wait at a time, so that a corpus need not fit into memory."""
+    """Results in the order of the batches. Only a few batches wait at a time, so the corpus need not fit into memory."""
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start_worker, (tokenizer, threads)) as pool:
-        waiting: deque = deque()
+        waiting: deque[Future[list[Row]]] = deque()
         try:
             for batch in batches:
                 waiting.append(pool.submit(_in_worker, batch))
@@ -257,9 +283,8 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _write_shard(folder: Path, number: int, rows: list[Row]) -> int:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    """Writes a shard; returns the number of the next."""
+    pa = arrow()
     ids, semantic_ids, texts, speakers, seconds, _ = zip(*rows, strict=True)
     table = pa.table(
         {
@@ -270,18 +295,15 @@ def _write_shard(folder: Path, number: int, rows: list[Row]) -> int:
             "seconds": pa.array(seconds, pa.float64()),
         }
     )
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    write_whole(folder / f"speech-{number:06d}.parquet", sink.getvalue().to_pybytes())
+    write_whole(folder / f"speech-{number:06d}.parquet", parquet_bytes(table))
     return number + 1
 
 
-def _read(folder: Path, columns: list[str]) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _read(folder: Path, columns: list[str]) -> Table:
+    """Columns of all shards."""
+    pa = arrow()
     try:
-        return pa.concat_tables([pq.read_table(path, columns=columns) for path in _shards(folder)])
+        return pa.concat_tables([parquet().read_table(path, columns=columns) for path in _shards(folder)])
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ValueError(
             f"{folder} holds a shard that cannot be read ({error}): remove it and tokenize again"
@@ -289,6 +311,7 @@ def _read(folder: Path, columns: list[str]) -> Any:
 
 
 def _resumed(folder: Path) -> tuple[TokenizeReport, set[str]]:
+    """A report of the clips in the folder, and their ids."""
     if not _shards(folder):
         return TokenizeReport(), set()
     table = _read(folder, ["id", "seconds"])
@@ -296,11 +319,11 @@ def _resumed(folder: Path) -> tuple[TokenizeReport, set[str]]:
 
 
 def _check_same_tokenizer(folder: Path, tokenizer: SemanticTokenizer) -> None:
-    """Remembers the tokenizer, or refuses a folder that another one filled."""
-    own = json.loads(json.dumps(describe(tokenizer)))
+    """Writes a description of the tokenizer, or raises ValueError if the folder holds ids of another one."""
+    own: dict[str, Any] = json.loads(json.dumps(describe(tokenizer)))
     path = folder / TOKENIZER
     if path.is_file():
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         differing = sorted(key for key in own.keys() | there.keys() if own.get(key) != there.get(key))
         if differing:
             raise ValueError(

@@ -200,6 +200,9 @@ def test_clips_of_several_rates(tokenizer, tmp_path):
     for row, one in zip(speech, utterances, strict=True):
         assert torch.equal(row, tokenizer(torch.as_tensor(one.audio()), None, one.sample_hz)[0])
     assert abs(len(speech[0]) - len(speech[1])) <= 1 and torch.equal(speech[-1], speech[2])
+    ids = sum(map(len, speech))
+    assert repr(speech) == f"TokenizedSpeech(3 clips, 0.00 hours, {ids} ids in {tmp_path / 'ids'})"
+    assert speech.seconds.tolist() == [0.5, 0.5, 0.5]
     with pytest.raises(IndexError, match="3 is out of range for 3 clips"):
         speech[3]
     own = tokenized.fit_tokenizer(utterances, 4, progress=False)

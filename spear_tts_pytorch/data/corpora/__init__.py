@@ -1,4 +1,4 @@
-"""Corpora as people have them: folders, tables, datasets, made-up speech. `open_corpus` opens one by its name."""
+"""Corpora: folders in known layouts, tables, dataset objects, synthetic speech. `open_corpus` opens one by its name."""
 
 from __future__ import annotations
 
@@ -32,17 +32,21 @@ def open_corpus(
     speaker: str | None = None,
     progress: bool = True,
 ) -> Corpus:
-    """The corpus that `spec` names: None, synthetic speech; "fsdd:FOLDER", connected digits; else an LJSpeech folder.
+    """Opens a corpus.
 
     Args:
-        labelled: how many utterances have their text.
-        test: how many are held out (fewer if an LJSpeech folder is small).
-        unlabelled: how many have audio only; None for as many as the corpus has or by default makes.
-        speaker: whose digits are taken, for "fsdd:FOLDER".
+        spec: None for synthetic speech, "fsdd:FOLDER" for connected digits, else the path of a folder in LJSpeech's
+            layout.
+        labelled: number of utterances with text.
+        seed: fixes the choice of the utterances.
+        test: number of utterances held out for testing; fewer if an LJSpeech folder is small.
+        unlabelled: number of utterances with audio only; None takes the corpus's default, or all that it has.
+        speaker: the speaker of the digits, for "fsdd:FOLDER"; the first complete one if None.
+        progress: shows a bar, on terminals.
 
     Raises:
         FileNotFoundError: the folder or a part of it is missing.
-        ValueError: the folder is not as it should be, or has fewer utterances than asked for.
+        ValueError: the folder is broken, or has fewer utterances than asked for.
     """
     if spec is not None and os.fspath(spec).removeprefix("fsdd:") == "":
         raise ValueError(f"the corpus {os.fspath(spec)!r} names no folder: give FOLDER or fsdd:FOLDER")

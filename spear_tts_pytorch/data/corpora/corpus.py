@@ -1,12 +1,12 @@
-"""What a corpus is: utterances whose audio is loaded when asked for, in three parts.
+"""Utterances, whose audio is loaded when it is needed, and corpora, which have three parts of them.
 
-In: nothing but what a reader of some layout knows. Out: `Utterance` and `Corpus`.
+In: ids, texts, speakers, rates and functions that load audio, from the readers. Out: `Utterance` and `Corpus`.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,11 +22,11 @@ class Utterance:
 
     Attributes:
         id: its name, unique in the corpus.
-        text: what is said, None if unknown.
-        speaker: who says it, None if unknown.
-        sample_hz: rate of the audio in Hz.
-        load: gives the audio, mono float32 `[t]`.
-        num_samples: its length in samples where that is known without loading.
+        text: its text, None if unknown.
+        speaker: name of the speaker, None if unknown.
+        sample_hz: sampling rate of the audio in Hz; 0 if the file cannot be read.
+        load: returns the audio, mono float32 `[t]` in -1..1.
+        num_samples: length in samples, None if it is unknown before loading.
     """
 
     id: str
@@ -42,7 +42,7 @@ class Utterance:
 
     @property
     def seconds(self) -> float:
-        """Its duration; loads the audio if the length is not known yet."""
+        """Its duration in seconds; loads the audio if the length is unknown."""
         if self.num_samples is None:
             self.num_samples = len(self.load())
         return self.num_samples / self.sample_hz
@@ -50,12 +50,13 @@ class Utterance:
 
 @dataclass
 class Corpus:
-    """What a recipe needs: audio alone, a few pairs, and pairs to test with.
+    """The data of a recipe: audio without text, a few pairs of audio and text, and pairs for testing.
 
     Attributes:
-        unlabelled: utterances whose text, if there, is for an evaluator's eyes only.
+        name: shown in messages and reports.
+        unlabelled: utterances whose texts, if known, only an evaluator may use.
         labelled: utterances with text, none of them in `unlabelled`.
-        test: utterances with texts that neither of the others has.
+        test: utterances with texts that occur in neither of the other parts.
     """
 
     name: str
@@ -63,17 +64,28 @@ class Corpus:
     labelled: list[Utterance]
     test: list[Utterance]
 
+    def __repr__(self) -> str:
+        parts = {"unlabelled": self.unlabelled, "labelled": self.labelled, "test": self.test}
+        return f"Corpus({self.name!r}: {', '.join(_shown(name, part) for name, part in parts.items())})"
+
+
+def _shown(name: str, utterances: Sequence[Utterance]) -> str:
+    """Clips and minutes of a part, without loading audio: clips of unknown length are counted apart."""
+    known = [one.num_samples / one.sample_hz for one in utterances if one.num_samples and one.sample_hz]
+    unknown = f" and {len(utterances) - len(known)} clips of unknown length" if len(known) < len(utterances) else ""
+    return f"{len(utterances)} {name} clips ({sum(known) / 60:.1f} minutes{unknown})"
+
 
 def minutes(utterances: Iterable[Utterance]) -> float:
-    """How long they are together, in minutes."""
+    """The duration of utterances together, in minutes."""
     return sum(utterance.seconds for utterance in utterances) / 60
 
 
 def without_bad_audio(corpus: Corpus) -> Corpus:
-    """The corpus without clips that are silent, not finite or shorter than a tenth of a second; a warning names them.
+    """The corpus without clips that are silent, not finite or shorter than 0.1 seconds; a warning names them.
 
     Raises:
-        ValueError: nothing is left of a part.
+        ValueError: a part has no clip left.
     """
     problems: dict[str, str] = {}
 

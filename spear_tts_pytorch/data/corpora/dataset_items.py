@@ -1,7 +1,6 @@
-"""Items of dataset objects as `Utterance`s: `datasets` of HuggingFace, torchaudio and whatever looks like these.
+"""Items of dataset objects as `Utterance`s: HuggingFace's `datasets`, torchaudio, and objects with the same items.
 
-In: an iterable of utterances, dictionaries or tuples. Out: utterances with id, text and speaker where items have them.
-Knows nothing of folders, ids of sounds or models.
+In: an iterable of utterances, dictionaries or tuples. Out: utterances, with id, text and speaker if the items have them.
 """
 
 from __future__ import annotations
@@ -10,34 +9,40 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from numbers import Integral
 from pathlib import PurePath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from spear_tts_pytorch.data.corpora.corpus import Utterance
+from spear_tts_pytorch.data.loader import SizedDataset
 
 TEXT_COLUMNS = ("text", "sentence", "normalized_text", "text_normalized", "transcription", "transcript")
 SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id")
 ID_COLUMNS = ("id", "file", "path")
-NOT_TEXT = ("GTZAN", "IEMOCAP", "QUESST14")  # torchaudio's, whose strings are names of files and labels
+NOT_TEXT = ("GTZAN", "IEMOCAP", "QUESST14")  # datasets of torchaudio whose strings are file names and labels
 MOST_CHANNELS = 16
 REMEDY = "give dictionaries with 'audio', 'text', 'speaker' and 'id', or utterances"
 
 
 def read_dataset(dataset: Iterable[Any]) -> Iterator[Utterance]:
-    """Items of a dataset, one by one.
+    """Yields the items of a dataset as utterances.
 
-    Items are utterances; dictionaries as `datasets` has them, with `audio`, a text and perhaps a speaker and an id under
-    their usual names; or tuples of a waveform `[t]` or `[c, t]`, its rate, and what torchaudio's LIBRISPEECH, LIBRITTS,
-    LJSPEECH, VCTK_092, COMMONVOICE, CMUARCTIC, SPEECHCOMMANDS and VoxCeleb1Identification have after these; or a text and
-    a speaker's number, a text alone, or nothing. Where ids are not given, they are the place in the dataset.
+    An item is one of:
+
+    - an `Utterance`;
+    - a dictionary as in `datasets`, with `audio`, and perhaps a text, a speaker and an id under their usual names;
+    - a tuple of a waveform `[t]` or `[c, t]` and its rate in Hz, and then nothing, a text, a text and a speaker's number,
+      or the fields of torchaudio's LIBRISPEECH, LIBRITTS, LJSPEECH, VCTK_092, COMMONVOICE, CMUARCTIC, SPEECHCOMMANDS or
+      VoxCeleb1Identification.
+
+    An item without an id gets its index in the dataset.
 
     Raises:
         ValueError: an item of another kind.
     """
     if getattr(dataset, "dataset", dataset).__class__.__name__ in NOT_TEXT:
         raise ValueError(f"{type(getattr(dataset, 'dataset', dataset)).__name__} has no transcripts: {REMEDY}")
-    items = dataset if hasattr(dataset, "__iter__") else (dataset[index] for index in range(len(dataset)))
+    items = dataset if hasattr(dataset, "__iter__") else _by_index(cast(Any, dataset))
     for index, item in enumerate(items):
         if isinstance(item, Utterance):
             yield item
@@ -48,18 +53,27 @@ def read_dataset(dataset: Iterable[Any]) -> Iterator[Utterance]:
             raise ValueError(f"item {index} of the dataset cannot be used ({error}): {REMEDY}") from error
 
 
+def _by_index(dataset: SizedDataset) -> Iterator[Any]:
+    """Items of a dataset that cannot be iterated over."""
+    for index in range(len(dataset)):
+        yield dataset[index]
+
+
 def _utterance_of(index: int, item: Any) -> Utterance:
+    """An item as an utterance; raises an error of any type if it is of another kind."""
+    text: Any
     if isinstance(item, dict) and "audio" in item:
-        audio = item["audio"]
+        row = cast("dict[str, Any]", item)
+        audio: Any = row["audio"]
         if isinstance(audio, (str, bytes)) or audio is None:
             raise ValueError("its 'audio' is not decoded")
         wav, rate = audio["array"], audio["sampling_rate"]
-        text, speaker, id_ = (_first(item, names) for names in (TEXT_COLUMNS, SPEAKER_COLUMNS, ID_COLUMNS))
-    elif isinstance(item, (tuple, list)) and len(item) >= 2:
-        wav, rate, *rest = item
+        text, speaker, id_ = (_first(row, names) for names in (TEXT_COLUMNS, SPEAKER_COLUMNS, ID_COLUMNS))
+    elif isinstance(item, (tuple, list)) and len(cast("list[Any]", item)) >= 2:
+        wav, rate, *rest = cast("list[Any]", item)
         text, speaker, id_ = _fields(rest)
     else:
-        raise ValueError(f"it is a {type(item).__name__}")
+        raise ValueError(f"it is a {type(cast(object, item)).__name__}")
     if not isinstance(text, str | None):
         raise ValueError(f"its text is a {type(text).__name__}")
     if not isinstance(rate, Integral) or rate < 1:
@@ -76,13 +90,14 @@ def _utterance_of(index: int, item: Any) -> Utterance:
 
 
 def _fields(rest: list[Any]) -> tuple[Any, Any, Any]:
-    """Text, speaker and id in what follows waveform and rate, told apart by the types."""
+    """Text, speaker and id in the fields after waveform and rate, recognised by their types."""
     match rest:
         case []:
             return None, None, None
         case [None | str() as text] | [None | str() as text, None]:
             return text, None, None
-        case [dict(row)]:  # COMMONVOICE
+        case [dict()]:  # COMMONVOICE
+            row: dict[str, Any] = rest[0]
             path = _first(row, ID_COLUMNS)
             return _first(row, TEXT_COLUMNS), _first(row, SPEAKER_COLUMNS), path and PurePath(path).stem
         case [str(text), str(second)] if " " in text.strip() and " " not in second.strip():  # CMUARCTIC
@@ -101,11 +116,14 @@ def _fields(rest: list[Any]) -> tuple[Any, Any, Any]:
             return None, speaker, id_
         case [None | str() as text, Integral() as speaker]:
             return text, speaker, None
+        case _:
+            pass
     kinds = ", ".join(type(value).__name__ for value in rest)
-    raise ValueError(f"after waveform and rate it has {kinds}, which no known layout has")
+    raise ValueError(f"no known layout has the fields {kinds} after waveform and rate")
 
 
 def _samples(wav: Any) -> np.ndarray:
+    """A waveform as mono float32 `[t]`."""
     wav = np.asarray(wav)
     if not np.issubdtype(wav.dtype, np.floating):
         raise ValueError(f"its waveform is of {wav.dtype}, not floating point in -1 to 1; divide 16 bits by 32768")
@@ -116,4 +134,5 @@ def _samples(wav: Any) -> np.ndarray:
 
 
 def _first(item: dict[str, Any], names: tuple[str, ...]) -> Any:
+    """The value of the first of these columns that is there; None without one."""
     return next((item[name] for name in names if item.get(name) is not None), None)

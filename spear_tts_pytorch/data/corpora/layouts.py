@@ -1,16 +1,17 @@
-"""Corpora as utterances: LJSpeech-layout folders, connected digits from the Free Spoken Digit Dataset, espeak-ng.
+"""Corpora from folders: LJSpeech's layout, and connected digits made of the Free Spoken Digit Dataset.
 
-In: a folder, how many utterances are to be labelled, a seed. Out: a `Corpus` of unlabelled, labelled and test
-utterances, the same ones each time; audio is loaded when asked for. Texts of the test occur nowhere else.
-Knows nothing of tokenizers' ids, batches or training.
+In: a folder, the numbers of utterances, a seed. Out: a `Corpus` of unlabelled, labelled and test utterances. The same seed
+gives the same utterances. Audio is loaded when it is needed. Texts of the test part occur in no other part.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import soundfile
@@ -22,19 +23,20 @@ from spear_tts_pytorch.tokenizers.semantic import RATES
 from spear_tts_pytorch.tokenizers.text import normalize_text
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-FIRST_TRAINING_INDEX = 5  # recordings of FSDD below it are its customary test set
+FIRST_TRAINING_INDEX = 5  # recordings of FSDD with a lower index are its usual test set
 
 
 def read_ljspeech(folder: str | os.PathLike[str], *, strict: bool = True) -> list[Utterance]:
-    """All utterances of a folder with `metadata.csv` (`id|text|normalised text` or `id|text`) and audio in `wavs/` or beside.
+    """Reads a folder with `metadata.csv` (`id|text|normalised text` or `id|text`) and audio in `wavs/` or beside it.
 
-    The normalised text is used where there is one. A byte-order mark, CRLF, blank lines, tabs instead of bars, ids with
-    the ending of the audio and letters composed otherwise than in the file's name are tolerated.
+    The normalised text is used if there is one. The reader accepts a byte-order mark, CRLF, blank lines, tabs instead of
+    bars, ids with the ending of the audio, and letters that Unicode composes otherwise than in the file name.
 
     Args:
-        strict: whether rows without audio, rows and audio without a text and audio that cannot be read are errors; else the
-            first are left out with a warning, the next have the text None, audio without a row comes last, and the last
-            says so when it is asked for.
+        folder: the corpus.
+        strict: True raises an error for rows without audio or text, audio without a row, and audio that cannot be read.
+            False warns: rows without audio are left out; rows without text and audio without a row have the text None;
+            audio that cannot be read raises its error when it is loaded. Audio without a row comes last.
 
     Raises:
         FileNotFoundError: the folder, its metadata.csv or its wavs/ is missing.
@@ -46,11 +48,29 @@ def read_ljspeech(folder: str | os.PathLike[str], *, strict: bool = True) -> lis
         raise FileNotFoundError(f"no corpus folder {folder}: give a folder that holds metadata.csv and wavs/")
     rows = read_metadata(folder / "metadata.csv", strict=strict)
     files = _audio_files(folder)
+    for message, remedy, done in _differences(folder, rows, files):
+        if strict:
+            raise ValueError(f"{message}: {remedy}")
+        warnings.warn(f"{message}: {done}", stacklevel=2)
+    named = [(id_, text) for id_, text in rows.items() if id_ in files]
+    named += [(id_, None) for id_ in files if id_ not in rows]
+    found = [file_utterance(id_, text, None, files[id_], strict=strict) for id_, text in named]
+    if not files.keys() & rows.keys():
+        raise ValueError(f"{folder}: no row of metadata.csv has audio: its first column must be names of the files")
+    rates = {utterance.sample_hz: utterance.id for utterance in found if utterance.sample_hz}
+    if len(rates) > 1:
+        shown = ", ".join(f"{id_} has {rate} Hz" for rate, id_ in sorted(rates.items()))
+        raise ValueError(f"{folder}: sampling rates differ ({shown}): resample all audio to one rate")
+    return found
+
+
+def _differences(folder: Path, rows: dict[str, str | None], files: dict[str, Path]) -> Iterator[tuple[str, str, str]]:
+    """What rows and audio lack: for each kind the message, the remedy, and the treatment if it is accepted."""
     place = "wavs/" if (folder / "wavs").is_dir() else "the folder"
+    empty = [id_ for id_, text in rows.items() if text is None]
     without_audio = [id_ for id_ in rows if id_ not in files]
     without_row = [readable(files[id_].name) for id_ in files if id_ not in rows]
-    empty = [id_ for id_, text in rows.items() if text is None]
-    for names, what, remedy, done in (
+    for names, lack, remedy, done in (
         (empty, "rows of metadata.csv are empty", "write texts", "without text"),
         (
             without_audio,
@@ -66,20 +86,7 @@ def read_ljspeech(folder: str | os.PathLike[str], *, strict: bool = True) -> lis
         ),
     ):
         if names:
-            message = f"{folder}: {len(names)} {what} ({few(names)})"
-            if strict:
-                raise ValueError(f"{message}: {remedy}")
-            warnings.warn(f"{message}: {done}", stacklevel=2)
-    named = [(id_, text) for id_, text in rows.items() if id_ in files]
-    named += [(id_, None) for id_ in files if id_ not in rows]
-    found = [file_utterance(id_, text, None, files[id_], strict=strict) for id_, text in named]
-    if not files.keys() & rows.keys():
-        raise ValueError(f"{folder}: no row of metadata.csv has audio: its first column must be names of the files")
-    rates = {utterance.sample_hz: utterance.id for utterance in found if utterance.sample_hz}
-    if len(rates) > 1:
-        shown = ", ".join(f"{id_} has {rate} Hz" for rate, id_ in sorted(rates.items()))
-        raise ValueError(f"{folder}: sampling rates differ ({shown}): resample all audio to one rate")
-    return found
+            yield f"{folder}: {len(names)} {lack} ({few(names)})", remedy, done
 
 
 def ljspeech_corpus(
@@ -91,21 +98,25 @@ def ljspeech_corpus(
     seed: int = 0,
     strict: bool = True,
 ) -> Corpus:
-    """Splits an LJSpeech-layout folder by seed; clips of the same text stay together on one side of the test.
+    """Splits a folder in LJSpeech's layout at random. Clips of one text are all in the test part, or none is.
 
     Args:
-        labelled: how many clips have their text; a larger number adds to those of a smaller one.
-        unlabelled: how many have audio only, all others if None.
-        test: how many are held out, but at most a tenth of all.
+        folder: the corpus.
+        labelled: number of clips with text. A larger number keeps the clips of a smaller one and adds others.
+        unlabelled: number of clips with audio only; all others if None.
+        test: number of clips held out, at most a tenth of all.
+        seed: fixes the random choices.
+        strict: as in `read_ljspeech`.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_ljspeech`; more labelled clips asked for than there are.
+        FileNotFoundError: as `read_ljspeech`.
+        ValueError: as `read_ljspeech`; fewer clips than asked for.
     """
     check_counts(labelled=labelled, test=test, **({} if unlabelled is None else {"unlabelled": unlabelled}))
     every = read_ljspeech(folder, strict=strict)
     utterances = [utterance for utterance in every if utterance.text is not None]
     if not utterances:
-        raise ValueError(f"{folder}: no clip has a text, write some into metadata.csv")
+        raise ValueError(f"{folder}: no clip has a text: write some into metadata.csv")
     groups: dict[str, list[Utterance]] = {}
     for utterance in utterances:
         groups.setdefault(normalize_text(utterance.text or ""), []).append(utterance)
@@ -113,21 +124,26 @@ def ljspeech_corpus(
     held_out: list[Utterance] = []
     rest: list[Utterance] = []
     wanted = max(1, min(test, len(utterances) // 10))
-    for index in np.random.default_rng(seed).permutation(len(ordered)):
+    for index in _permutation(seed, len(ordered)):
         group = ordered[index]
         (held_out if len(held_out) + len(group) <= wanted else rest).extend(group)
     if not held_out:
-        raise ValueError(f"{folder}: every text occurs too often to hold one out for testing, add clips of other texts")
-    # One clip at least must be left to pretrain on.
+        raise ValueError(f"{folder}: every text occurs too often to hold one out for testing: add clips of other texts")
+    # At least one clip must remain for pretraining.
     if labelled >= len(rest):
         raise ValueError(
             f"labelled={labelled} utterances asked for, but {folder} has {len(utterances)} clips, of which "
             f"{len(held_out)} are held out: " + (f"ask for {len(rest) - 1} or fewer" if len(rest) > 1 else "add clips")
         )
-    rest = [rest[index] for index in np.random.default_rng([seed, 1]).permutation(len(rest))]
+    rest = [rest[index] for index in _permutation([seed, 1], len(rest))]
     others = rest[labelled:] + [utterance for utterance in every if utterance.text is None]
     others = others if unlabelled is None else others[:unlabelled]
     return Corpus(Path(folder).resolve().name, others, rest[:labelled], held_out)
+
+
+def _permutation(seed: int | list[int], number: int) -> list[int]:
+    """The numbers below `number` in a random order."""
+    return cast("list[int]", np.random.default_rng(seed).permutation(number).tolist())
 
 
 def fsdd_corpus(
@@ -139,23 +155,26 @@ def fsdd_corpus(
     speaker: str | None = None,
     seed: int = 0,
 ) -> Corpus:
-    """Strings of 3 to 7 digits put together from one speaker's recordings, "three one four"; no two are the same.
+    """Makes distinct strings of 3 to 7 digits, such as "three one four", of one speaker's recordings.
 
     Args:
-        folder: holds `recordings/{digit}_{speaker}_{index}.wav`. Index 0 to 4 is heard in test strings only.
-        speaker: the alphabetically first with recordings of all digits on both sides if None.
+        folder: holds `recordings/{digit}_{speaker}_{index}.wav`. Only test strings use the indices 0 to 4.
+        labelled, unlabelled, test: numbers of strings of each part.
+        speaker: name of the speaker. If None, the first in the alphabet with recordings of each digit for both the test
+            and the other parts.
+        seed: fixes the random choices.
 
     Raises:
         FileNotFoundError: the folder or its recordings are missing.
-        ValueError: an unknown speaker, or one without recordings of each digit on both sides.
+        ValueError: an unknown speaker, or one without recordings of each digit for both sides; counts out of range.
     """
     check_counts(labelled=labelled, unlabelled=unlabelled, test=test)
     if labelled + unlabelled + test > 1_000_000:
-        raise ValueError(f"at most 1,000,000 strings can be made, {labelled + unlabelled + test} asked for")
+        raise ValueError(f"at most 1,000,000 strings can be made, got {labelled + unlabelled + test}: ask for fewer")
     speaker, recordings, sample_hz = _load_recordings(Path(folder), speaker)
     taken: set[tuple[int, ...]] = set()
-    parts = []
-    # The test first, then the labelled, each from its own random numbers: more of one changes nothing before it.
+    parts: list[list[Utterance]] = []
+    # Each part has its own random numbers, in this order: a larger part does not change the parts before it.
     for part, (name, count) in enumerate((("test", test), ("labelled", labelled), ("unlabelled", unlabelled))):
         rng = np.random.default_rng([seed, part])
         pools = recordings[0 if name == "test" else 1]
@@ -171,7 +190,7 @@ def _digit_string(
     sample_hz: int,
     rng: np.random.Generator,
 ) -> Utterance:
-    """A string that is not `taken` yet, of random recordings from `pools` (by digit), 0 to 60 ms apart."""
+    """A string of digits that is not in `taken`, of random recordings from `pools[digit]`, with pauses of 0 to 60 ms."""
     while True:
         digits = tuple(int(digit) for digit in rng.integers(0, 10, rng.integers(3, 8)))
         if digits not in taken:
@@ -188,7 +207,7 @@ def _digit_string(
 
 
 def _load_recordings(folder: Path, speaker: str | None) -> tuple[str, list[list[list[np.ndarray]]], int]:
-    """The speaker, their recordings by [test or training][digit], and the rate in Hz; a few MB for one speaker."""
+    """The speaker, the recordings `[0 for test, 1 for training][digit]`, and their rate in Hz; a few MB."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: give the Free Spoken Digit Dataset's, which holds recordings/")
     files: dict[str, list[tuple[int, int, Path]]] = {}
@@ -201,13 +220,15 @@ def _load_recordings(folder: Path, speaker: str | None) -> tuple[str, list[list[
         raise FileNotFoundError(f"{folder} has no recordings/{{digit}}_{{speaker}}_{{index}}.wav: is it the right one?")
     complete = [name for name in sorted(files) if _is_complete(files[name])]
     if speaker is None and not complete:
-        raise ValueError(f"{folder}: no speaker has each digit both with index 0 to 4 and above, complete the download")
+        raise ValueError(
+            f"{folder}: no speaker has each digit both with an index of 0 to 4 and above: complete the download"
+        )
     speaker = speaker if speaker is not None else complete[0]
     if speaker not in complete:
         state = "lacks recordings of some digits" if speaker in files else "is unknown"
         raise ValueError(f"the speaker {speaker!r} {state} in {folder}: choose from {', '.join(complete) or 'none'}")
     pools: list[list[list[np.ndarray]]] = [[[] for _ in DIGITS] for _ in range(2)]
-    rates = set()
+    rates: set[int] = set()
     for digit, index, path in files[speaker]:
         wav, sample_hz = load_audio(path)
         rates.add(sample_hz)
@@ -218,11 +239,12 @@ def _load_recordings(folder: Path, speaker: str | None) -> tuple[str, list[list[
 
 
 def _is_complete(files: list[tuple[int, int, Path]]) -> bool:
+    """Whether there are recordings of each digit for test and for training."""
     return len({(digit, index >= FIRST_TRAINING_INDEX) for digit, index, _ in files}) == 2 * len(DIGITS)
 
 
 def _audio_files(folder: Path) -> dict[str, Path]:
-    """Id to audio file of a folder in LJSpeech's layout, by name."""
+    """Audio files by id, of a folder in LJSpeech's layout."""
     inner = folder / "wavs"
     place = inner if inner.is_dir() else folder
     files = audio_in(place)
@@ -232,13 +254,14 @@ def _audio_files(folder: Path) -> dict[str, Path]:
 
 
 def file_utterance(id_: str, text: str | None, speaker: str | None, path: Path, *, strict: bool = False) -> Utterance:
-    """A clip in a file that is read when it is asked for.
+    """A clip in a file, which is read when its audio is needed.
 
     Args:
-        strict: whether a file whose header cannot be read is an error; else its rate is 0, and its audio says why.
+        strict: True raises an error if the header of the file cannot be read. With False, its `sample_hz` is 0, and
+            loading its audio raises the error.
     """
     try:
-        info = soundfile.info(os.fsencode(path))  # soundfile encodes names strictly
+        info = soundfile.info(cast(Any, os.fsencode(path)))  # bytes, because soundfile cannot encode every name
         rate, samples = info.samplerate, info.frames
         if rate not in RATES:
             raise RuntimeError(f"it gives {rate} Hz as its sampling rate")

@@ -1,8 +1,8 @@
-"""Corpora in the layouts people have: each reader gives `Utterance`s, whose audio is read when it is asked for.
+"""Readers of corpora in common layouts: each gives `Utterance`s, whose audio is loaded when it is needed.
 
-In: a folder (audio alone, LJSpeech, LibriSpeech, LibriTTS, Common Voice, VCTK), or one that holds such a folder. Out:
-utterances with id, text, speaker and rate where these are known; what a corpus lacks is counted in a warning. Texts are as
-they stand there, but for white space; `normalize_text` is the tokenizers' business. Knows nothing of ids or models.
+In: a folder (audio alone, LJSpeech, LibriSpeech, LibriTTS, Common Voice, VCTK), or a folder that holds such a folder. Out:
+utterances with id, text, speaker and rate, as far as these are known. A warning counts missing texts and audio. Of the
+texts only white space is changed; tokenizers normalise them.
 """
 
 from __future__ import annotations
@@ -39,33 +39,38 @@ from spear_tts_pytorch.data.corpora.layouts import file_utterance, read_ljspeech
 VCTK_FOLDERS = ("wav48_silence_trimmed", "wav48", "wav16")
 UNLISTED = "audio files in clips/ have no row here: left out"
 TEXTLESS = "clips have no text, their audio is kept"
-DEEPEST = 2  # folders between the one that is given and a corpus in it, as in cv-corpus-17.0/en
+DEEPEST = 2  # most folders between the given one and a corpus in it, as in cv-corpus-17.0/en
+
+Reader = Callable[[Path], list[Utterance]]
 
 
 def read_corpus(source: str | os.PathLike[str] | Iterable[Any]) -> Iterable[Utterance]:
-    """Utterances of a folder, whose layout is found out, or of a dataset object (`read_dataset`).
+    """Reads a folder in any of the layouts, which is recognised, or a dataset object (`read_dataset`).
 
-    The corpus may lie one or two folders down, if it is the only one there and all audio belongs to it.
+    The corpus may be one or two folders below `source` if it is the only one and all audio belongs to it.
+
+    Args:
+        source: path of a folder, or an iterable of items.
 
     Raises:
         FileNotFoundError: there is no such folder, or no audio in it.
-        ValueError: a layout that is broken, or several corpora.
+        ValueError: a broken layout, or several corpora.
     """
     if not isinstance(source, (str, os.PathLike)):
         return read_dataset(source)
     folder = _folder(source)
     corpora = _corpora_in(folder, DEEPEST)
     if len(corpora) > 1:
-        names = [str(path.relative_to(folder)) for path in corpora]
+        names = [str(path.relative_to(folder)) for path, _ in corpora]
         raise ValueError(f"{folder} holds {len(corpora)} corpora ({few(names)}): give one of them")
-    if corpora:
-        others = [path for path in audio_under(folder) if corpora[0] not in path.parents] if corpora != [folder] else []
+    for inner, read in corpora:  # at most one
+        others = [path for path in audio_under(folder) if inner not in path.parents] if inner != folder else []
         if others:
             raise ValueError(
-                f"{folder} holds a corpus, {corpora[0].relative_to(folder)}, and other audio "
+                f"{folder} holds a corpus, {inner.relative_to(folder)}, and other audio "
                 f"({few([_name(folder, path) for path in others])}): give the folder of the one you mean"
             )
-        return _reader(corpora[0])(corpora[0])
+        return read(inner)
     if visible(folder, "*.trans.txt"):
         return read_librispeech(folder)
     if visible(folder, "*.normalized.txt"):
@@ -73,8 +78,8 @@ def read_corpus(source: str | os.PathLike[str] | Iterable[Any]) -> Iterable[Utte
     return read_folder(folder)
 
 
-def _reader(folder: Path) -> Callable[[Path], list[Utterance]] | None:
-    """What reads this very folder, if it looks like one of the corpora that have a fixed top."""
+def _reader(folder: Path) -> Reader | None:
+    """The reader of a folder whose own files show its layout: LJSpeech, Common Voice or VCTK; None for others."""
     table = folder / "metadata.csv"
     if table.is_file() and ((folder / "wavs").is_dir() or (_has_rows(table) and audio_in(folder))):
         return partial(read_ljspeech, strict=False)
@@ -85,9 +90,10 @@ def _reader(folder: Path) -> Callable[[Path], list[Utterance]] | None:
     return None
 
 
-def _corpora_in(folder: Path, deepest: int) -> list[Path]:
-    if _reader(folder):
-        return [folder]
+def _corpora_in(folder: Path, deepest: int) -> list[tuple[Path, Reader]]:
+    """This folder, or the folders below it, that one of the readers of `_reader` can read, with that reader."""
+    if read := _reader(folder):
+        return [(folder, read)]
     if not deepest:
         return []
     with os.scandir(folder) as entries:
@@ -96,17 +102,17 @@ def _corpora_in(folder: Path, deepest: int) -> list[Path]:
 
 
 def read_folder(folder: str | os.PathLike[str]) -> list[Utterance]:
-    """All audio under `folder`; a clip's text is in the file of its name that ends in `.txt`, if there is one.
+    """Reads all audio under `folder`. The text of `a.wav` is in `a.txt`, if there is such a file.
 
-    Ids are paths without their ending, or with it where two files differ in nothing else.
+    Ids are relative paths without ending, or with it if two files differ only in their endings.
     """
     folder = _folder(folder)
     files = audio_under(folder)
     count = Counter(_name(folder, path) for path in files)
-    found = []
+    found: list[Utterance] = []
     if (folder / "metadata.csv").is_file():
-        what = "metadata.csv is not read: it needs lines `id|text`, with the audio in wavs/ or beside it"
-        warnings.warn(f"{folder}: {what}", stacklevel=2)
+        reason = "metadata.csv is not read: it needs lines `id|text`, with the audio in wavs/ or beside it"
+        warnings.warn(f"{folder}: {reason}", stacklevel=2)
     for path in files:
         id_ = _name(folder, path) if count[_name(folder, path)] == 1 else id_of(path.relative_to(folder))
         found.append(file_utterance(id_, _text_of(path.with_suffix(".txt")), None, path))
@@ -118,10 +124,10 @@ def read_folder(folder: str | os.PathLike[str]) -> list[Utterance]:
 
 
 def read_librispeech(folder: str | os.PathLike[str]) -> list[Utterance]:
-    """LibriSpeech, one split or several: `{speaker}/{chapter}/{id}.flac` with texts in `*.trans.txt`."""
+    """Reads LibriSpeech, one split or several: `{speaker}/{chapter}/{id}.flac` with texts in `*.trans.txt`."""
     folder = _folder(folder)
     files = by_listed_id(audio_under(folder), folder)
-    found, without_audio = [], []
+    found, without_audio = list[Utterance](), list[str]()
     for listing in visible(folder, "*.trans.txt"):
         for line in _lines(listing):
             name, _, text = line.partition(" ")
@@ -137,7 +143,7 @@ def read_librispeech(folder: str | os.PathLike[str]) -> list[Utterance]:
 
 
 def read_libritts(folder: str | os.PathLike[str]) -> list[Utterance]:
-    """LibriTTS, one split or several: `{speaker}/{chapter}/{id}.wav` with `{id}.normalized.txt`."""
+    """Reads LibriTTS, one split or several: `{speaker}/{chapter}/{id}.wav` with `{id}.normalized.txt`."""
     folder, ending = _folder(folder), ".normalized.txt"
     files = by_listed_id(audio_under(folder), folder)
     found = [
@@ -151,9 +157,12 @@ def read_libritts(folder: str | os.PathLike[str]) -> list[Utterance]:
 
 
 def read_common_voice(folder: str | os.PathLike[str], split: str | None = None) -> list[Utterance]:
-    """Common Voice: `clips/` and `{split}.tsv`; by default `validated.tsv`, or `train.tsv` without it.
+    """Reads Common Voice: `clips/` and `{split}.tsv`.
 
-    Audio that it does not list comes last, without text, unless a `split` is asked for.
+    Args:
+        folder: the corpus of one language.
+        split: name of the table without ending. If None, `validated.tsv`, or `train.tsv` if there is none, and then the
+            audio that is not in the table, without text.
     """
     folder = _folder(folder)
     names = [split] if split else [name for name in ("validated", "train") if (folder / f"{name}.tsv").is_file()]
@@ -166,7 +175,7 @@ def read_common_voice(folder: str | os.PathLike[str], split: str | None = None) 
     if missing:
         raise ValueError(f"{table} has no column {missing[0]!r}, its first line names {', '.join(header)}")
     files = {path.name: path for path in audio_in(folder / "clips")}
-    found, without_audio, broken = [], [], []
+    found, without_audio, broken = list[Utterance](), list[str](), list[str]()
     for number, line in enumerate(lines, start=2):
         row = dict(zip(header, line, strict=False))
         if len(line) != len(header):
@@ -181,7 +190,7 @@ def read_common_voice(folder: str | os.PathLike[str], split: str | None = None) 
     _warn(table, without_audio, "rows have no audio of their own in clips/: left out")
     taken = {one.id for one in found}
     others = {} if split else {readable(path.stem): path for path in files.values()}
-    others = {id_: path for id_, path in others.items() if id_ not in taken}  # such as a.wav made of a.mp3
+    others = {id_: path for id_, path in others.items() if id_ not in taken}  # not a.wav, made of a.mp3
     _warn(table, list(others), "audio files in clips/ have no row here: without text")
     _warn(table, sorted(readable(name) for name in files if files[name] not in others.values()), UNLISTED)
     found += [file_utterance(id_, None, None, path) for id_, path in others.items()]
@@ -189,10 +198,10 @@ def read_common_voice(folder: str | os.PathLike[str], split: str | None = None) 
 
 
 def read_vctk(folder: str | os.PathLike[str], microphone: int = 1) -> list[Utterance]:
-    """VCTK: `txt/{speaker}/{id}.txt`, audio in `wav48_silence_trimmed/` (of one microphone) or `wav48/`."""
+    """Reads VCTK: `txt/{speaker}/{id}.txt`, audio of one microphone in `wav48_silence_trimmed/`, or in `wav48/`."""
     folder = _folder(folder)
     audio = next((folder / name for name in VCTK_FOLDERS if (folder / name).is_dir()), folder)
-    found = []
+    found: list[Utterance] = []
     for path in audio_under(audio):
         stem, _, mic = path.stem.partition("_mic")
         if mic in ("", str(microphone)):
@@ -207,9 +216,10 @@ def read_vctk(folder: str | os.PathLike[str], microphone: int = 1) -> list[Utter
     return _checked(found, folder)
 
 
-def _warn(where: Path, names: list[str], what: str) -> None:
+def _warn(where: Path, names: list[str], message: str) -> None:
+    """Warns of names, if there are any, in the line that called the reader."""
     if names:
-        warnings.warn(f"{where}: {len(names)} {what} ({few(names)})", stacklevel=3)
+        warnings.warn(f"{where}: {len(names)} {message} ({few(names)})", stacklevel=3)
 
 
 def _without_text(found: list[Utterance]) -> list[str]:
@@ -218,11 +228,12 @@ def _without_text(found: list[Utterance]) -> list[str]:
 
 def _folder(path: str | os.PathLike[str]) -> Path:
     if not Path(path).is_dir():
-        raise FileNotFoundError(f"no corpus folder {path}")
+        raise FileNotFoundError(f"no corpus folder {path}: give the path of a folder")
     return Path(path)
 
 
 def _checked(found: list[Utterance], folder: Path) -> list[Utterance]:
+    """Raises an error if there are no utterances or an id comes twice."""
     if not found:
         raise FileNotFoundError(f"{folder} holds no text that has audio")
     check_unique([one.id for one in found], str(folder))
@@ -230,11 +241,12 @@ def _checked(found: list[Utterance], folder: Path) -> list[Utterance]:
 
 
 def _name(folder: Path, path: Path) -> str:
+    """The relative path without ending, as an id."""
     return id_of(path.relative_to(folder).with_suffix(""))
 
 
 def _has_rows(table: Path) -> bool:
-    """Whether the first line with something in it has columns as LJSpeech's; other tables of this name have commas."""
+    """Whether the first line with text has bars or tabs, as in LJSpeech; other tables of this name have commas."""
     with open(table, "rb") as file:
         first = next((line for line in file if line.strip()), b"")
     return b"|" in first or b"\t" in first
@@ -252,12 +264,16 @@ def _clean(text: str) -> str | None:
     return " ".join(text.split()) or None
 
 
-class Waveforms(Dataset):
-    """The audio of utterances as a dataset of waveforms `[t]`, float32, all at one rate.
+class Waveforms(Dataset[Tensor]):
+    """The audio of utterances as a dataset of waveforms, float32 `[t]`, all at one rate.
+
+    Args:
+        utterances: clips of a corpus.
+        sample_hz: sampling rate in Hz to which the audio is resampled.
 
     Attributes:
         ids: names of the clips.
-        texts: of each clip, None where unknown.
+        texts: text of each clip, None where unknown.
     """
 
     def __init__(self, utterances: Sequence[Utterance], sample_hz: int):
@@ -266,6 +282,9 @@ class Waveforms(Dataset):
 
     def __len__(self) -> int:
         return len(self.utterances)
+
+    def __repr__(self) -> str:
+        return f"Waveforms({len(self)} clips at {self.sample_hz} Hz)"
 
     def __getitem__(self, index: int) -> Tensor:
         one = self.utterances[index]

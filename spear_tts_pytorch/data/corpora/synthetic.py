@@ -1,8 +1,8 @@
-"""A speech corpus out of nothing: espeak-ng, called in process, reads sentences of a small grammar in a few voices.
+"""Synthetic speech: espeak-ng, called in this process, reads sentences of a small grammar in a few voices.
 
-In: how many utterances, a seed. Out: a `Corpus`, the same one each time, held in memory as 16-bit samples. The
-library comes from the pip package espeakng-loader; no system package, no download, about a thousand times real time.
-Knows nothing of tokenizers or training.
+In: numbers of utterances, a seed. Out: a `Corpus`, held in memory as 16-bit samples; the same seed gives the same corpus.
+The library is in the pip package espeakng-loader and needs no system package and no download. It is about a thousand
+times faster than real time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ DEFAULT_UNLABELLED = 1900  # about an hour
 
 @dataclass(frozen=True)
 class Voice:
-    """A voice of espeak-ng: `pitch` and `pitch_range` 0 to 99, `rate` in words a minute."""
+    """A voice of espeak-ng: `pitch` and `pitch_range` from 0 to 99, `rate` in words per minute."""
 
     name: str
     pitch: int
@@ -42,7 +42,7 @@ VOICES = (
     Voice("en-us+m3", 35, 50, 180),
 )
 
-# One word of each list fills a slot: ten names, ten verbs and so on.
+# A slot is filled with one of its ten words.
 GRAMMAR = {
     "name": "anna peter rachel thomas helen victor julia martin oscar emma",
     "verb": "bought found sold likes wants sees gave lost counts hides",
@@ -65,7 +65,12 @@ def espeak_corpus(
     seed: int = 0,
     progress: bool = True,
 ) -> Corpus:
-    """Distinct sentences, each read by one of three voices at its own speed; every voice gets its share of each part.
+    """Makes distinct sentences, each read by one of three voices at a random speed. The voices take turns in each part.
+
+    Args:
+        labelled, unlabelled, test: numbers of utterances of each part.
+        seed: fixes the random choices.
+        progress: shows a bar, on terminals.
 
     Raises:
         ImportError: espeakng-loader is missing.
@@ -76,13 +81,14 @@ def espeak_corpus(
     counts = {"test": test, "labelled": labelled, "unlabelled": unlabelled}
     if sum(counts.values()) > 30_000:
         raise ValueError(
-            f"the grammar is meant for at most 30,000 sentences, {sum(counts.values())} asked for: lower labelled={labelled}"
+            f"the grammar is meant for at most 30,000 sentences, got {sum(counts.values())}: lower labelled={labelled}, "
+            f"unlabelled={unlabelled} or test={test}"
         )
     taken: set[str] = set()
     parts: dict[str, list[Utterance]] = {}
     bar = tqdm(total=sum(counts.values()), desc="synthesis", unit="clip", disable=None if progress else True)
     with bar, open_espeak() as espeak:
-        # The test first, then the labelled, each from its own random numbers: more of one changes nothing before it.
+        # Each part has its own random numbers, in this order: a larger part does not change the parts before it.
         for part, (name, count) in enumerate(counts.items()):
             rng = np.random.default_rng([seed, part])
             parts[name] = []
@@ -99,8 +105,8 @@ def random_sentence(rng: np.random.Generator, taken: set[str]) -> str:
     """A sentence of the grammar that is not in `taken`, to which it is added."""
     shares = np.cumsum([share for _, share in TEMPLATES])
     while True:
-        template = TEMPLATES[int(np.searchsorted(shares, rng.random() * shares[-1], side="right"))][0]
-        text = template.format(**{slot: words.split()[rng.integers(10)] for slot, words in GRAMMAR.items()})
+        template = TEMPLATES[int(np.searchsorted(shares, rng.random() * float(shares[-1]), side="right"))][0]
+        text = template.format(**{slot: words.split()[int(rng.integers(10))] for slot, words in GRAMMAR.items()})
         if text not in taken:
             taken.add(text)
             return text
@@ -114,7 +120,7 @@ class Espeak:
     """A running espeak-ng; made by `open_espeak`.
 
     Attributes:
-        sample_hz: rate in Hz of what `say` gives.
+        sample_hz: sampling rate in Hz of the samples that `say` returns.
     """
 
     SYNCHRONOUS, NO_EXIT, UTF8 = 2, 0x8000, 1
@@ -125,11 +131,11 @@ class Espeak:
             self._library = ctypes.CDLL(library)
         except OSError as error:
             raise OSError(f"espeak-ng does not load ({error}): reinstall espeakng-loader") from error
-        self.sample_hz = self._library.espeak_Initialize(self.SYNCHRONOUS, 0, os.fsencode(data), self.NO_EXIT)
+        self.sample_hz: int = self._library.espeak_Initialize(self.SYNCHRONOUS, 0, os.fsencode(data), self.NO_EXIT)
         if self.sample_hz <= 0:
             raise OSError(f"espeak-ng does not start with the data in {data}: reinstall espeakng-loader")
         self._pieces: list[bytes] = []
-        # Kept as an attribute: the library calls it as long as it lives.
+        # An attribute, because the library calls it until it is closed.
         kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
         self._callback = kind(self._receive)
         self._library.espeak_SetSynthCallback(self._callback)
@@ -139,13 +145,13 @@ class Espeak:
     def _receive(self, samples: int | None, count: int, events: int | None) -> int:
         if samples and count > 0:
             self._pieces.append(ctypes.string_at(samples, 2 * count))
-        return 0  # go on
+        return 0  # continue
 
     def say(self, text: str, voice: Voice, rate: int | None = None) -> np.ndarray:
-        """`text` as int16 samples `[t]`, without the silence around it.
+        """`text` as int16 samples `[t]`, without silence at both ends.
 
         Raises:
-            OSError: espeak-ng does not know the voice or makes no sound.
+            OSError: espeak-ng does not have the voice, or makes no sound.
         """
         if self._library.espeak_SetVoiceByName(voice.name.encode()) != 0:
             raise OSError(f"espeak-ng has no voice {voice.name!r}")
@@ -160,10 +166,10 @@ class Espeak:
         if status != 0 or loud.size == 0:
             raise OSError(f"espeak-ng made no sound of {text!r} (status {status})")
         margin = self.sample_hz // 50
-        return samples[max(0, loud[0] - margin) : loud[-1] + margin].copy()
+        return np.copy(samples[max(0, int(loud[0]) - margin) : int(loud[-1]) + margin])
 
     def close(self) -> None:
-        """Frees what espeak-ng holds."""
+        """Ends espeak-ng and frees its memory."""
         self._library.espeak_Terminate()
 
 
@@ -171,11 +177,11 @@ _LOCK = threading.Lock()  # espeak-ng keeps its state in global variables
 
 
 @contextmanager
-def open_espeak() -> Iterator[Espeak]:
-    """Starts espeak-ng, one at a time, in a state that depends on nothing before.
+def open_espeak() -> Generator[Espeak, None, None]:
+    """Starts espeak-ng in its initial state; other threads wait until it is closed.
 
-    Its oscillators run on from one utterance to the next, whatever is reset. So a private copy of the library is
-    loaded each time: its variables are new, and those of others who use espeak-ng in this process are left alone.
+    Its oscillators carry state from one utterance to the next, and nothing resets them. So each call loads a private copy
+    of the library, which has new variables. Other users of espeak-ng in this process are not affected.
 
     Raises:
         ImportError: espeakng-loader is missing.
@@ -186,7 +192,7 @@ def open_espeak() -> Iterator[Espeak]:
     except ImportError as error:
         raise ImportError('synthetic speech needs espeakng-loader: pip install "spear-tts-pytorch[demo]"') from error
     library, data = espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
-    # Windows does not delete a library that is loaded.
+    # Windows cannot delete a library while it is loaded.
     with _LOCK, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         if sys.platform.startswith("win"):
             espeak = Espeak(library, data)
@@ -199,9 +205,9 @@ def open_espeak() -> Iterator[Espeak]:
 
 
 def _from_copy(library: str, data: str, folder: Path) -> Espeak:
+    """Starts a copy of the library in `folder`."""
     copy = shutil.copy(library, folder)
     try:
-        return Espeak(copy, data)
-    except OSError:
-        # Temporary folders can forbid execution; the installed library then is second best.
+        return Espeak(str(copy), data)
+    except OSError:  # some temporary folders forbid execution: use the installed library
         return Espeak(library, data)

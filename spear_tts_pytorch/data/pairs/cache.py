@@ -1,9 +1,9 @@
-"""Pairs of a shard, ready for random access: in memory, or decoded once to a file that is mapped into memory.
+"""Random access to the pairs of a shard: decoded in memory, or decoded once to a file that is mapped into memory.
 
-Parquet is compressed, so that one row cannot be read alone. Shards are therefore decoded to Arrow files in a hidden folder
-`.decoded-1/` beside them, when a pair of theirs is first read. Such a file bears the size and time of its shard in its
-name: another shard makes another file. Processes may decode at once, each puts a whole file in place. Knows nothing of
-datasets.
+In: a shard. Out: a `Part`, its pairs by row number. Parquet is compressed, so a single row cannot be read from it. When a
+pair of a shard is first read, the shard is decoded to an Arrow file in the hidden folder `.decoded-1/` beside it. The name
+of this file holds the size and time of the shard, so a changed shard gets a new file. Several processes may decode at
+once, because each file appears whole.
 """
 
 from __future__ import annotations
@@ -13,35 +13,32 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import LongTensor
+from torch import Tensor
 
+from spear_tts_pytorch.data.arrow import RecordBatch, Table, arrow
 from spear_tts_pytorch.data.pairs.shards import ID_COLUMNS, check_ids, pair_schema, ragged, read_shard
 from spear_tts_pytorch.utils.files import write_whole
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 CACHE_NAME = ".decoded-1"
 
 
 class Part:
-    """Some pairs of a folder.
+    """The decoded pairs of a shard.
 
     Attributes:
-        batch: the columns of a shard; ids may be narrower.
-        lengths: ids of each pair, int64 `[pairs, 2]`: semantic, text.
+        batch: the columns of the shard; ids may have 16 bits.
+        lengths: number of ids of each pair, int64 `[pairs, 2]`: semantic, text.
     """
 
-    def __init__(self, batch: pa.RecordBatch):
+    def __init__(self, batch: RecordBatch):
         self.batch = batch
         self._ids = {name: ragged(batch.column(name)) for name in ID_COLUMNS}
 
-    def value(self, name: str, row: int) -> LongTensor | str | float | None:
-        """What a column holds for a pair."""
+    def value(self, name: str, row: int) -> Tensor | str | float | None:
+        """The value of a column for a pair; ids as int64 `[n]`."""
         if name in self._ids:
             values, offsets = self._ids[name]
             return torch.from_numpy(values[offsets[row] : offsets[row + 1]].astype(np.int64))
@@ -52,10 +49,9 @@ class Part:
         return np.stack([np.diff(offsets) for _, offsets in self._ids.values()], axis=1)
 
 
-def decode(table: pa.Table) -> pa.RecordBatch:
-    """A table of pairs in one piece, its ids in 16 bits where they fit."""
-    import pyarrow as pa
-
+def decode(table: Table) -> RecordBatch:
+    """A table of pairs in one piece, its ids in 16 bits if all of them fit."""
+    pa = arrow()
     for index, field in enumerate(table.schema):
         if field.name in ID_COLUMNS:
             values, _ = ragged(table.column(field.name))
@@ -67,7 +63,12 @@ def decode(table: pa.Table) -> pa.RecordBatch:
 
 
 def read_part(shard: Path, limits: Mapping[str, tuple[int, int | None]], caches: Sequence[Path]) -> Part:
-    """The pairs of a shard, mapped from the first of the folders `caches` that has or takes them; in memory without any.
+    """The pairs of a shard.
+
+    Args:
+        limits: as `id_limits` gives them.
+        caches: folders of decoded shards. The pairs are mapped from the first that holds them, else written to the first
+            that can be written to. Without any they are held in memory.
 
     Raises:
         ValueError: the shard cannot be read, or holds ids out of range.
@@ -87,9 +88,9 @@ def read_part(shard: Path, limits: Mapping[str, tuple[int, int | None]], caches:
 
 
 def cache_folders(folder: Path, chosen: str | Path | None = None) -> list[Path]:
-    """Where decoded shards of a folder go: beside them, or to the user's cache if that folder cannot be written to.
+    """The folders to try for decoded shards of `folder`: one beside the shards, then one in the user's cache.
 
-    A folder that was chosen instead may serve many folders of pairs.
+    A `chosen` folder replaces both. It may serve many folders of pairs.
     """
     digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
     if chosen is not None:
@@ -99,7 +100,7 @@ def cache_folders(folder: Path, chosen: str | Path | None = None) -> list[Path]:
 
 
 def remove_stale(shards: Sequence[Path], caches: Sequence[Path]) -> None:
-    """Removes what was decoded of shards that have changed or are gone."""
+    """Removes decoded files of shards that have changed or are gone."""
     names = {_name(shard) for shard in shards}
     for folder in caches:
         with contextlib.suppress(OSError):
@@ -109,17 +110,18 @@ def remove_stale(shards: Sequence[Path], caches: Sequence[Path]) -> None:
 
 
 def _name(shard: Path) -> str:
+    """The name of a shard's decoded file."""
     state = shard.stat()
     return f"{shard.stem}.{state.st_size:x}-{state.st_mtime_ns:x}.arrow"
 
 
-def _store(batch: pa.RecordBatch, name: str, shard: Path, caches: Sequence[Path]) -> pa.RecordBatch:
-    import pyarrow as pa
-
+def _store(batch: RecordBatch, name: str, shard: Path, caches: Sequence[Path]) -> RecordBatch:
+    """Writes a decoded file into the first folder that takes it, and maps it."""
+    pa = arrow()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    data, problems = sink.getvalue(), []
+    data, problems = sink.getvalue(), list[str]()
     for folder in caches:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -129,17 +131,16 @@ def _store(batch: pa.RecordBatch, name: str, shard: Path, caches: Sequence[Path]
             continue
         return _mapped(folder / name) or batch
     raise OSError(
-        f"{shard} cannot be decoded for reading at random, {len(data) >> 20} MiB ({'; '.join(problems)}): make room, or "
-        "pass a cache_folder that can be written to"
+        f"{shard} cannot be decoded to a file of {len(data) >> 20} MiB for random access ({'; '.join(problems)}): make "
+        "room, or pass a cache_folder that can be written to"
     )
 
 
-def _mapped(path: Path) -> Any:
-    """The pairs of an Arrow file, mapped; None if there is no such file or it is broken."""
-    import pyarrow as pa
-
+def _mapped(path: Path) -> RecordBatch | None:
+    """The pairs of an Arrow file, mapped into memory; None if there is no such file or it is broken."""
+    pa = arrow()
     try:
-        with pa.memory_map(str(path)) as file:  # the mapping outlives the file, which would be one open for each shard
+        with pa.memory_map(str(path)) as file:  # closed, so that no file stays open for each shard; the mapping stays
             return pa.ipc.open_file(file).get_batch(0)
     except (OSError, pa.ArrowException):
         return None

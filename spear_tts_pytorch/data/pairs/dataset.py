@@ -1,8 +1,8 @@
-"""Pairs of semantic and text ids: a folder as a dataset with random access.
+"""A folder of pairs of semantic and text ids as a dataset with random access.
 
 In: a folder of Parquet shards, or of `{n}.pt` rows of releases up to 0.4.8. Out: `(semantic_ids [n], text_ids [m])` int64
-pairs without padding and end-of-sequence, other columns if asked. `pair_writer.py` writes such folders, `pair_tools.py`
-merges, splits and counts them. Knows nothing of models, audio or how pairs come about.
+pairs without padding and end-of-sequence, or other columns on request. `writer.py` writes such folders, `tools.py` merges,
+splits and counts them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from spear_tts_pytorch.data.arrow import Column, Footer, arrow, compute
 from spear_tts_pytorch.data.pairs.cache import Part, cache_folders, decode, read_part, remove_stale
 from spear_tts_pytorch.data.pairs.legacy import legacy_rows, read_legacy_rows
 from spear_tts_pytorch.data.pairs.shards import (
@@ -32,45 +33,44 @@ from spear_tts_pytorch.data.pairs.shards import (
     read_metadata,
 )
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-IN_MEMORY_IDS = 16 * 2**20  # folders of fewer ids are decoded into memory, nothing is written beside them
+IN_MEMORY_IDS = 16 * 2**20  # folders with fewer ids are decoded in memory, without files beside the shards
 Range = tuple[int | None, int | None]
 
 
-class GeneratedAudioTextDataset(Dataset):
+class GeneratedAudioTextDataset(Dataset[tuple[Any, ...]]):
     """The pairs of a folder, `(semantic_ids [n], text_ids [m])` int64 without padding and end-of-sequence.
 
-    Opening reads the ends of the shards alone. A shard is decoded when a pair of it, or `lengths`, is first asked for: into
-    memory where the folder is small, else once to a file of 2 bytes for each id in the hidden folder `.decoded-1` beside
-    the shards (in the user's cache, `~/.cache/spear-tts-pytorch`, where the folder cannot be written to), which all
-    processes map into memory. It may be removed at any time. Datasets can be pickled, concatenated and read by workers.
+    Opening reads only the ends of the shards. A shard is decoded when `lengths` or one of its pairs is first needed. The
+    shards of a small folder are decoded in memory. A shard of a large folder is decoded once, to a file with 2 bytes for
+    each id that all processes map into memory. These files are in the hidden folder `.decoded-1` beside the shards, or in
+    `~/.cache/spear-tts-pytorch` if the folder cannot be written to; they may be removed at any time. Datasets can be
+    pickled, concatenated and read by workers.
 
     Args:
-        folder: where the pairs are.
-        delimiter_id: what stands between audio and text in `{n}.pt` rows.
-        eos_id: end-of-sequence ids to take out of `{n}.pt` rows, as `model.eos_id`. Without it they are recognised: the
-            highest id, only ever the last of a row, ending every row of audio and then (text may have been cut) half
-            the rows of text or more. `{}` leaves the rows as they are.
-        columns: what an item holds, of `id`, `semantic_ids`, `text_ids`, `text`, `score` and `source`.
-        min_score: leaves out pairs of a lower score, or without one.
-        score_quantile: leaves out this share of the scored pairs, 0 to 1, the lowest scores, and those without one.
-        semantic_lengths, text_lengths: least and highest number of ids, both inclusive; None is without bound.
-        ids: leaves out pairs of other ids.
-        on_error: "raise", or "skip" to leave out shards that cannot be read or hold ids out of range, with a warning;
-            every shard is decoded for this at once.
-        cache_folder: where decoded shards are kept instead; it may serve several folders of pairs.
+        folder: the folder of pairs.
+        delimiter_id: the id between audio and text in `{n}.pt` rows.
+        eos_id: end-of-sequence ids to remove from `{n}.pt` rows, as `model.eos_id`; `{}` removes none. If None, the
+            highest id counts as end-of-sequence if it only ever ends rows: every row of audio, and at least half of the
+            rows of text, since text may have been cut.
+        columns: contents of an item, in this order, of `id`, `semantic_ids`, `text_ids`, `text`, `score` and `source`.
+        min_score: leaves out pairs with a lower score or without a score; None keeps them.
+        score_quantile: leaves out this share, 0 to 1, of the scored pairs, those with the lowest scores, and all pairs
+            without a score; None keeps them.
+        semantic_lengths, text_lengths: lowest and highest number of ids, both inclusive; None sets no bound.
+        ids: names of the pairs to keep; None keeps all.
+        on_error: "raise", or "skip" to leave out shards that cannot be read or hold ids out of range, with a warning.
+            "skip" decodes every shard at once.
+        cache_folder: a folder for all decoded files; it may serve several folders of pairs.
 
     Attributes:
         metadata: contents of dataset.json; {} for `{n}.pt` rows.
-        lengths: ids of each pair, int64 `[pairs, 2]`: semantic, text.
+        lengths: number of ids of each pair, int64 `[pairs, 2]`: semantic, text.
         paths: the files read.
-        skipped: what is wrong with the shards that were left out.
+        skipped: the errors of shards that were left out.
 
     Raises:
-        FileNotFoundError: there is no such folder, or nothing in it.
-        ValueError: a file in it is broken (of a shard's inside, this shows when a pair of it is read); no pair is left.
+        FileNotFoundError: there is no such folder, or it holds no pairs.
+        ValueError: a file is broken (damage inside a shard is found when one of its pairs is read), or no pair is left.
     """
 
     def __init__(
@@ -102,7 +102,8 @@ class GeneratedAudioTextDataset(Dataset):
             raise FileNotFoundError(
                 f"there are no pairs in {self.folder}: expected pairs-*.parquet files (or old .pt rows)"
             )
-        self.metadata, self.skipped = read_metadata(self.folder), []
+        self.metadata = read_metadata(self.folder)
+        self.skipped: list[str] = []
         self._caches = [] if cache_folder is None else cache_folders(self.folder, cache_folder)
         self._parts: dict[int, Part] = {}
         self._kept: np.ndarray | None = None
@@ -114,7 +115,8 @@ class GeneratedAudioTextDataset(Dataset):
         self._keep(min_score, score_quantile, semantic_lengths, text_lengths, ids)
 
     def _open(self, shards: list[Path], skip: bool) -> None:
-        footers: list[tuple[Path, Any]] = []
+        """Reads the ends of the shards, and with `skip` decodes all of them."""
+        footers: list[tuple[Path, Footer]] = []
         for path in shards:
             try:
                 footers.append((path, read_footer(path)))
@@ -126,7 +128,7 @@ class GeneratedAudioTextDataset(Dataset):
         limits = (self.metadata.get(f"num_{kind}_token_ids") for kind in ("semantic", "text"))
         self._limits = id_limits(*limits)
         self.paths: list[Path] = []
-        counts = []
+        counts: list[int] = []
         for path, footer in footers:
             if skip:
                 try:
@@ -144,16 +146,15 @@ class GeneratedAudioTextDataset(Dataset):
         if not skip:
             raise error
         self.skipped.append(str(error))
-        warnings.warn(f"left out: {error}", stacklevel=5)
+        warnings.warn(f"left out: {error}", stacklevel=5)  # names the line that makes the dataset
 
     def _open_legacy(self, rows: list[Path], eos_id: Mapping[str, int] | None) -> None:
-        semantic, text = (
-            [row.int().numpy() for row in kind] for kind in read_legacy_rows(rows, self.delimiter_id, eos_id)
-        )
+        """Reads `{n}.pt` rows into memory."""
+        semantic, text = read_legacy_rows(rows, self.delimiter_id, eos_id)
         none = [None] * len(rows)
-        table = pair_table(
-            dict(zip(COLUMNS, ([path.stem for path in rows], semantic, text, none, none, none), strict=True))
-        )
+        ids = [[row.int().numpy() for row in kind] for kind in (semantic, text)]
+        columns: tuple[list[Any], ...] = ([path.stem for path in rows], *ids, none, none, none)
+        table = pair_table(dict(zip(COLUMNS, columns, strict=True)))
         self.paths, self._starts, self._parts = rows, [0, len(rows)], {0: Part(decode(table))}
 
     @property
@@ -168,15 +169,13 @@ class GeneratedAudioTextDataset(Dataset):
         text_lengths: Range | None,
         ids: Collection[str] | None,
     ) -> None:
-        """Leaves out what the filters say."""
+        """Leaves out the pairs that do not pass the filters of the constructor."""
         kept = np.ones(self._starts[-1], dtype=bool)
         if ids is not None:
-            import pyarrow as pa
-            import pyarrow.compute as pc
-
+            pa = arrow()
             wanted = pa.array([ids] if isinstance(ids, str) else [str(one) for one in ids], pa.string())
             own = pa.chunked_array([chunk for part in self._columns("id") for chunk in part], pa.string())
-            kept &= np.asarray(pc.is_in(own, value_set=wanted))
+            kept &= np.asarray(compute().is_in(own, value_set=wanted))
         if min_score is not None or score_quantile is not None:
             scores = self._scores()
             lowest = -np.inf if min_score is None else min_score
@@ -195,6 +194,7 @@ class GeneratedAudioTextDataset(Dataset):
             self._lengths = None if self._lengths is None else self._lengths[self._kept]
 
     def _scores(self) -> np.ndarray:
+        """The score of each pair `[pairs]`, NaN without one; raises ValueError if no pair has a score."""
         parts = [chunk.to_numpy(zero_copy_only=False) for part in self._columns("score") for chunk in part]
         scores = np.concatenate([np.empty(0), *parts])
         if np.isnan(scores).all():
@@ -202,6 +202,7 @@ class GeneratedAudioTextDataset(Dataset):
         return scores
 
     def _part(self, index: int, keep: bool = True) -> Part:
+        """The decoded shard of this index; `keep` keeps it for later."""
         part = self._parts.get(index)
         if part is None:
             part = read_part(self.paths[index], self._limits, self._caches)
@@ -209,8 +210,8 @@ class GeneratedAudioTextDataset(Dataset):
                 self._parts[index] = part
         return part
 
-    def _columns(self, name: str) -> Iterator[list[pa.Array]]:
-        """A column of each part, in pieces, with pairs that are left out."""
+    def _columns(self, name: str) -> Iterator[list[Column]]:
+        """A column of each shard, in pieces, before any filter."""
         if self._is_legacy:
             yield [self._parts[0].batch.column(name)]
         else:
@@ -230,12 +231,18 @@ class GeneratedAudioTextDataset(Dataset):
         return tuple(found.value(name, row) for name in self.columns)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_parts": self._parts if self._is_legacy else {}}  # mapped anew where it is unpickled
+        return {**self.__dict__, "_parts": self._parts if self._is_legacy else {}}  # another process maps them again
+
+    def __repr__(self) -> str:
+        ids = (self.metadata.get(f"num_{kind}_token_ids") for kind in ("semantic", "text"))
+        semantic, text = ("an unknown number of" if number is None else number for number in ids)
+        return f"GeneratedAudioTextDataset({len(self)} pairs in {self.folder},\n    {semantic} semantic ids, {text} text ids)"
 
     @property
     def lengths(self) -> np.ndarray:
+        """Number of ids of each pair, int64 `[pairs, 2]`: semantic, text."""
         if self._lengths is None:
-            # What is mapped for this alone is let go of: the touched pages of all shards would count as memory.
+            # Mapped files are not kept: the pages of all shards that were read here would count as memory in use.
             parts = (self._part(part, keep=not self._caches) for part in range(len(self._starts) - 1))
             lengths = np.concatenate([part.lengths for part in parts])
             self._lengths = lengths if self._kept is None else lengths[self._kept]
@@ -247,9 +254,9 @@ class GeneratedAudioTextDataset(Dataset):
         return self.column("id")
 
     def column(self, name: str) -> list[Any]:
-        """A column of all pairs: `id`, `text`, `score` or `source`. Old rows have only an `id`, the file's number."""
-        values = [value for part in self._columns(name) for chunk in part for value in chunk.to_pylist()]
-        return values if self._kept is None else [values[index] for index in self._kept]
+        """A column of all pairs: `id`, `text`, `score` or `source`. `{n}.pt` rows have only an `id`, the number n."""
+        values: list[Any] = [value for part in self._columns(name) for chunk in part for value in chunk.to_pylist()]
+        return values if self._kept is None else [values[index] for index in cast("list[int]", self._kept.tolist())]
 
 
 def _check_options(columns: tuple[str, ...], on_error: str, score_quantile: float | None) -> None:
@@ -262,16 +269,16 @@ def _check_options(columns: tuple[str, ...], on_error: str, score_quantile: floa
         raise ValueError(f"score_quantile must be from 0 to 1, got {score_quantile}")
 
 
-def _count_ids(footer: Any) -> int:
-    """Ids in a shard, counting 1 for an empty row."""
+def _count_ids(footer: Footer) -> int:
+    """Number of ids in a shard; an empty row counts as 1."""
     first = footer.row_group(0) if footer.num_row_groups else None
     names = [first.column(index).path_in_schema.split(".")[0] for index in range(footer.num_columns)] if first else []
     columns = [index for index, name in enumerate(names) if name in ID_COLUMNS]
     return sum(footer.row_group(g).column(c).num_values for g in range(footer.num_row_groups) for c in columns)
 
 
-class MockDataset(Dataset):
-    """`length` clips of noise, `[1024]` samples each: stands in for audio in examples."""
+class MockDataset(Dataset[Tensor]):
+    """`length` clips of noise, float32 `[1024]` each, in place of audio in examples."""
 
     def __init__(self, length: int):
         self.length = length

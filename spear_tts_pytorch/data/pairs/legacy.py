@@ -1,6 +1,6 @@
 """Pairs as releases up to 0.4.8 wrote them: a folder of `{n}.pt` rows, `[audio.., eos, delimiter, text.., eos]`.
 
-In: paths. Out: semantic and text ids `[n]`, int64, without padding and end-of-sequence. Knows nothing of Parquet.
+In: paths. Out: semantic ids `[n]` and text ids `[m]`, int64, without padding and end-of-sequence.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SPEECH_PAD_ID, TEXT_PAD_ID = -1, 0
 
 
 def legacy_rows(folder: str | Path) -> list[Path]:
-    """The `{n}.pt` files of a folder, by number."""
+    """The `{n}.pt` files of a folder, sorted by number."""
     return sorted(
         (path for path in Path(folder).glob("*.pt") if path.stem.isdecimal()), key=lambda path: int(path.stem)
     )
@@ -26,7 +26,11 @@ def legacy_rows(folder: str | Path) -> list[Path]:
 def read_legacy_rows(
     paths: Sequence[Path], delimiter_id: int = -1, eos_id: Mapping[str, int] | None = None
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Rows `[audio.., eos, delimiter, text.., eos]` as semantic and text ids without padding and end-of-sequence.
+    """Reads rows `[audio.., eos, delimiter, text.., eos]` as semantic and text ids without padding and end-of-sequence.
+
+    Args:
+        delimiter_id: stands between audio and text.
+        eos_id: end-of-sequence ids of "speech" and "text"; recognised by their places if None.
 
     Raises:
         ValueError: a file is not such a row.
@@ -34,30 +38,33 @@ def read_legacy_rows(
     pairs = [_split_legacy_row(path, delimiter_id) for path in paths]
     semantic, text = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     if eos_id is None:
-        speech = _recognise_eos(semantic, 1.0)
-        # Models set both or neither unless told otherwise; audio shows it, as it was never cut.
-        eos_id = {"speech": speech, "text": None if speech is None else _recognise_eos(text, 0.5)}
+        speech_eos = _recognise_eos(semantic, 1.0)
+        # By default models set both ids or neither. Audio tells which, because it was never cut.
+        text_eos = None if speech_eos is None else _recognise_eos(text, 0.5)
+    else:
+        speech_eos, text_eos = eos_id.get("speech"), eos_id.get("text")
     return (
-        [strip(row, SPEECH_PAD_ID, eos_id.get("speech")) for row in semantic],
-        [strip(row, TEXT_PAD_ID, eos_id.get("text")) for row in text],
+        [strip(row, SPEECH_PAD_ID, speech_eos) for row in semantic],
+        [strip(row, TEXT_PAD_ID, text_eos) for row in text],
     )
 
 
 def _split_legacy_row(path: Path, delimiter_id: int) -> tuple[Tensor, Tensor]:
+    """Reads a row and cuts it at its delimiter; both parts may end with end-of-sequence."""
     row = load_tensors(path)
     if not isinstance(row, Tensor) or row.ndim != 1 or row.is_floating_point():
         raise ValueError(f"{path} must hold a one-dimensional tensor of ids: remove it from the folder")
     places = (row == delimiter_id).nonzero()
     if len(places) == 0:
         raise ValueError(f"{path} has no delimiter {delimiter_id} between audio and text: pass the right delimiter_id")
-    # A delimiter that is the audio's padding as well is the last of them: text never holds a -1.
+    # If the delimiter equals the padding of audio, the last one is the delimiter: text never holds -1.
     place = int(places[-1 if delimiter_id == SPEECH_PAD_ID else 0])
     audio, text = row[:place].long(), row[place + 1 :].long()
     return audio[audio != SPEECH_PAD_ID], text[text != TEXT_PAD_ID]
 
 
 def _recognise_eos(rows: Sequence[Tensor], share: float) -> int | None:
-    """The highest id of all, if it stands only at the end of rows, and in at least this share of them; else None."""
+    """The highest id of all rows if it occurs only as the last id, and in at least this share of the rows; else None."""
     rows = [row for row in rows if len(row)]
     if len(rows) < 2:
         return None

@@ -1,7 +1,7 @@
-"""What a folder of pairs consists of: Parquet shards `pairs-{rank:05d}-{n:06d}.parquet` and a dataset.json.
+"""The format of a folder of pairs: Parquet shards `pairs-{rank:05d}-{n:06d}.parquet` and a dataset.json.
 
-In: paths, tables. Out: columns, tables of the documented types, ids as flat arrays, descriptions.
-Knows nothing of models, audio, datasets or how pairs come about.
+In: paths, tables. Out: tables of the documented types, ids as flat arrays, the description in dataset.json.
+The files beside this one write and read such folders.
 """
 
 from __future__ import annotations
@@ -10,22 +10,19 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from spear_tts_pytorch.data.arrow import Column, Footer, Schema, Table, arrow, parquet
 from spear_tts_pytorch.utils.files import write_whole
 from spear_tts_pytorch.version import __version__
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
 DATASET_NAME = "dataset.json"
 FORMAT_VERSION = 1
 SPEECH_PAD_ID, TEXT_PAD_ID = -1, 0
 SOURCE_GENERATED = "generated"
-SOURCE_TRUNCATED = "generated-truncated"  # generated text that reached its maximal length before it had ended
+SOURCE_TRUNCATED = "generated-truncated"  # generated text that was cut at its maximal length
 ID_COLUMNS = ("semantic_ids", "text_ids")
 COLUMNS = ("id", *ID_COLUMNS, "text", "score", "source")
 _SHARD = re.compile(r"pairs-(\d{5,})-(\d{6,})\.parquet")
@@ -34,26 +31,25 @@ Ragged = tuple[np.ndarray, np.ndarray]
 """Rows of different lengths as values and offsets: row i is `values[offsets[i] : offsets[i + 1]]`."""
 
 
-def pair_schema() -> pa.Schema:
-    """Columns of a shard."""
-    import pyarrow as pa
-
+def pair_schema() -> Schema:
+    """Names and types of the columns of a shard."""
+    pa = arrow()
     ids = pa.list_(pa.int32())
     types = (pa.string(), ids, ids, pa.string(), pa.float32(), pa.string())
     return pa.schema(list(zip(COLUMNS, types, strict=True)))
 
 
-def pair_table(columns: Mapping[str, Sequence[Any]]) -> pa.Table:
-    """Columns in the order of `COLUMNS` as a table; ids are int32 arrays `[n]`, one for each pair."""
-    import pyarrow as pa
+def pair_table(columns: Mapping[str, Sequence[Any]]) -> Table:
+    """Columns by name as a table. A column of ids is a list of int32 arrays `[n]`, one for each pair."""
+    pa = arrow()
 
-    def array(name: str) -> pa.Array:
+    def array(name: str) -> Column:
         rows = columns[name]
         if name not in ID_COLUMNS:
             return pa.array(rows, pair_schema().field(name).type)
         offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
         if offsets[-1] >= 2**31:
-            raise ValueError(f"{name} are too many for one table, {offsets[-1]}: write fewer pairs at once")
+            raise ValueError(f"one table cannot hold {offsets[-1]} {name}: write fewer pairs at once")
         values = np.concatenate([np.empty(0, np.int32), *rows])
         return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values, pa.int32()))
 
@@ -61,70 +57,73 @@ def pair_table(columns: Mapping[str, Sequence[Any]]) -> pa.Table:
 
 
 def shard_name(rank: int, number: int) -> str:
+    """The file name of a shard."""
     return f"pairs-{rank:05d}-{number:06d}.parquet"
 
 
 def shard_numbers(path: Path) -> tuple[int, int]:
-    """Rank and number of a shard."""
-    return tuple(map(int, _SHARD.fullmatch(path.name).groups()))
+    """Rank and number of a shard, from its name.
+
+    Raises:
+        ValueError: the name is not that of a shard.
+    """
+    found = _SHARD.fullmatch(path.name)
+    if found is None:
+        raise ValueError(f"{path} is not named like a shard, pairs-00000-000000.parquet")
+    return int(found[1]), int(found[2])
 
 
 def list_shards(folder: str | Path) -> list[Path]:
-    """The complete shards of a folder, by rank and number."""
+    """The shards of a folder, sorted by rank and number."""
     return sorted((path for path in Path(folder).iterdir() if _SHARD.fullmatch(path.name)), key=shard_numbers)
 
 
 def _unreadable(shard: Path, error: Exception) -> ValueError:
     return ValueError(
-        f"{shard} is not a readable shard of pairs ({' '.join(str(error).split())}): remove it and let the generator "
-        "make it anew, or read the others by on_error='skip'"
+        f"{shard} is not a readable shard of pairs ({' '.join(str(error).split())}): remove it and run the generator "
+        "again, or read the other shards with on_error='skip'"
     )
 
 
-def read_footer(shard: Path) -> pq.FileMetaData:
-    """What a shard says of itself at its end: rows, values of each column.
+def read_footer(shard: Path) -> Footer:
+    """Reads the end of a shard: its numbers of rows and of values in each column.
 
     Raises:
         ValueError: the file is not a readable shard of pairs.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        return pq.read_metadata(shard)
-    except (pa.ArrowException, OSError) as error:
+        return parquet().read_metadata(shard)
+    except (arrow().ArrowException, OSError) as error:
         raise _unreadable(shard, error) from error
 
 
-def read_shard(shard: Path, columns: Sequence[str] = COLUMNS) -> pa.Table:
-    """Columns of a shard, with the types of `pair_schema`, also where other tools wrote wider ones.
+def read_shard(shard: Path, columns: Sequence[str] = COLUMNS) -> Table:
+    """Reads columns of a shard and casts them to the types of `pair_schema`: other tools may write wider types.
 
     Raises:
         ValueError: the file is not a readable shard of pairs.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa = arrow()
     try:
-        table = pq.ParquetFile(shard, memory_map=True).read(columns=list(columns)).select(list(columns))
+        table = parquet().ParquetFile(shard, memory_map=True).read(columns=list(columns)).select(list(columns))
         return table.cast(pa.schema([pair_schema().field(name) for name in columns]))
     except (pa.ArrowException, OSError, KeyError) as error:
         raise _unreadable(shard, error) from error
 
 
-def read_column(shard: Path, name: str) -> pa.ChunkedArray:
-    """One column of a shard; for errors see `read_shard`."""
+def read_column(shard: Path, name: str) -> Column:
+    """Reads one column of a shard; for errors see `read_shard`."""
     return read_shard(shard, [name]).column(name)
 
 
-def _numpy(array: pa.Array) -> np.ndarray:
+def _numpy(array: Column) -> np.ndarray:
     if array.null_count:
         return array.to_numpy(zero_copy_only=False)
     return np.from_dlpack(array)  # to_numpy would import pandas where it is installed
 
 
-def ragged(column: pa.ChunkedArray | pa.ListArray) -> Ragged:
-    """A column of ids as values and offsets, int64 `[rows + 1]`; without copying the values if it is one piece."""
+def ragged(column: Column) -> Ragged:
+    """A column of ids as values and offsets, int64 `[rows + 1]`. Values of a column in one piece are not copied."""
     chunks = getattr(column, "chunks", [column])
     values = [_numpy(chunk.flatten()) for chunk in chunks]
     lengths = [np.diff(_numpy(chunk.offsets)) for chunk in chunks]
@@ -133,12 +132,12 @@ def ragged(column: pa.ChunkedArray | pa.ListArray) -> Ragged:
 
 
 def id_limits(num_semantic_token_ids: int | None, num_text_token_ids: int | None) -> dict[str, tuple[int, int | None]]:
-    """The lowest id of each column of ids, and one more than the highest, None where it is not known."""
+    """For each column of ids the lowest id, and the highest plus one or None if it is unknown."""
     return {"semantic_ids": (0, num_semantic_token_ids), "text_ids": (1, num_text_token_ids)}
 
 
-def check_ids(table: pa.Table, limits: Mapping[str, tuple[int, int | None]], place: str = "") -> None:
-    """Raises ValueError, naming `place` and the pair, if ids are out of range or missing."""
+def check_ids(table: Table, limits: Mapping[str, tuple[int, int | None]], place: str = "") -> None:
+    """Raises ValueError if ids are out of range or missing. The message names the pair and `place`, such as " in FILE"."""
     for name, (low, high) in limits.items():
         values, offsets = ragged(table.column(name))
         if not values.size or (values.dtype.kind in "iu" and low <= values.min() and values.max() < (high or 2**31)):
@@ -154,7 +153,7 @@ def check_ids(table: pa.Table, limits: Mapping[str, tuple[int, int | None]], pla
 
 
 def read_metadata(folder: str | Path) -> dict[str, Any]:
-    """The contents of dataset.json, {} where there is none.
+    """Reads dataset.json; {} if there is none.
 
     Raises:
         ValueError: it is not JSON, or was written by a later version of the format.
@@ -166,7 +165,9 @@ def read_metadata(folder: str | Path) -> dict[str, Any]:
         metadata = json.loads(path.read_text(encoding="utf-8"))
         version = metadata["format_version"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} does not describe a folder of pairs ({error!r}): restore or remove it") from error
+        raise ValueError(
+            f"{path} is not the description of a folder of pairs ({error!r}): restore or remove it"
+        ) from error
     if version > FORMAT_VERSION:
         raise ValueError(
             f"{path} has the format {version}, this version reads up to {FORMAT_VERSION}: upgrade the package"
@@ -180,7 +181,7 @@ def write_metadata(folder: str | Path, metadata: Mapping[str, Any]) -> None:
 
 
 def update_counts(folder: str | Path) -> dict[str, Any]:
-    """Counts pairs and shards anew from the shards' footers, writes them to dataset.json and returns its contents."""
+    """Counts pairs and shards, writes both numbers to dataset.json and returns its contents."""
     metadata, shards = read_metadata(folder), list_shards(folder)
     metadata["counts"] = {"pairs": sum(read_footer(path).num_rows for path in shards), "shards": len(shards)}
     write_metadata(folder, metadata)
@@ -194,7 +195,7 @@ def describe(
     model_hash: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Contents of a dataset.json; None is for what is not known."""
+    """Contents of a dataset.json; None stands for an unknown value."""
     return {
         "format_version": FORMAT_VERSION,
         "library_version": __version__,
@@ -208,14 +209,15 @@ def describe(
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], but: Iterable[str] = ()) -> str | None:
-    """How two dataset.json describe different data, in words; None if they agree.
+    """The differences between two contents of dataset.json, in words; None if they agree.
 
-    Counts and versions do not matter, nor what `but` names.
+    Counts and versions are not compared, nor the keys in `but`.
     """
     ignored = {"counts", "library_version", "format_version", "options", *but}
     keys = [key for key in new if key not in ignored]
     found = [f"{key} is {old.get(key)!r} there and {new[key]!r} here" for key in keys if old.get(key) != new[key]]
-    there, here = old.get("options") or {}, new.get("options") or {}
+    there: dict[str, Any] = old.get("options") or {}
+    here: dict[str, Any] = new.get("options") or {}
     for key in sorted({*there, *here}) if "options" not in but else ():
         if there.get(key) != here.get(key):
             found.append(f"the option {key} is {there.get(key)!r} there and {here.get(key)!r} here")

@@ -1,8 +1,7 @@
-"""Folders of pairs, merged, split, without repetitions, counted; one shard in memory at a time.
+"""Merges, deduplicates, splits and counts folders of pairs, with one shard in memory at a time.
 
-In: folders of Parquet shards. Out: a new folder, which appears when it is complete and not before, or figures. What must
-be known of all pairs at once are numbers: 16 bytes stand for an id or for what a pair holds, so that 10 million pairs
-take hundreds of MB. Knows nothing of models, audio or how pairs come about.
+In: folders of Parquet shards. Out: a new folder, which appears when it is complete, or counts. A hash of 16 bytes for each
+pair is held in memory: 10 million pairs need hundreds of MB.
 """
 
 from __future__ import annotations
@@ -11,10 +10,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
+from spear_tts_pytorch.data.arrow import Table, arrow
 from spear_tts_pytorch.data.pairs.shards import (
     ID_COLUMNS,
     check_ids,
@@ -34,9 +34,6 @@ from spear_tts_pytorch.data.pairs.shards import (
 from spear_tts_pytorch.data.pairs.writer import ShardWriter, write_shard
 from spear_tts_pytorch.utils.files import copy_whole, whole_folder
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 ORIGIN = ("model_hash", "options")
 
@@ -48,11 +45,13 @@ def merge(
     duplicates: Literal["refuse", "drop"] = "refuse",
     mixed: bool = False,
 ) -> dict[str, int]:
-    """Puts the pairs of several folders into a new one, in this order. Shards are copied as they are where possible.
+    """Writes the pairs of several folders into a new one, in this order. Shards are copied unchanged if possible.
 
     Args:
-        duplicates: what happens to an id that comes twice: an error, or the first pair is kept.
-        mixed: allows pairs of different models and options, real pairs and pseudo-labels for example; dataset.json then
+        folders: folders of pairs.
+        out: the new folder.
+        duplicates: "refuse" raises an error if an id comes twice; "drop" keeps the first pair of each id.
+        mixed: allows pairs of different models and options, such as real pairs and pseudo-labels; dataset.json then
             lists the origins. Vocabularies must always agree.
 
     Returns:
@@ -79,10 +78,12 @@ def merge(
 
 
 def deduplicate(folder: str | Path, out: str | Path, *, by: Literal["id", "contents"] = "id") -> dict[str, int]:
-    """Puts the pairs of a folder into a new one, but of those that repeat an earlier one.
+    """Writes the pairs of a folder into a new one, without pairs that repeat an earlier one.
 
     Args:
-        by: what is the same: the `id`, or the `contents`, semantic and text ids.
+        folder: a folder of pairs.
+        out: the new folder.
+        by: pairs are equal if they have the same `id`, or the same `contents`, semantic and text ids.
 
     Returns:
         Numbers of `pairs` written and `removed`.
@@ -105,21 +106,25 @@ def split(
     seed: int = 0,
     rows_per_shard: int = 10_000,
 ) -> dict[str, int]:
-    """Deals the pairs of a folder out to the folders `out/{name}` at random, each keeping the order that they had.
+    """Writes random parts of a folder of pairs to the folders `out/{name}`. Pairs of a part keep their order.
 
     Args:
-        parts: name and share (0 to 1, floats) or number of pairs (integers) of each. What is left over goes nowhere.
-        seed: another seed deals otherwise; the same one always deals a folder in the same way.
+        folder: a folder of pairs.
+        out: the new folder.
+        parts: by name, shares (floats, 0 to 1) or numbers of pairs (integers). The remaining pairs are not written.
+        seed: fixes which pairs go into which part.
+        rows_per_shard: pairs after which a shard is complete.
 
     Returns:
         Number of pairs of each part.
 
     Raises:
-        ValueError: more than there are, shares and numbers mixed, a part without pairs, a shard that cannot be read.
+        ValueError: parts larger than the folder, shares and numbers mixed, a part without pairs, a shard that cannot be
+            read.
         FileExistsError: `out` exists.
     """
     shards = _shards(folder)
-    rows = [read_footer(shard).num_rows for shard in shards]
+    rows: list[int] = [read_footer(shard).num_rows for shard in shards]
     counts = _part_sizes(parts, sum(rows))
     dealt = np.full(sum(rows), -1, dtype=np.int16)
     order = np.random.default_rng(seed).permutation(sum(rows))
@@ -128,7 +133,7 @@ def split(
     del order
     metadata = read_metadata(folder) or describe()
     with whole_folder(out) as temporary:
-        writers = []
+        writers: list[ShardWriter] = []
         for name in parts:
             (temporary / name).mkdir()
             writers.append(ShardWriter(temporary / name, rows_per_shard=rows_per_shard))
@@ -144,11 +149,16 @@ def split(
 
 
 def stats(folder: str | Path, *, ids_per_second: float | None = None) -> dict[str, Any]:
-    """Counts and quantiles of a folder of pairs. Every shard is read whole; broken ones are named and left out.
+    """Counts and quantiles of a folder of pairs. Every shard is read; broken shards are named and left out.
 
     Args:
-        ids_per_second: of the tokenizer, `target_sample_hz / downsample_factor`: gives the hours of speech. Where the
-            tokenizer removes repeats, they are a lower bound.
+        folder: a folder of pairs.
+        ids_per_second: `target_sample_hz / downsample_factor` of the semantic tokenizer, from which hours are computed.
+            If the tokenizer removes repeats, the hours are a lower bound.
+
+    Returns:
+        `pairs`, `shards`, `bytes`, `hours`, `sources`, numbers of ids, quantiles of lengths and scores, and `broken`, the
+        messages of broken shards.
 
     Raises:
         FileNotFoundError: there are no pairs.
@@ -156,7 +166,8 @@ def stats(folder: str | Path, *, ids_per_second: float | None = None) -> dict[st
     shards, metadata = _shards(folder), read_metadata(folder)
     limits = id_limits(*(metadata.get(f"num_{kind}_token_ids") for kind in ("semantic", "text")))
     lengths: dict[str, list[np.ndarray]] = {name: [] for name in ID_COLUMNS}
-    scores, hashes, sources, broken = [], [], Counter(), []
+    scores, hashes, broken = list[np.ndarray](), list[np.ndarray](), list[str]()
+    sources: Counter[str] = Counter()
     for shard in shards:
         try:
             table = read_shard(shard)
@@ -171,7 +182,7 @@ def stats(folder: str | Path, *, ids_per_second: float | None = None) -> dict[st
         sources.update(table["source"].to_pylist())
     semantic, text = (np.concatenate([np.empty(0, np.int32), *lengths[name]]) for name in ID_COLUMNS)
     score = np.concatenate([np.empty(0, np.float32), *scores])
-    found = {
+    found: dict[str, Any] = {
         "pairs": len(semantic),
         "shards": len(shards) - len(broken),
         "bytes": sum(shard.stat().st_size for shard in shards),
@@ -188,16 +199,18 @@ def stats(folder: str | Path, *, ids_per_second: float | None = None) -> dict[st
 
 
 def _shards(folder: str | Path) -> list[Path]:
+    """The shards of a folder; raises FileNotFoundError if there are none."""
     shards = list_shards(folder) if Path(folder).is_dir() else []
     if not shards:
         raise FileNotFoundError(
-            f"there are no pairs in {folder}: expected pairs-*.parquet files (old .pt rows become such by "
+            f"there are no pairs in {folder}: expected pairs-*.parquet files (convert old .pt rows with "
             "write_pairs(new_folder, GeneratedAudioTextDataset(folder)))"
         )
     return shards
 
 
 def _common_metadata(folders: Sequence[str | Path], mixed: bool) -> dict[str, Any]:
+    """The contents of dataset.json for all folders together; raises ValueError if they do not fit."""
     found = [read_metadata(folder) or describe() for folder in folders]
     for folder, metadata in zip(folders[1:], found[1:], strict=True):
         different = difference(found[0], metadata, ORIGIN if mixed else ())
@@ -207,7 +220,7 @@ def _common_metadata(folders: Sequence[str | Path], mixed: bool) -> dict[str, An
             raise ValueError(f"{folder} holds pairs of another kind than {folders[0]} ({different}): {remedy}")
     if not mixed:
         return found[0]
-    origins = []
+    origins: list[dict[str, Any]] = []
     for metadata in found:
         origin = {name: metadata.get(name) for name in ORIGIN}
         origins += [origin] if origin not in origins else []
@@ -215,44 +228,46 @@ def _common_metadata(folders: Sequence[str | Path], mixed: bool) -> dict[str, An
 
 
 def _part_sizes(parts: Mapping[str, float | int], total: int) -> list[int]:
-    """How many pairs each part gets."""
+    """Number of pairs of each part; raises ValueError if the parts are not possible."""
     for name in parts:
         if not name or name in (".", "..") or set(name) & set("/\\"):
-            raise ValueError(f"{name!r} is no name of a folder: name the parts like train or valid")
+            raise ValueError(f"{name!r} is no name of a folder: choose names such as train or valid")
     values = list(parts.values())
     if not values or min(values) <= 0 or len({isinstance(value, int) for value in values}) > 1:
         raise ValueError(f"parts must be shares (floats) or numbers of pairs (integers) above 0, got {dict(parts)}")
-    if isinstance(values[0], int):
-        counts = values
-    else:
+    counts = [value for value in values if isinstance(value, int)]
+    if not counts:
         ends = np.cumsum(values)
         if ends[-1] > 1 + 1e-9:
-            raise ValueError(f"the shares of parts must be 1 together, or less, got {float(ends[-1]):g}")
-        counts = np.diff([0, *np.round(ends * total).astype(int)]).tolist()
+            raise ValueError(f"the shares of parts must add up to 1 or less, got {float(ends[-1]):g}")
+        counts = cast("list[int]", np.diff([0, *np.round(ends * total).astype(int)]).tolist())
     if sum(counts) > total or min(counts) < 1:
-        raise ValueError(f"parts {dict(parts)} cannot be had of {total} pairs: each needs one at least")
+        raise ValueError(f"parts {dict(parts)} cannot be made of {total} pairs: each needs at least one")
     return counts
 
 
-def _hashes(table: pa.Table, by: str) -> np.ndarray:
-    """16 bytes for each row, as two uint64 `[rows, 2]`."""
+def _hashes(table: Table, by: str) -> np.ndarray:
+    """A hash of 16 bytes for each row, as uint64 `[rows, 2]`."""
     if by == "id":
-        rows: Iterator[bytes] = (name.encode() for name in table["id"].to_pylist())
+        names: list[str] = table["id"].to_pylist()
+        rows: Iterator[bytes] = (name.encode() for name in names)
     else:
         rows = _contents(table)
     return np.frombuffer(b"".join(blake2b(row, digest_size=16).digest() for row in rows), np.uint64).reshape(-1, 2)
 
 
-def _contents(table: pa.Table) -> Iterator[bytes]:
+def _contents(table: Table) -> Iterator[bytes]:
+    """The semantic and text ids of each row as bytes."""
     (semantic, s), (text, t) = (ragged(table[name]) for name in ID_COLUMNS)
-    semantic, text, s, t = semantic.tobytes(), text.tobytes(), (4 * s).tolist(), (4 * t).tolist()
+    semantic_bytes, text_bytes = semantic.tobytes(), text.tobytes()
+    s, t = (cast("list[int]", (4 * offsets).tolist()) for offsets in (s, t))  # 4 bytes for an id
     for row in range(len(table)):
-        # -1 is no id: it keeps apart where semantic ids end
-        yield semantic[s[row] : s[row + 1]] + b"\xff\xff\xff\xff" + text[t[row] : t[row + 1]]
+        # -1 is not an id, so it separates both kinds of ids
+        yield semantic_bytes[s[row] : s[row + 1]] + b"\xff\xff\xff\xff" + text_bytes[t[row] : t[row + 1]]
 
 
 def _first_of_each(shards: Sequence[Path], by: str) -> list[np.ndarray]:
-    """For each shard, which of its rows are the first of their kind among all shards."""
+    """For each shard a mask `[rows]`, True at rows without an equal row before them in any shard."""
     columns = ["id"] if by == "id" else ID_COLUMNS
     hashes = [_hashes(read_shard(shard, columns), by) for shard in shards]
     ends = np.cumsum([len(part) for part in hashes])
@@ -260,26 +275,24 @@ def _first_of_each(shards: Sequence[Path], by: str) -> list[np.ndarray]:
 
 
 def _firsts(hashes: list[np.ndarray]) -> np.ndarray:
-    """Which rows, bool `[rows]`, have no equal before them. Empties the list: the numbers are large."""
+    """A mask `[rows]`, True at hashes without an equal before them. The list is emptied to save memory."""
     both = np.concatenate([np.empty((0, 2), np.uint64), *hashes])
     hashes.clear()
-    order = np.lexsort(both.T)  # stable: of equal rows the first comes first
+    order = np.lexsort((both[:, 0], both[:, 1]))  # stable: equal rows keep their order
     both = both[order]
     first = np.ones(len(both), dtype=bool)
     first[order[1:]] = (both[1:] != both[:-1]).any(axis=1)
     return first
 
 
-def _filter(table: pa.Table, mask: np.ndarray) -> pa.Table:
-    import pyarrow as pa
-
-    return table.filter(pa.array(mask))
+def _filter(table: Table, mask: np.ndarray) -> Table:
+    return table.filter(arrow().array(mask))
 
 
 def _write_kept(
     shards: Sequence[Path], kept: Sequence[np.ndarray], out: str | Path, metadata: dict[str, Any]
 ) -> dict[str, int]:
-    """Writes the rows kept of each shard to a new folder; a shard of which all are kept is copied."""
+    """Writes the kept rows of each shard to a new folder. A shard is copied if all of its rows are kept."""
     with whole_folder(out) as temporary:
         number = 0
         for shard, mask in zip(shards, kept, strict=True):

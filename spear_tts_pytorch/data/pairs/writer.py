@@ -1,7 +1,6 @@
 """Writes pairs of semantic and text ids to a folder of Parquet shards and a dataset.json.
 
-In: ids, one pair, many or a table at a time. Out: files that are there whole or not at all.
-Knows nothing of models, audio or how pairs come about.
+In: semantic ids `[n]` and text ids `[m]`, one pair, many pairs or a table at a time. Out: shards that appear whole.
 """
 
 from __future__ import annotations
@@ -10,11 +9,12 @@ import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
 
+from spear_tts_pytorch.data.arrow import Table, arrow, parquet_bytes
 from spear_tts_pytorch.data.pairs.legacy import legacy_rows
 from spear_tts_pytorch.data.pairs.shards import (
     COLUMNS,
@@ -38,44 +38,36 @@ from spear_tts_pytorch.data.pairs.shards import (
 )
 from spear_tts_pytorch.utils.files import write_whole
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 Ids = Tensor | Sequence[int] | np.ndarray
 
 
-def write_shard(path: Path, table: pa.Table) -> None:
-    """Writes a table as a shard, whole or not at all.
+def write_shard(path: Path, table: Table) -> None:
+    """Writes a table as a shard, which appears whole.
 
     Raises:
-        FileExistsError: there is such a shard.
+        FileExistsError: the shard exists.
         OSError: it could not be written; the message names the folder.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
     try:
-        write_whole(path, sink.getvalue(), replace=False)
+        write_whole(path, parquet_bytes(table, "zstd"), replace=False)
     except FileExistsError:
         raise
     except OSError as error:
         raise OSError(
             error.errno,
-            f"{error.strerror}; {path.name} was not written to {path.parent}. Earlier shards there are whole and stay: "
-            "make room (or choose another folder) and go on",
+            f"{error.strerror}; {path.name} was not written to {path.parent}. Earlier shards there are complete: make room "
+            "(or choose another folder) and start again",
         ) from error
 
 
 class ShardWriter:
-    """Cuts tables of pairs into shards of a folder. It does not look at what is in them, nor at dataset.json.
+    """Cuts tables of pairs into shards of a folder. It checks no ids and does not write dataset.json.
 
     Args:
         folder: must exist.
         rank: number of this process.
         rows_per_shard: pairs after which a shard is complete.
-        bytes_per_shard: or bytes of ids, 4 each, before compression; None is without bound. A pair is never cut.
+        bytes_per_shard: bytes of ids, 4 for each id, after which a shard is complete; None sets no bound.
     """
 
     def __init__(self, folder: Path, rank: int = 0, rows_per_shard: int = 10_000, bytes_per_shard: int | None = None):
@@ -86,23 +78,25 @@ class ShardWriter:
         self.rows_per_shard, self.bytes_per_shard = rows_per_shard, bytes_per_shard
         own = [number for r, number in map(shard_numbers, list_shards(folder)) if r == rank]
         self.next_shard = max(own, default=-1) + 1
-        self.pending: list[pa.Table] = []
-        self.rows = self.bytes = 0
+        self.pending: list[Table] = []  # tables of the next shard, not yet written
+        self.rows = 0  # pairs in them
+        self.bytes = 0  # bytes of ids in them
 
     def is_full(self, rows: int, bytes: int) -> bool:
-        """Whether so many pairs and bytes of ids make a shard."""
+        """Whether this many pairs, or bytes of ids, make a shard."""
         return rows >= self.rows_per_shard or (self.bytes_per_shard is not None and bytes >= self.bytes_per_shard)
 
-    def write(self, table: pa.Table) -> None:
-        """Adds pairs. They are on disk once their shard is, and held back if that fails."""
-        ends = 4 * sum(ragged(table.column(name))[1] for name in ID_COLUMNS)  # bytes of ids before each row
+    def write(self, table: Table) -> None:
+        """Adds pairs. They are on disk when their shard is written; if that fails, they stay pending."""
+        (_, semantic), (_, text) = (ragged(table.column(name)) for name in ID_COLUMNS)
+        ends = 4 * (semantic + text)  # bytes of ids before each row, int64 `[rows + 1]`
         start = 0
         try:
             while start < len(table):
                 stop = min(len(table), start + max(1, self.rows_per_shard - self.rows))
-                if self.bytes_per_shard is not None:  # the last row reaches the bound
-                    reached = np.searchsorted(ends, ends[start] + self.bytes_per_shard - self.bytes)
-                    stop = min(stop, max(start + 1, int(reached)))
+                if self.bytes_per_shard is not None:  # up to the row that reaches the bound
+                    reached = int(np.searchsorted(ends, int(ends[start]) + self.bytes_per_shard - self.bytes))
+                    stop = min(stop, max(start + 1, reached))
                 self._hold(table.slice(start, stop - start), int(ends[stop] - ends[start]))
                 start = stop
                 if self.is_full(self.rows, self.bytes):
@@ -111,18 +105,16 @@ class ShardWriter:
             self._hold(table.slice(start), int(ends[-1] - ends[start]))
             raise
 
-    def _hold(self, table: pa.Table, bytes: int) -> None:
+    def _hold(self, table: Table, bytes: int) -> None:
         self.pending.append(table)
         self.rows, self.bytes = self.rows + len(table), self.bytes + bytes
 
     def flush(self) -> None:
-        """Writes the pairs held back as a shard; they stay held back where that fails."""
+        """Writes the pending pairs as a shard; if that fails, they stay pending."""
         if self.pending:
-            import pyarrow as pa
-
-            table, written = pa.concat_tables(self.pending), False
+            table, written = arrow().concat_tables(self.pending), False
             while not written:
-                with contextlib.suppress(FileExistsError):  # another writer of this rank was quicker: the next number
+                with contextlib.suppress(FileExistsError):  # another writer took this number: try the next
                     write_shard(self.folder / shard_name(self.rank, self.next_shard), table)
                     written = True
                 self.next_shard += 1
@@ -132,15 +124,16 @@ class ShardWriter:
 class PairWriter:
     """Writes pairs to shards `pairs-{rank:05d}-{n:06d}.parquet`; a context manager.
 
-    Writing to a folder goes on after its last shard; what stands there is never touched.
+    New shards are numbered after the last one of the folder. Existing shards are never changed.
 
     Args:
         folder: made if it does not exist.
-        num_semantic_token_ids, num_text_token_ids: K and V; ids written are checked against them.
-        unique_consecutive: whether the tokenizer removes repeats.
-        model_hash, options: where the pairs come from; kept in dataset.json.
-        rank: number of this process; each process writes shards of its own, the one of rank 0 also dataset.json.
-        rows_per_shard, bytes_per_shard: pairs, or bytes of ids before compression, after which a shard is complete.
+        num_semantic_token_ids, num_text_token_ids: K and V; each id is checked against them. None is unchecked.
+        unique_consecutive: whether the semantic tokenizer removes repeats.
+        model_hash, options: the origin of the pairs, kept in dataset.json.
+        rank: number of this process. Each process writes shards of its own; rank 0 also writes dataset.json.
+        rows_per_shard: pairs after which a shard is complete.
+        bytes_per_shard: bytes of ids, 4 for each id, after which a shard is complete; None sets no bound.
 
     Raises:
         ValueError: the folder holds pairs of another description, or files that are not pairs of this format.
@@ -166,14 +159,14 @@ class PairWriter:
         self.shards = ShardWriter(self.folder, rank, rows_per_shard, bytes_per_shard)
         if rank == 0:
             self._open(describe(num_semantic_token_ids, num_text_token_ids, unique_consecutive, model_hash, options))
-        for path in self.folder.glob(f".pairs-{rank:05d}-*.tmp"):  # halves that killed writers of this rank left
+        for path in self.folder.glob(f".pairs-{rank:05d}-*.tmp"):  # left by killed writers of this rank
             if time.time() - path.stat().st_mtime > 3600:
                 path.unlink(missing_ok=True)
         self._clear()
 
     def _open(self, description: dict[str, Any]) -> None:
         shards = list_shards(self.folder)
-        old = read_metadata(self.folder) if shards else {}  # a description of nothing binds nobody
+        old = read_metadata(self.folder) if shards else {}  # without shards, an old dataset.json is ignored
         if not old and (shards or legacy_rows(self.folder)):
             raise ValueError(f"{self.folder} holds pairs without a {DATASET_NAME}: write to another folder")
         different = difference(old, description) if old else None
@@ -196,13 +189,23 @@ class PairWriter:
         score: float | None = None,
         source: str = SOURCE_GENERATED,
     ) -> None:
-        """Adds a pair of ids `[n]` and `[m]`, without padding and end-of-sequence. It is on disk once its shard is.
+        """Adds a pair. It is on disk when its shard is written.
+
+        Args:
+            id: name of the pair.
+            semantic_ids: integers `[n]`, without padding and end-of-sequence.
+            text_ids: integers `[m]`, without padding and end-of-sequence.
+            text: the text itself, if known.
+            score: higher is surer; None if unknown.
+            source: origin of the pair, such as "generated" or "real".
 
         Raises:
             ValueError: ids out of range or of the wrong shape.
         """
         score = None if score is None else float(score)
-        arrays = [_array(ids, name, id).copy() for name, ids in zip(ID_COLUMNS, (semantic_ids, text_ids), strict=True)]
+        arrays: list[np.ndarray] = []
+        for name, ids in zip(ID_COLUMNS, (semantic_ids, text_ids), strict=True):
+            arrays.append(np.copy(_array(ids, name, id)))
         for name, array in zip(ID_COLUMNS, arrays, strict=True):
             low, high = self.limits[name]
             if array.size and (array.min() < low or (high is not None and array.max() >= high)):
@@ -224,7 +227,7 @@ class PairWriter:
         scores: Sequence[float | None] | np.ndarray | None = None,
         source: str = SOURCE_GENERATED,
     ) -> None:
-        """Adds many pairs at once, which is quicker than one by one; for the rest see `write`."""
+        """Adds many pairs at once, which is faster than `write`; arguments are lists, errors as `write`."""
         ids = list(map(str, ids))
         columns = _columns(
             ids,
@@ -236,8 +239,8 @@ class PairWriter:
         )
         self.write_table(pair_table(columns))
 
-    def write_table(self, table: pa.Table) -> None:
-        """Adds a table with the columns of a shard (`pair_files.pair_schema`), as pyarrow reads it from anywhere.
+    def write_table(self, table: Table) -> None:
+        """Adds a pyarrow table with the columns of a shard (`shards.pair_schema`).
 
         Raises:
             ValueError: ids out of range, columns missing or of other types.
@@ -253,17 +256,19 @@ class PairWriter:
         self.shards.write(table)
 
     def _hand_over(self) -> None:
+        """Gives the collected pairs to the shards."""
         if self._rows["id"]:
             table = pair_table(self._rows)
             self._clear()
             self.shards.write(table)
 
     def flush(self) -> None:
-        """Writes the pairs held back as a shard of their own."""
+        """Writes the pending pairs as a shard."""
         self._hand_over()
         self.shards.flush()
 
     def close(self) -> None:
+        """Writes the pending pairs as a shard, and the counts into dataset.json."""
         self.flush()
         if self.rank == 0:
             update_counts(self.folder)
@@ -272,15 +277,16 @@ class PairWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()  # pairs that are complete are kept, whatever happened after them
+        self.close()  # also after an exception: the pairs written before it are kept
 
 
 def _array(ids: Ids, name: str, id: str) -> np.ndarray:
+    """Ids as int32 `[n]`; raises ValueError if they are of another shape or kind."""
     array = np.asarray(ids.cpu() if isinstance(ids, Tensor) else ids)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(f"{name} of the pair {id!r} must be integers [n], got {array.dtype} {list(array.shape)}")
     if array.size and array.dtype.itemsize >= 4 and array.dtype != np.int32 and array.max() >= 2**31:
-        raise ValueError(f"{name} of the pair {id!r} holds {array.max()}, ids are less than {2**31}")
+        raise ValueError(f"{name} of the pair {id!r} holds {array.max()}, but ids must be below {2**31}")
     return array.astype(np.int32, copy=False)
 
 
@@ -292,9 +298,11 @@ def _columns(
     scores: Sequence[float | None] | np.ndarray | None,
     source: str,
 ) -> dict[str, Sequence[Any]]:
+    """The columns of a shard by name."""
     none = [None] * len(ids)
     texts, scores = none if texts is None else texts, none if scores is None else scores
-    return dict(zip(COLUMNS, (ids, semantic_ids, text_ids, texts, scores, [source] * len(ids)), strict=True))
+    columns = (ids, semantic_ids, text_ids, texts, cast("Sequence[Any]", scores), [source] * len(ids))
+    return dict(zip(COLUMNS, columns, strict=True))
 
 
 def write_pairs(
@@ -306,18 +314,21 @@ def write_pairs(
     source: str = "real",
     **metadata: Any,
 ) -> None:
-    """Writes `(semantic ids [n], text ids [m])` pairs to a folder, a real parallel set for example.
+    """Writes `(semantic ids [n], text ids [m])` pairs to a folder, for example a real parallel set.
 
     Args:
-        ids: names of the pairs; without them they are numbered.
-        metadata: for `PairWriter`.
+        pairs: ids without padding and end-of-sequence.
+        ids: names of the pairs; numbers if None.
+        texts: the texts themselves, if known.
+        source: origin of the pairs.
+        metadata: further arguments of `PairWriter`.
 
     Raises:
         ValueError: an id that comes twice, here or in the folder; fewer ids or texts than pairs.
     """
     texts = None if texts is None else iter(texts)
     with PairWriter(folder, **metadata) as writer:
-        seen = {name for shard in list_shards(folder) for name in read_column(shard, "id").to_pylist()}
+        seen: set[str] = {name for shard in list_shards(folder) for name in read_column(shard, "id").to_pylist()}
         names = (str(len(seen)) for _ in iter(int, 1)) if ids is None else map(str, ids)
         for semantic_ids, text_ids in pairs:
             name = _next(names, "ids")
@@ -330,6 +341,7 @@ def write_pairs(
 
 
 def _next(values: Iterator[Any], name: str) -> Any:
+    """The next value; raises ValueError if there is none."""
     try:
         return next(values)
     except StopIteration:

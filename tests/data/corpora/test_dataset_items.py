@@ -77,8 +77,8 @@ def test_a_dataset_that_knows_its_length_alone_ends():
         (3, "it is a int"),
         ((WAV,), "it is a tuple"),
         ({"text": "a"}, "it is a dict"),
-        ((WAV, 8000, [0, 1, 1]), "after waveform and rate it has list"),  # YESNO
-        ((WAV, 8000, "a", "b", "c", "d"), "has str, str, str, str, which no known layout has"),
+        ((WAV, 8000, [0, 1, 1]), "has the fields list after waveform"),  # YESNO
+        ((WAV, 8000, "a", "b", "c", "d"), "no known layout has the fields str, str, str, str after"),
         ((WAV, 0), "its rate is 0"),
         ((WAV, WAV), "its rate is array"),
         ((np.ones((100, 2), np.float32), 8000), r"shape \[100, 2\], not \[t\] or \[channels, t\]"),

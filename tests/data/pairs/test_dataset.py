@@ -36,6 +36,7 @@ def test_round_trip(tmp_path, rows_per_shard):
     assert dataset.lengths.tolist() == [[4, 2], [1, 0], [9, 3]]
     assert dataset.ids == ["utt0", "utt1", "utt2"]
     assert dataset.column("score") == [0.0, -0.5, -1.0]
+    assert repr(dataset) == f"GeneratedAudioTextDataset(3 pairs in {tmp_path},\n    20 semantic ids, 30 text ids)"
     with pytest.raises(IndexError):
         dataset[3]
 

@@ -141,9 +141,9 @@ def test_split_by_counts(tmp_path):
         ({}, "parts must be"),
         ({"a": 0.5, "b": 2}, "parts must be shares .* or numbers"),
         ({"a": -0.5}, "above 0"),
-        ({"a": 0.7, "b": 0.4}, "1 together, or less, got 1.1"),
-        ({"a": 5, "b": 6}, "cannot be had of 10 pairs"),
-        ({"a": 0.01, "b": 0.9}, "cannot be had of 10 pairs"),
+        ({"a": 0.7, "b": 0.4}, "add up to 1 or less, got 1.1"),
+        ({"a": 5, "b": 6}, "cannot be made of 10 pairs"),
+        ({"a": 0.01, "b": 0.9}, "cannot be made of 10 pairs"),
         ({"../a": 5}, "'../a' is no name of a folder"),
     ],
 )

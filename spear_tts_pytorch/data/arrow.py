@@ -1,0 +1,47 @@
+"""pyarrow, imported when it is first used, and names for its types, for which it ships no stubs.
+
+In: tables. Out: the bytes of Parquet files. The shards of pairs and of tokenized speech are written and read with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+Schema: TypeAlias = Any
+"""`pyarrow.Schema`: names and types of columns."""
+Table: TypeAlias = Any
+"""`pyarrow.Table`: columns of one length, each perhaps in several pieces."""
+Column: TypeAlias = Any
+"""`pyarrow.ChunkedArray`, a column of a table, or `pyarrow.Array`, one piece of it."""
+RecordBatch: TypeAlias = Any
+"""`pyarrow.RecordBatch`: columns of one length, each in one piece."""
+Footer: TypeAlias = Any
+"""`pyarrow.parquet.FileMetaData`: the numbers at the end of a Parquet file."""
+
+
+def arrow() -> Any:
+    """The module `pyarrow`."""
+    import pyarrow
+
+    return pyarrow
+
+
+def compute() -> Any:
+    """The module `pyarrow.compute`."""
+    import pyarrow.compute
+
+    return pyarrow.compute
+
+
+def parquet() -> Any:
+    """The module `pyarrow.parquet`."""
+    import pyarrow.parquet
+
+    return pyarrow.parquet
+
+
+def parquet_bytes(table: Table, compression: str = "snappy") -> Any:
+    """A table as the contents of a Parquet file: a buffer of bytes."""
+    sink = arrow().BufferOutputStream()
+    parquet().write_table(table, sink, compression=compression)
+    return sink.getvalue()
