@@ -1,6 +1,6 @@
 """Functions of torch that its stubs leave untyped or hide, under types of our own. They are torch's own objects.
 
-In: what torch's documentation says. Out: tensors, in place of unknown types.
+Arguments and results are as torch documents them.
 """
 
 from __future__ import annotations

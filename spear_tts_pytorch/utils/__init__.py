@@ -1,1 +1,1 @@
-"""Helpers without any speech in them: checks, files, processes, pickles, figures, noise."""
+"""General helpers: checks of types, files, processes, pickled files, figures, error rates, random numbers."""

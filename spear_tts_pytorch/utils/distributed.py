@@ -1,15 +1,15 @@
-"""Tensors of several processes: rows of all of them in one tensor, with gradients that find their way back; shards.
+"""Tensors that several processes share: rows of a batch, and weights that are split between processes.
 
-In: this process's rows `[b, ...]`, b of any size and different in each process. Out: the rows of all, in the order of
-the processes. Of weights that fully sharded training (FSDP 2) has split, whole tensors, and back. Does not know what
-rows are; one process is the identity.
+In: this process's rows `[b, ...]`; b may differ between processes. Out: the rows of all processes in the order of their
+ranks, with gradients that flow back to each process. Also whole tensors of weights that fully sharded training (FSDP 2)
+has split, and the reverse. With one process, every function returns its input.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -18,11 +18,15 @@ from torch import Tensor
 
 
 def num_processes() -> int:
+    """Number of processes that train together; 1 without `torch.distributed`."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank_and_world() -> tuple[int, int]:
-    """The number of this process and how many there are; joins the others where `accelerate launch` or torchrun say so."""
+    """Rank of this process, and number of processes.
+
+    Connects to the others first if `accelerate launch` or torchrun started this process.
+    """
     if dist.is_available() and not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState  # slow to import
 
@@ -31,12 +35,13 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def wait_for_everyone() -> None:
+    """Returns when all processes have called it."""
     if num_processes() > 1:
         dist.barrier()
 
 
 class _Gather(torch.autograd.Function):
-    """`[...]` of each process to `[processes, ...]`; the gradient is the sum of what all processes have for it."""
+    """`[...]` of each process to `[processes, ...]`. The gradient is the sum of the gradients in all processes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -45,17 +50,17 @@ class _Gather(torch.autograd.Function):
         return torch.stack(parts)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous()
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        gradient = grad_outputs[0].contiguous()
         dist.all_reduce(gradient)
         return gradient[dist.get_rank()]
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """`[b, ...]` of each process to `[sum of b, ...]` in all of them; gradients add up over processes.
+    """`[b, ...]` of each process to `[sum of b, ...]` in every process. Gradients are summed over processes.
 
-    Averaging gradients over processes, as DistributedDataParallel does, then gives those of one process with all rows.
-    Waits for the device: the sizes have to be known.
+    DistributedDataParallel averages gradients over processes. The result is the gradient of one process with all rows.
+    Reads the number of rows on the host, so it waits for the device.
     """
     if num_processes() == 1:
         return x
@@ -64,25 +69,34 @@ def gather_rows(x: Tensor) -> Tensor:
     sizes = [int(count) for count in counts]
     kind = x.dtype
     x = x.to(torch.uint8) if kind == torch.bool else x
-    x = F.pad(x, (0, 0) * (x.ndim - 1) + (0, max(sizes) - x.shape[0]))  # collectives want equal shapes
-    gathered = _Gather.apply(x)
+    x = F.pad(x, (0, 0) * (x.ndim - 1) + (0, max(sizes) - x.shape[0]))  # collectives need equal shapes
+    gathered = cast(Tensor, _Gather.apply(x))  # [processes, max b, ...]
     return torch.cat([rows[:size] for rows, size in zip(gathered, sizes, strict=True)]).to(kind)
 
 
 def whole(value: Any) -> Any:
-    """A tensor of which each process may hold a part, whole; anything else as it is. Collective."""
-    return value.full_tensor() if isinstance(value, Tensor) and hasattr(value, "full_tensor") else value
+    """The whole tensor if each process holds a part of `value`, else `value`. All processes must call it."""
+    return value.full_tensor() if is_split(value) else value
+
+
+def is_split(value: Any) -> bool:
+    """Whether `value` is a tensor (DTensor) of which each process holds a part."""
+    return isinstance(value, Tensor) and hasattr(value, "full_tensor")
 
 
 def whole_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of whole tensors. Collective."""
+    """A state dict of whole tensors. All processes must call it."""
     return {name: whole(value) for name, value in state.items()}
 
 
 def sharded_like(value: Any, parameter: Tensor) -> Any:
-    """This process's part of a tensor of a parameter's shape, where it holds a part of the parameter. Collective."""
-    if not hasattr(parameter, "full_tensor") or not isinstance(value, Tensor) or value.shape != parameter.shape:
-        return value
-    from torch.distributed.tensor import distribute_tensor
+    """This process's part of `value`, if that has the shape of a split `parameter`; else `value`.
 
-    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+    All processes must call it.
+    """
+    if not is_split(parameter) or not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return value
+    from torch.distributed.tensor import DTensor, distribute_tensor  # slow to import
+
+    split = cast(DTensor, parameter)
+    return distribute_tensor(value.to(split.device), split.device_mesh, split.placements)

@@ -6,13 +6,13 @@ In: hypotheses and references, as texts or rows of ids. Out: counts of errors, a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
 
 
-def _jiwer() -> ModuleType:
+def _jiwer() -> Any:
     try:
         import jiwer
     except ImportError as error:
@@ -20,7 +20,7 @@ def _jiwer() -> ModuleType:
     return jiwer
 
 
-def _check_match(hypotheses: Sequence, references: Sequence) -> None:
+def _check_match(hypotheses: Sequence[object], references: Sequence[object]) -> None:
     if len(hypotheses) != len(references) or len(references) == 0:
         raise ValueError(
             f"hypotheses and references must be equally many and not empty, got {len(hypotheses)} and {len(references)}"
@@ -28,9 +28,9 @@ def _check_match(hypotheses: Sequence, references: Sequence) -> None:
 
 
 def character_errors(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Insertions, deletions and substitutions of each pair, and the characters of each reference.
+    """Number of insertions, deletions and substitutions of each pair, and number of characters of each reference.
 
-    Spaces at the ends do not count; otherwise texts are compared as they are, so normalise both the same way before.
+    Spaces at the ends do not count. Everything else does: normalise hypotheses and references in the same way first.
 
     Raises:
         ImportError: jiwer is missing.
@@ -38,9 +38,10 @@ def character_errors(hypotheses: Sequence[str], references: Sequence[str]) -> tu
     """
     _check_match(hypotheses, references)
     jiwer = _jiwer()
-    errors, lengths = [], []
+    errors: list[int] = []
+    lengths: list[int] = []
     for hypothesis, reference in zip(hypotheses, references, strict=True):
-        if not reference.strip():  # refused by jiwer 3
+        if not reference.strip():  # jiwer 3 refuses empty references
             errors.append(len(hypothesis.strip()))
             lengths.append(0)
             continue
@@ -51,7 +52,9 @@ def character_errors(hypotheses: Sequence[str], references: Sequence[str]) -> tu
 
 
 def character_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """All character errors together over all reference characters, in percent; insertions can lift it above 100.
+    """The sum of all character errors over the number of all reference characters, in percent.
+
+    Insertions can make it larger than 100.
 
     Raises:
         ImportError: jiwer is missing.
@@ -63,7 +66,7 @@ def character_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -
 def token_errors(
     hypotheses: Sequence[Sequence[int] | Tensor], references: Sequence[Sequence[int] | Tensor]
 ) -> tuple[list[int], list[int]]:
-    """Levenshtein distance of each pair of id rows `[n]`, and the length of each reference.
+    """Levenshtein distance of each pair of rows of ids `[n]`, and number of ids of each reference.
 
     Raises:
         ImportError: rapidfuzz, which comes with jiwer, is missing.
@@ -81,7 +84,9 @@ def token_errors(
 def token_error_rate(
     hypotheses: Sequence[Sequence[int] | Tensor], references: Sequence[Sequence[int] | Tensor]
 ) -> float:
-    """All id errors together over all reference ids, in percent. The caller removes padding and end-of-sequence before.
+    """The sum of all id errors over the number of all reference ids, in percent.
+
+    Remove padding and end-of-sequence from the rows first.
 
     Raises:
         ImportError, ValueError: as `token_errors`; references without an id.
@@ -90,10 +95,10 @@ def token_error_rate(
 
 
 def _ids(row: Sequence[int] | Tensor) -> list[int]:
-    return row.tolist() if isinstance(row, Tensor) else list(row)
+    return cast("list[int]", row.tolist()) if isinstance(row, Tensor) else list(row)
 
 
-def _rate(errors: Sequence[int], lengths: Sequence[int]) -> float:
+def _rate(errors: Sequence[float], lengths: Sequence[float]) -> float:
     total = sum(lengths)
     if total == 0:
         raise ValueError("references hold nothing to compare with: an error rate needs at least one character or id")
@@ -103,11 +108,13 @@ def _rate(errors: Sequence[int], lengths: Sequence[int]) -> float:
 def bootstrap_interval(
     errors: Sequence[float], lengths: Sequence[float], *, seed: int = 0, level: float = 0.95, draws: int = 2000
 ) -> tuple[float, float]:
-    """Percentile interval of `100 * sum(errors) / sum(lengths)` when utterances are drawn again with replacement.
+    """Confidence interval of `100 * sum(errors) / sum(lengths)`, by drawing utterances with replacement (bootstrap).
 
     Args:
-        errors, lengths: of each utterance, as `character_errors` returns them.
-        level: share of the draws inside the interval.
+        errors, lengths: errors and length of each utterance, as `character_errors` returns them.
+        seed: of the draws.
+        level: share of the draws inside the interval, between 0 and 1.
+        draws: number of draws.
 
     Returns:
         Low and high end, in percent.

@@ -1,8 +1,9 @@
-"""Figures: loss curves, the alignment that cross-attention learned, character error rates.
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+# matplotlib leaves the arguments of `plot` and the elements of its containers without types
+"""Figures: loss curves, cross-attention, error rates, histograms.
 
-Each function takes plain numbers, writes one PNG and returns its path. Figures are drawn on an Agg canvas of their own,
-so a notebook's backend and pyplot's state stay as they are. matplotlib is imported on first use (extra `plots`).
-This file knows nothing about models or training runs.
+In: numbers, and the path of a PNG to write. Out: that path. Each figure has its own Agg canvas, so a notebook's backend and
+pyplot's state do not change. matplotlib is imported on first use (extra `plots`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,12 +27,12 @@ BINS = 60
 
 
 def plot_losses(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> Path:
-    """Draw training loss (thin) and validation loss (thick, dotted points) of several stages over their steps.
+    """Draws training loss (thin line) and validation loss (thick line with points) of several stages over their steps.
 
     Args:
-        histories: stage name -> rows with key `step` and `loss` and/or `valid_loss`; values that are absent, None or
-            not finite are left out. Rows may come in any order.
-        path: PNG to write; its folder is made if need be.
+        histories: maps each stage's name to rows with the key `step` and `loss`, `valid_loss` or both. Values that are
+            absent, None or not finite are left out. Rows may come in any order.
+        path: PNG to write; missing folders are made.
 
     Returns: the path written.
 
@@ -59,12 +61,12 @@ def plot_losses(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str 
 
 
 def plot_records(records: Sequence[Mapping[str, Any]], path: str | Path, title: str = "Training") -> Path:
-    """Draw the records of one run over its steps: losses, accuracies if it has some, and the learning rate.
+    """Draws the records of one run over its steps: losses, accuracies and learning rate, as far as there are any.
 
     Args:
         records: rows with `step`, and any of `loss`, `valid_loss`, `lr` and keys that end in `accuracy`; values that
             are absent, None or not finite are left out. Rows may come in any order.
-        path: PNG to write; its folder is made if need be.
+        path: PNG to write; missing folders are made.
         title: title above the panels.
 
     Returns: the path written.
@@ -83,7 +85,7 @@ def plot_records(records: Sequence[Mapping[str, Any]], path: str | Path, title: 
     for axes, (name, panel) in zip(rows, curves.items(), strict=True):
         for index, (key, points) in enumerate(panel.items()):
             if len(points):
-                marker = None if key in ("loss", "lr") else "o"  # seldom recorded
+                marker = None if key in ("loss", "lr") else "o"  # recorded too seldom for a plain line
                 label = key.replace("valid_", "validation ").replace("_", " ")
                 axes.plot(*points.T, color=COLORS[index], linewidth=1.5, marker=marker, markersize=3.5, label=label)
         axes.set(ylabel=name)
@@ -103,14 +105,14 @@ def plot_alignment(
     xlabel: str = "text position",
     ylabel: str = "semantic token",
 ) -> Path:
-    """Draw which source position each target position looks at.
+    """Draws how much each target position attends to each source position.
 
     Args:
-        attention: weights [target, source], array or tensor on the CPU, finite, >= 0.
-        source_labels: one label for each source position, such as the characters of the text; blanks are shown as ␣.
-        path: PNG to write; its folder is made if need be.
+        attention: weights `[target, source]`, an array or a tensor on the CPU, finite, >= 0.
+        source_labels: one label for each source position, such as the characters of the text. A blank is shown as ␣.
+        path: PNG to write; missing folders are made.
         title: title above the picture.
-        xlabel, ylabel: what source and target positions are.
+        xlabel, ylabel: names of source and target positions.
 
     Returns: the path written.
 
@@ -123,7 +125,7 @@ def plot_alignment(
         raise ValueError(f"attention has shape {weights.shape}; pass one [target, source] matrix, averaged over heads")
     if not np.isfinite(weights).all():
         raise ValueError("attention holds NaN or infinite weights; leave masked positions at 0")
-    targets, sources = weights.shape
+    sources = weights.shape[1]
     if len(source_labels) != sources:
         raise ValueError(
             f"source_labels has {len(source_labels)} labels for {sources} source positions; pass one for each column"
@@ -140,11 +142,11 @@ def plot_alignment(
 def plot_error_rates(
     columns: Mapping[str, float], path: str | Path, title: str = "Character error rate of generated speech tokens"
 ) -> Path:
-    """Draw one bar for each column of the result table.
+    """Draws one bar for each error rate.
 
     Args:
-        columns: label -> character error rate in percent; NaN (not measured) gives an empty place that says so.
-        path: PNG to write; its folder is made if need be.
+        columns: maps labels to character error rates in percent. NaN is shown as "not measured".
+        path: PNG to write; missing folders are made.
         title: title above the bars.
 
     Returns: the path written.
@@ -181,11 +183,12 @@ def plot_error_rates(
 
 
 def plot_histograms(columns: Mapping[str, Any], path: str | Path, title: str = "Pairs") -> Path:
-    """Draw a histogram of each column of numbers, one above the other.
+    """Draws a histogram of each column of numbers, one above the other.
 
     Args:
-        columns: name -> numbers; those that are not finite are left out, and columns without any.
-        path: PNG to write; its folder is made if need be.
+        columns: maps names to numbers. Numbers that are not finite are left out, and columns without a finite number too.
+        path: PNG to write; missing folders are made.
+        title: title above the histograms.
 
     Returns: the path written.
 
@@ -208,8 +211,8 @@ def plot_histograms(columns: Mapping[str, Any], path: str | Path, title: str = "
     return _write(figure, path)
 
 
-def _points(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
-    """Rows -> [points, 2] of (step, value), by step, finite values only."""
+def _points(rows: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:
+    """The finite values of `key` as points (step, value), sorted, `[points, 2]`."""
     points = [(row["step"], float(row[key])) for row in rows if row.get(key) is not None]
     points = sorted(point for point in points if np.isfinite(point[1]))
     return np.array(points, dtype=np.float64).reshape(-1, 2)
@@ -221,7 +224,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _panels(width: float, height: float, rows: int, sharex: bool = True) -> tuple[Figure, list[Axes]]:
-    """A figure of width x height inches that pyplot does not know of, with panels one above the other."""
+    """A figure of width x height inches with panels one above the other. It is not registered with pyplot."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

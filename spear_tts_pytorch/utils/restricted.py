@@ -1,7 +1,8 @@
-"""Files that were pickled, read without running what they say: tensors, arrays, numbers and strings only.
+"""Reads pickled files without running code from them: tensors, arrays, numbers and strings only.
 
-In: a path. Out: what was saved, with inert stand-ins for objects of libraries that are expected in such files and are
-of no use here. Any other name in a file is refused, and named. Knows nothing of models or tokenizers.
+In: the path of a file that `torch.save` or `joblib.dump` wrote. Out: its contents. Objects of named libraries, which such
+files contain and this package does not need, become stand-ins that do nothing. A file that names any other object is
+refused, with the name in the error.
 """
 
 from __future__ import annotations
@@ -10,32 +11,38 @@ import bz2
 import gzip
 import io
 import lzma
+import math
 import pickle
 import re
 import struct
 import zlib
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-ADVICE = "Weights only load failed"  # and the way to run what is in the file, in torch's words
+ADVICE = (
+    "Weights only load failed"  # torch's message also advises a way to load that runs code from the file; we cut it
+)
 REASON = re.compile(r"WeightsUnpickler error:\s*([^\n]+)")
-GLOBAL = re.compile(r"GLOBAL ([\w.]+)")  # how torch names what it refuses
-NUMBERS = re.compile(r"[biufc]\d{1,2}")  # NumPy's codes of types that are numbers
-DAMAGED = (pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError)
-DAMAGED += (AttributeError, OverflowError, MemoryError, AssertionError, ImportError, struct.error, zlib.error)
-DAMAGED += (lzma.LZMAError,)
+GLOBAL = re.compile(r"GLOBAL ([\w.]+)")  # torch's name of the object that it refuses
+NUMBERS = re.compile(r"[biufc]\d{1,2}")  # NumPy's codes of numeric types
+DAMAGED = (  # errors that readers raise on a damaged file
+    *(pickle.UnpicklingError, struct.error, zlib.error, lzma.LZMAError),
+    *(EOFError, OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError),
+    *(AttributeError, OverflowError, MemoryError, AssertionError, ImportError),
+)
 
 
 class RefusedError(ValueError):
-    """A file holds something that would have to be called or imported to be read."""
+    """A file cannot be read without importing or calling something that it names."""
 
 
 class StandIn:
-    """An object of a library that is not needed: takes whatever a pickle gives it, does nothing."""
+    """Stands for an object of a library that is not needed: accepts any arguments and items, and does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any):
         return object.__new__(cls)
@@ -54,14 +61,15 @@ class StandIn:
 
 
 def load_tensors(path: str | Path, *, stand_ins: tuple[str, ...] = ()) -> Any:
-    """What `torch.save` wrote to `path`, read by torch's own reader of weights alone.
+    """The contents of a file that `torch.save` wrote, read by `torch.load(weights_only=True)`.
 
     Args:
         stand_ins: modules, such as "fairseq", whose objects are replaced by stand-ins.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged or of another kind; as RefusedError, it holds a name that is not of data.
+        RefusedError: it names an object other than data.
+        ValueError: it is damaged, or of another kind.
     """
     path = _existing(path)
     known = _numpy_scalars(path)
@@ -76,9 +84,9 @@ def load_tensors(path: str | Path, *, stand_ins: tuple[str, ...] = ()) -> Any:
             found = GLOBAL.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
             name = found[1] if found else ""
             if name and name not in made and (name in known or _expected(name, stand_ins)):
-                made[name] = known.get(name) or _stand_in(name)  # and once more
+                made[name] = known.get(name) or _stand_in(name)  # then try again
             elif name:
-                raise RefusedError(_refusal(path, name)) from None  # torch's error advises to run what is there
+                raise RefusedError(_refusal(path, name)) from None  # torch's error advises to run the file's code
             else:
                 raise ValueError(
                     f"{path} is damaged or no file of weights ({_first_line(error)}): copy or save it again"
@@ -86,9 +94,9 @@ def load_tensors(path: str | Path, *, stand_ins: tuple[str, ...] = ()) -> Any:
 
 
 def load_joblib(path: str | Path, *, stand_ins: tuple[str, ...] = ()) -> Any:
-    """What `joblib.dump` wrote to `path`, compressed or not; arguments and errors as `load_tensors`.
+    """The contents of a file that `joblib.dump` wrote, compressed or not. Arguments and errors are as in `load_tensors`.
 
-    An object of a stand-in has the attributes it was saved with.
+    A stand-in has the attributes of the object that was saved.
     """
     path = _existing(path)
     try:
@@ -100,16 +108,19 @@ def load_joblib(path: str | Path, *, stand_ins: tuple[str, ...] = ()) -> Any:
 
 
 class _Type(StandIn):
-    """NumPy's note of a type: numbers only, and of its state the byte order only, for the rest can be forged."""
+    """A pickled NumPy dtype. It must be numeric. Of its state only the byte order is read: the rest can be forged."""
 
     def __init__(self, code: str = "", *rest: Any) -> None:
-        self.code, self.order = code, "="
+        self.code: Any = code  # from the file, so possibly not a string
+        self.order = "="
 
     def __setstate__(self, state: Any) -> None:
-        if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "|", "="):
-            self.order = state[1]
+        parts = cast("tuple[Any, ...]", state) if isinstance(state, tuple) else ()
+        if len(parts) > 1 and parts[1] in ("<", ">", "|", "="):
+            self.order = str(parts[1])
 
-    def made(self, path: Path) -> np.dtype:
+    def made(self, path: Path) -> np.dtype[Any]:
+        """The dtype itself."""
         if not isinstance(self.code, str) or not NUMBERS.fullmatch(self.code):
             raise RefusedError(
                 f"{path} holds an array of Python objects ({self.code!r}), not of numbers: save numbers only"
@@ -118,7 +129,7 @@ class _Type(StandIn):
 
 
 def _numpy_scalars(path: Path) -> dict[str, Any]:
-    """By name, what makes numbers of NumPy from their bytes, in place of NumPy's own, which trusts what it is told."""
+    """By their names, functions that make NumPy numbers from bytes. NumPy's own functions trust the file."""
 
     def scalar(kind: Any, data: Any) -> np.generic:
         if not isinstance(kind, _Type) or not isinstance(data, bytes):
@@ -131,26 +142,33 @@ def _numpy_scalars(path: Path) -> dict[str, Any]:
         def own(kind: Any, data: Any) -> np.generic:
             return scalar(kind, data)
 
-        own.__module__, own.__qualname__ = module, "scalar"  # by which torch finds it
+        own.__module__, own.__qualname__ = module, "scalar"  # torch finds it by this name
         found[f"{module}.scalar"] = own
     return found
 
 
 class _Array(StandIn):
-    """joblib's note in the pickle that the bytes of an array follow."""
+    """joblib's mark in the pickle: the bytes of an array follow."""
 
 
-class _ArrayUnpickler(pickle._Unpickler):  # the one in Python: an array is read right after the note on it
+_PythonUnpickler = cast(Any, pickle)._Unpickler  # the C one cannot stop after a mark to read the array's bytes
+
+
+class _ArrayUnpickler(_PythonUnpickler):
+    """Reads a pickle of joblib; `stack` is the unpickler's own."""
+
+    stack: list[Any]
+
     def __init__(self, path: Path, stand_ins: tuple[str, ...]):
         self.path, self.stand_ins, self.file = path, stand_ins, _decompressed(path)
         self.made: dict[str, Any] = {
             "collections.OrderedDict": OrderedDict,
             "joblib.numpy_pickle.NumpyArrayWrapper": _Array,
             "numpy.ndarray": _stand_in("numpy.ndarray"),
-            "_codecs.encode": lambda text, encoding="latin1": text.encode("latin1"),  # how old pickles spell bytes
+            "_codecs.encode": _latin1,  # old pickles write bytes as encoded text
             **_numpy_scalars(path),
         }
-        super().__init__(self.file)
+        _PythonUnpickler.__init__(self, self.file)
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
@@ -163,21 +181,28 @@ class _ArrayUnpickler(pickle._Unpickler):  # the one in Python: an array is read
     def load_build(self) -> None:
         if not isinstance(self.stack[-2], StandIn):
             raise RefusedError(_refusal(self.path, f"a state for {self.stack[-2]!r}"))
-        super().load_build()
+        _PythonUnpickler.load_build(self)
         if isinstance(self.stack[-1], _Array):
-            self.stack.append(self.array(vars(self.stack.pop())))
+            self.stack.append(self.array(cast("dict[str, Any]", vars(self.stack.pop()))))
 
-    def array(self, note: dict[str, Any]) -> np.ndarray:
-        kind = note["dtype"].made(self.path)
+    def array(self, note: dict[str, Any]) -> npt.NDArray[Any]:
+        """The array whose bytes follow; `note` has its dtype, shape and order."""
+        kind: np.dtype[Any] = note["dtype"].made(self.path)
         if note.get("numpy_array_alignment_bytes") is not None:
             self.file.read(int.from_bytes(self.file.read(1), "little"))
-        size = int(np.prod(note["shape"])) * kind.itemsize
+        size = math.prod(note["shape"]) * kind.itemsize
         data = self.file.read(size)
         if len(data) != size:
             raise EOFError("it ends within an array")
-        return np.frombuffer(data, kind).reshape(note["shape"], order=note["order"]).copy()
+        shape: tuple[int, ...] = note["shape"]
+        order: Literal["C", "F"] = note["order"]
+        return np.frombuffer(data, kind).reshape(shape, order=order).copy()
 
-    dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
+    dispatch = {**_PythonUnpickler.dispatch, pickle.BUILD[0]: load_build}
+
+
+def _latin1(text: str, encoding: str = "latin1") -> bytes:
+    return text.encode("latin1")
 
 
 def _expected(name: str, stand_ins: tuple[str, ...]) -> bool:
@@ -218,7 +243,7 @@ def _existing(path: str | Path) -> Path:
 
 
 def without_advice(error: BaseException) -> str:
-    """What an error says, without torch's advice to load files in the way that runs what they hold."""
+    """The message of an error, without torch's advice to load the file in a way that runs code from it."""
     text = str(error)
     if ADVICE in text:
         reason = REASON.search(text)
