@@ -18,7 +18,7 @@ import struct
 import zlib
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -194,9 +194,8 @@ class _ArrayUnpickler(_PythonUnpickler):
         data = self.file.read(size)
         if len(data) != size:
             raise EOFError("it ends within an array")
-        shape: tuple[int, ...] = note["shape"]
-        order: Literal["C", "F"] = note["order"]
-        return np.frombuffer(data, kind).reshape(shape, order=order).copy()
+        flat = cast(Any, np.frombuffer(data, kind))  # numpy's types allow no order that is not a literal
+        return flat.reshape(note["shape"], order=note["order"]).copy()
 
     dispatch = {**_PythonUnpickler.dispatch, pickle.BUILD[0]: load_build}
 
