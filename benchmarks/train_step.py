@@ -3,9 +3,11 @@
     pip install transformers                                # adds HuggingFace T5 of the same size
     pip install --target old --no-deps spear-tts-pytorch==0.4.8 rotary-embedding-torch==0.6.5
     python benchmarks/train_step.py --predecessor old       # adds release 0.4.8
+    python benchmarks/train_step.py --against ../before     # another checkout of this library in turn with this one
 
-All contestants stay loaded, each in a process of its own, and take turns; figures are medians over the rounds, ratios
-are medians of the rounds' ratios. All use fused AdamW. Nothing is padded, so every token is useful.
+All contestants stay loaded, each in a process of its own, and take turns. Figures are medians over the rounds, ratios
+medians of the rounds' ratios. All use fused AdamW. Nothing is padded, so every token is useful. With `--against`, each of
+ours has a twin "before: NAME" from the other checkout ("x before" is the ratio to it), and the others do not take part.
 """
 
 import argparse
@@ -16,7 +18,19 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from workers import SOURCE, Contestant, build, serve, stand_in_modules, t5_model, take_turns
+from workers import (
+    BEFORE,
+    SOURCE,
+    Contestant,
+    against,
+    build,
+    check_checkout,
+    serve,
+    stand_in_modules,
+    t5_model,
+    take_turns,
+    use_checkout,
+)
 
 BATCH, TARGET = 8, 250
 OURS = ("fp32", "bf16 autocast", "bf16 autocast, compiled", "bf16 weights", "bf16 weights, compiled")
@@ -81,15 +95,21 @@ def huggingface() -> Callable[[], None]:
     return run
 
 
-def load(name: str, folder: str | None) -> Callable[[int], float]:
-    """In a contestant's process: n training steps to the seconds that they took."""
+def load(args: argparse.Namespace) -> Callable[[int], float]:
+    """In a contestant's process: a function from a number of training steps to the seconds that they take."""
+    name = args.worker
+    if name.startswith(BEFORE):
+        use_checkout(args.against)
+        name = name.removeprefix(BEFORE)
     import torch
 
+    if args.threads:
+        torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     if name in OURS:
         run = ours(name)
     else:
-        run = huggingface() if "HuggingFace" in name else predecessor(name, folder)
+        run = huggingface() if "HuggingFace" in name else predecessor(name, args.predecessor)
     run()
 
     def turn(steps: int) -> float:
@@ -101,42 +121,75 @@ def load(name: str, folder: str | None) -> Callable[[int], float]:
     return turn
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--predecessor", metavar="FOLDER", help="folder that holds release 0.4.8")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=2, help="training steps of a turn")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="contestants of ours, such as fp32")
+    parser.add_argument("--against", metavar="FOLDER", help="another checkout of this library to compare with")
+    parser.add_argument("--rounds", type=int, default=7, help="default %(default)s")
+    parser.add_argument("--steps", type=int, default=2, help="training steps of a turn (default %(default)s)")
+    parser.add_argument("--only", nargs="+", choices=OURS, metavar="NAME", help="contestants of ours, such as fp32")
+    parser.add_argument("--threads", type=int, help="default: PyTorch's own choice")
     parser.add_argument("--json", action="store_true", help="prints the figures as JSON")
     parser.add_argument("--worker", metavar="NAME", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.worker:
-        return serve(lambda: load(args.worker, args.predecessor))
+    if args.against:
+        try:
+            check_checkout(args.against)
+        except ValueError as error:
+            parser.error(str(error))
+    return args
+
+
+def names_of(args: argparse.Namespace) -> list[str]:
+    """The contestants that take part, twins next to each other."""
     names = [name for name in OURS if not args.only or name in args.only]
+    if args.against:
+        return [one for name in names for one in (name, BEFORE + name)]
     names += [name for name in OTHERS if args.predecessor and "0.4.8" in name]
-    names += [name for name in OTHERS if "T5" in name and importlib.util.find_spec("transformers")]
-    contestants = []
-    for name in names:
+    return names + [name for name in OTHERS if "T5" in name and importlib.util.find_spec("transformers")]
+
+
+def measured(args: argparse.Namespace) -> dict[str, list[float]]:
+    """Tokens per second of each contestant, round by round."""
+    options: list[str] = []
+    for flag in ("predecessor", "against", "threads"):
+        if getattr(args, flag):
+            options += [f"--{flag}", str(getattr(args, flag))]
+    contestants: list[Contestant] = []
+    for name in names_of(args):
         print(f"loading {name}", file=sys.stderr)
-        contestants.append(Contestant(__file__, name, ["--predecessor", args.predecessor] if args.predecessor else []))
+        contestants.append(Contestant(__file__, name, options))
     for contestant in contestants:
         contestant.turn(args.steps)  # the first steps are slow
     seconds, failures = take_turns({contestant: (args.steps, args.rounds) for contestant in contestants})
     if failures:
         raise SystemExit(f"failed: {failures}")
+    for contestant in contestants:
+        contestant.close()
     tokens = BATCH * (SOURCE + TARGET) * args.steps
-    figures = {name: [tokens / taken for taken in turns] for name, turns in seconds.items()}
-    best = max((name for name in names if name in OTHERS), key=lambda name: median(figures[name]), default=None)
-    table = {name: {"tokens_per_second": round(median(values))} for name, values in figures.items()}
+    return {name: [tokens / taken for taken in turns] for name, turns in seconds.items()}
+
+
+def main() -> None:
+    args = arguments()
+    if args.worker:
+        return serve(lambda: load(args))
+    figures = measured(args)
+    best = max((name for name in figures if name in OTHERS), key=lambda name: median(figures[name]), default=None)
+    table: dict[str, dict[str, float]] = {}
     for name, values in figures.items():
+        table[name] = {"tokens_per_second": round(median(values))}
         if best:
             table[name]["ratio"] = round(median(v / b for v, b in zip(values, figures[best], strict=True)), 2)
+    for name, ratio in against(figures).items():
+        table[name]["against"] = round(ratio, 3)
     if args.json:
         print(json.dumps(table, indent=2))
         return
-    print(f"{'':26} tokens/s" + (f"   x {best}" if best else ""))
+    print(f"{'':34} tokens/s" + (f"   x {best}" if best else "") + ("   x before" if args.against else ""))
     for name, row in table.items():
-        print(f"{name:26} {row['tokens_per_second']:8,d}" + (f"   {row['ratio']:.2f}" if best else ""))
+        ratios = "".join(f"   {row[key]}" for key in ("ratio", "against") if key in row)
+        print(f"{name:34} {row['tokens_per_second']:8,d}{ratios}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""What the benchmarks share: contestants that take turns, the model of the benchmarks, a trained one, the machine's limits.
+"""Shared by the benchmarks: contestants that take turns, the model they measure, a trained one, the machine's limits.
 
-A `Contestant` lives in a process of its own and stays loaded. The script that starts it is also what it runs: `script
---worker NAME ...` calls `serve`. Tasks and answers are JSON, one a line, on standard input and output. What a contestant
-prints otherwise goes to a temporary file and is shown when it dies.
+A `Contestant` is a process of its own and stays loaded. It runs the script that starts it: `script --worker NAME ...` calls
+`serve`. Tasks and answers are JSON, one a line, on standard input and output. Everything else that a contestant prints goes
+to a temporary file, which is shown if the contestant dies.
+
+A script that imports this file measures the checkout that holds it, even if another version is installed.
 """
 
 from __future__ import annotations
@@ -19,12 +21,16 @@ from statistics import median
 from types import ModuleType
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
 WIDTH, DEPTH, SOURCE = 512, 6, 64
+BEFORE = "before: "  # the name of a contestant of --against begins with it
 READ_ONCE = re.compile(r"cross_attention\.to_kv|\.1\.to_kv|EncDecAttention\.[kv]\.")
 
 
 class ContestantError(Exception):
-    """A contestant could not be loaded, or failed in a turn; the message says why."""
+    """A contestant could not be loaded or failed in a turn. The message has the reason."""
 
 
 class Contestant:
@@ -44,12 +50,12 @@ class Contestant:
         self._answer()
 
     def turn(self, task: Any) -> Any:
-        """What the contestant answers to the task; both are JSON. Raises ContestantError if it fails."""
+        """Gives the contestant a task and returns its answer; both are JSON. Raises ContestantError if it fails."""
         try:
             self.process.stdin.write(json.dumps(task) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # it died: reading its answer says so
+            pass  # it died: the next line raises the error
         return self._answer()
 
     def _answer(self) -> Any:
@@ -69,15 +75,19 @@ class Contestant:
 
 
 def take_turns(plans: dict[Contestant, tuple[Any, int]]) -> tuple[dict[str, list[Any]], dict[str, str]]:
-    """Rounds in which each contestant takes one turn, given its task and the number of its rounds, in this order.
+    """Rounds in which each contestant takes one turn. Every second round goes through them in reverse order.
+
+    Args:
+        plans: the task of each contestant, and its number of rounds.
 
     Returns:
-        The answers of each contestant by name, round by round, and why those failed that did; these leave at once.
+        The answers of each contestant by name, round by round; and the reasons of failures by name. A contestant that
+        fails takes no further turn.
     """
     answers: dict[str, list[Any]] = {one.name: [] for one in plans}
     failures: dict[str, str] = {}
     for index in range(max(rounds for _, rounds in plans.values())):
-        for one, (task, rounds) in plans.items():
+        for one, (task, rounds) in list(plans.items())[:: -1 if index % 2 else 1]:
             if index < rounds and one.name not in failures:
                 try:
                     answers[one.name].append(one.turn(task))
@@ -87,8 +97,8 @@ def take_turns(plans: dict[Contestant, tuple[Any, int]]) -> tuple[dict[str, list
 
 
 def serve(load: Callable[[], Callable[[Any], Any]]) -> None:
-    """The contestant's side: loads what answers tasks, then answers one a line until standard input ends."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not come between the answers
+    """The contestant's side: calls `load` for the function that answers tasks; answers until standard input ends."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # other output must not come between the answers
 
     def attempt(call: Callable[[], Any]) -> bool:
         try:
@@ -121,7 +131,7 @@ def forget_peak_memory() -> None:
 
 
 def streaming_read() -> Callable[[Any], float]:
-    """A contestant whose turns tell the bytes per second that a plain sum over 256 MB reads."""
+    """A contestant whose turns return the bytes per second that a plain sum over 256 MB reads."""
     import torch
 
     numbers = torch.ones(64 * 1024 * 1024)
@@ -137,8 +147,33 @@ def streaming_read() -> Callable[[Any], float]:
     return turn
 
 
+def check_checkout(folder: str) -> None:
+    """Raises ValueError if the folder holds no version of this library."""
+    if not Path(folder, "spear_tts_pytorch").is_dir():
+        raise ValueError(f"--against {folder}: it holds no spear_tts_pytorch; give a checkout of this library")
+
+
+def use_checkout(folder: str) -> None:
+    """Makes this process import the library from another folder. Raises RuntimeError if it does not."""
+    sys.path.insert(0, str(Path(folder).resolve()))
+    import spear_tts_pytorch
+
+    found = Path(spear_tts_pytorch.__file__).parents[1]
+    if found != Path(folder).resolve():
+        raise RuntimeError(f"spear_tts_pytorch comes from {found} instead of {folder}")
+
+
+def against(figures: dict[str, list[float]]) -> dict[str, float]:
+    """Figures of each turn by contestant; returns the median ratio of each pair (NAME, "before: NAME"), turn by turn."""
+    return {
+        name: median(a / b for a, b in zip(values, figures[BEFORE + name], strict=False))
+        for name, values in figures.items()
+        if BEFORE + name in figures
+    }
+
+
 def build(model_class: type, **options):
-    """The model of the benchmarks, of ours or of release 0.4.8; end-of-sequence is never drawn."""
+    """The model of the benchmarks, from any version of this library; end-of-sequence is never drawn."""
     import torch
 
     torch.manual_seed(0)
@@ -156,7 +191,7 @@ def build(model_class: type, **options):
 
 
 def stand_in_modules() -> None:
-    """Empty classes in place of what the predecessor imports for HuBERT, trainers and CLIP, none of which is used here."""
+    """Empty classes for the imports of release 0.4.8 that serve HuBERT, trainers and CLIP, which are not used here."""
     names = {
         "audiolm_pytorch": ["FairseqVQWav2Vec", "HubertWithKmeans"],
         "audiolm_pytorch.data": ["get_dataloader"],
@@ -172,7 +207,7 @@ def stand_in_modules() -> None:
 
 
 def audiolm_modules(folder: str) -> None:
-    """`stand_in_modules`, but for what audiolm-pytorch in `folder` has of loaders and optimizers: these as they are."""
+    """`stand_in_modules`, but with the loaders and optimizers of audiolm-pytorch in `folder`."""
     stand_in_modules()
     for name in ("data", "optimizer"):  # the package itself would import a great deal
         del sys.modules[f"audiolm_pytorch.{name}"]
@@ -223,14 +258,14 @@ def convert_t5(folder: str) -> None:
 
 
 def random_source(rows: int):
-    """Ids `[rows, 64]` that are text to every contestant."""
+    """Ids `[rows, 64]` that every contestant takes as text."""
     import torch
 
     return torch.randint(3, 256, (rows, SOURCE), generator=torch.Generator().manual_seed(0))
 
 
 def weights_of_a_step(*modules, bytes_each: int = 4) -> int:
-    """Bytes of weights that a decoding step has to read: all but what makes keys and values of the source, once."""
+    """Bytes of weights that a decoding step reads. The keys and values of the source are made once, so not theirs."""
     named = [pair for module in modules for pair in module.named_parameters()]
     return bytes_each * sum(weight.numel() for name, weight in named if not READ_ONCE.search(name))
 
