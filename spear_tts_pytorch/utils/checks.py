@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from beartype import BeartypeConf, beartype
@@ -13,7 +13,7 @@ typechecked = beartype(conf=BeartypeConf(violation_type=TypeError, is_pep484_tow
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Generator[None]:
     """Evaluation mode inside; after, also after an exception, the former mode of every part."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
