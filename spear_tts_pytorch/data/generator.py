@@ -1,7 +1,7 @@
-"""Pseudo-labels: a backtranslating model reads speech, and pairs of semantic and text ids go to a folder.
+"""Pseudo-labels: a model transcribes speech, and the pairs of semantic and text ids are written to a folder.
 
-In: a model, a dataset of waveforms `[t]` or semantic ids `[n]`. Out: Parquet shards in a folder (`pairs.py`).
-Runs again where it stopped, item by item. Knows nothing of how text is decoded, nor of training.
+In: a model, a dataset of waveforms `[t]` or semantic ids `[n]`. Out: Parquet shards in a folder (`data/pairs`).
+An interrupted run continues with the items that the folder lacks.
 """
 
 from __future__ import annotations
@@ -10,30 +10,32 @@ import hashlib
 import json
 import warnings
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-from torch import nn
-from torch.utils.data import Dataset
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from spear_tts_pytorch.data.labelling import SCORE_DIGITS, Decode, Item, Labeller, read_items
-from spear_tts_pytorch.data.pairs import (
+from spear_tts_pytorch.data.labelling import Decode, Item, Label, Labeller, read_items
+from spear_tts_pytorch.data.loader import SizedDataset
+from spear_tts_pytorch.data.pairs.shards import (
     DATASET_NAME,
     SOURCE_GENERATED,
     SOURCE_TRUNCATED,
-    PairWriter,
     list_shards,
     read_column,
     read_metadata,
     update_counts,
 )
+from spear_tts_pytorch.data.pairs.writer import PairWriter
+from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.utils.distributed import rank_and_world, wait_for_everyone
 from spear_tts_pytorch.utils.files import locked
 
-WINDOW_BATCHES = 32  # batches' worth of items that are read, and sorted by length, together
-SHOWN = 5  # items that could not be labelled that a warning names
+WINDOW_BATCHES = 32  # number of batches whose items are read, and sorted by length, together
+SHOWN = 5  # most items that a warning names
 RESERVED = (
     "source",
     "source_type",
@@ -47,38 +49,55 @@ RESERVED = (
 )
 
 
+@dataclass
+class _Others:
+    """The folder of the other hypotheses.
+
+    Attributes:
+        writer: writes to it.
+        done: ids of pairs that an interrupted run has written there already.
+    """
+
+    writer: PairWriter
+    done: set[str]
+
+
 class SemanticToTextDatasetGenerator(nn.Module):
     """Transcribes a dataset of speech into a folder of pairs, which `GeneratedAudioTextDataset` reads.
 
     Args:
         model: a `TextToSemantic` trained on speech to text.
         dataset: waveforms `[t]` at the tokenizer's rate, or semantic ids `[n]`, bare or in a tuple of one. Items are
-            known by `dataset.ids` (unique strings) where it exists, else by their index.
-        folder: where pairs are written.
-        batch_size: items decoded at once.
-        delimiter_id, audio_pad_id, text_pad_id: of the file format up to 0.4.8; pads must be the model's.
-        decode: replaces `model.generate`: semantic ids `[b, n]` padded with -1 to a list of (text ids, score).
-        rows_per_shard: pairs after which they are safe on disk.
+            named by `dataset.ids` (unique strings) if it exists, else by their index.
+        folder: folder of the pairs; made if it does not exist.
+        batch_size: most items that are decoded together.
+        delimiter_id: of the file format up to 0.4.8, without effect.
+        audio_pad_id, text_pad_id: must be the padding ids of the model; None is the model's.
+        decode: replaces `model.generate_many`: from semantic ids `[b, n]`, padded with -1, to a list of (text ids `[m]`,
+            score).
+        rows_per_shard: pairs after which a shard is written; a killed process loses those of its unfinished shard.
         progress: shows a bar, on terminals.
-        batch_tokens: most semantic ids, with padding, that are decoded at once.
-        num_workers: processes that read the dataset.
-        on_error: "skip" leaves out items that can not be read or labelled, counts and names them, and goes on, unless it
-            is so for all items met; "raise" does not.
-        n_best_folder: where, of a beam search with `n_best` above 1, the other hypotheses are written, as pairs with the
+        batch_tokens: most semantic ids, with padding, that are decoded together.
+        num_workers: number of processes that read the dataset; 0 reads in this process.
+        on_error: "skip" leaves out items that cannot be read or labelled, and counts and names them; if this concerns all
+            items so far, the error is raised. "raise" raises the error of the first such item.
+        n_best_folder: folder for the other hypotheses of a beam search with `n_best` above 1, written as pairs with the
             ids "{id}#2", "{id}#3" and so on.
 
     Attributes:
-        problems: of the last call, why items were left out, by their id.
+        problems: reasons why items of the last call were left out, by id.
 
     Raises:
         ValueError: an empty dataset, an option out of range, or pads that are not the model's.
     """
 
+    model: TextToSemantic
+
     def __init__(
         self,
-        model: Any,
+        model: TextToSemantic,
         *,
-        dataset: Dataset,
+        dataset: SizedDataset,
         folder: str | Path = "./generated-audio-text-pairs",
         batch_size: int = 4,
         delimiter_id: int = -1,
@@ -94,7 +113,7 @@ class SemanticToTextDatasetGenerator(nn.Module):
     ):
         super().__init__()
         if len(dataset) == 0:
-            raise ValueError("dataset is empty: there is nothing to label")
+            raise ValueError("dataset is empty: give at least one item to label")
         if batch_size < 1 or batch_tokens < 1:
             raise ValueError(f"batch_size and batch_tokens must be at least 1, got {batch_size} and {batch_tokens}")
         if on_error not in ("skip", "raise"):
@@ -112,6 +131,11 @@ class SemanticToTextDatasetGenerator(nn.Module):
         self.decode = decode
         self.problems: dict[str, str] = {}
 
+    def __repr__(self) -> str:
+        return (
+            f"SemanticToTextDatasetGenerator({len(self.dataset)} items to {self.folder}, batches of {self.batch_size})"
+        )
+
     def forward(
         self,
         max_length: int = 2048,
@@ -120,30 +144,25 @@ class SemanticToTextDatasetGenerator(nn.Module):
         overwrite: bool = False,
         **generate_kwargs: Any,
     ) -> dict[str, int]:
-        """Labels what is not labelled yet.
+        """Labels the items that the folder does not hold yet.
 
         Args:
-            max_length: of the text, in ids, end-of-sequence included.
-            beam_search_decode: beam search, else sampling.
-            overwrite: removes the pairs in the folder first.
-            generate_kwargs: for `model.generate_many`: strategy, temperature, `seed` and so on.
+            max_length: most ids of a text, end-of-sequence included.
+            beam_search_decode: True decodes by beam search, False by sampling.
+            overwrite: True removes the pairs in the folder first.
+            generate_kwargs: further options of `model.generate_many`: `beam_size`, `temperature`, `seed` and so on.
 
         Returns:
-            Numbers of items `written`, `skipped` since they were there already, `empty` ones without any unit, and
-            `failed` ones, which `problems` names. Of this process.
+            Numbers of items of this process: `written`; `skipped`, because the folder held them; `empty`, without
+            semantic ids; `failed`, which `problems` names.
 
         Raises:
-            ValueError: the folder holds pairs of another model or other options; two items have one id.
+            TypeError, ValueError: wrong options; two items of one id; a folder with pairs of another model, other options
+                or other speech.
             RuntimeError: another process writes to the folder.
         """
-        wrong = [name for name in RESERVED if name in generate_kwargs]
-        if wrong:
-            raise ValueError(f"{wrong[0]} cannot be passed on to model.generate: the generator sets it itself")
         options = {"max_length": max_length, "beam_search_decode": beam_search_decode, **generate_kwargs}
-        if (self.n_best_folder is not None) != (options.get("n_best", 1) > 1):
-            raise ValueError("n_best above 1 and n_best_folder go together: the other hypotheses are written there")
-        if self.n_best_folder is not None and self.n_best_folder.resolve() == self.folder.resolve():
-            raise ValueError(f"n_best_folder must be another than folder, {self.folder}: that is for the best alone")
+        self._check_options(options)
         rank, world = rank_and_world()
         ids = self._ids()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -155,14 +174,14 @@ class SemanticToTextDatasetGenerator(nn.Module):
             wait_for_everyone()
             done = _ids_in(self.folder)
             self._check_same_speech(ids, labeller)
-            wait_for_everyone()  # nobody writes before everybody has read what is there
+            wait_for_everyone()  # no process writes before all have read the folder
             own = range(rank, len(ids), world)
             todo = [index for index in own if ids[index] not in done]
             counts = {"written": 0, "skipped": len(own) - len(todo), "empty": 0, "failed": 0}
-            others = nullcontext() if self.n_best_folder is None else self._others(rank, options, overwrite)
+            others = None if self.n_best_folder is None else self._others(self.n_best_folder, rank, options, overwrite)
             with (
                 self._writer(self.folder, rank, options) as writer,
-                others as others,
+                nullcontext() if others is None else others.writer,
                 self._bar(len(ids), counts["skipped"] * world, rank) as bar,
             ):
                 self._run(todo, ids, labeller, writer, others, bar, counts, world)
@@ -173,36 +192,47 @@ class SemanticToTextDatasetGenerator(nn.Module):
         self._warn(counts)
         return counts
 
+    def _check_options(self, options: dict[str, Any]) -> None:
+        """Raises ValueError for options that the generator sets itself or that do not fit its folders."""
+        wrong = [name for name in RESERVED if name in options]
+        if wrong:
+            raise ValueError(f"{wrong[0]} cannot be passed on to model.generate: the generator sets it, leave it out")
+        if (self.n_best_folder is not None) != (options.get("n_best", 1) > 1):
+            raise ValueError("n_best above 1 and n_best_folder go together: give both, or neither")
+        if self.n_best_folder is not None and self.n_best_folder.resolve() == self.folder.resolve():
+            raise ValueError(f"n_best_folder must be another than folder, {self.folder}: choose another")
+
     def _run(
         self,
         todo: list[int],
         ids: list[str],
         labeller: Labeller,
         writer: PairWriter,
-        others: PairWriter | None,
-        bar: tqdm,
+        others: _Others | None,
+        bar: tqdm[Any],
         counts: dict[str, int],
         world: int,
     ) -> None:
+        """Labels the items at `todo` and writes them, a window at a time."""
         self.problems, hours, met = {}, 0.0, 0
         items = read_items(self.dataset, todo, ids, self.num_workers)
         for window in labeller.windows(items, self.batch_size * WINDOW_BATCHES):
-            failed = [item for item in window if item.problem is not None]
+            failed = [item.problem for item in window if item.problem is not None]
             met += len(window)
-            hopeless = len(failed) == met and not counts["skipped"]  # not about items but about the model or options
+            hopeless = len(failed) == met and not counts["skipped"]  # the cause is the model or an option, not an item
             if failed and (self.on_error == "raise" or hopeless):
-                raise failed[0].problem
+                raise failed[0]
             if others is not None:
                 self._write_others(others, window)
             for item in window:
                 if item.problem is not None:
                     counts["failed"] += 1
                     self.problems[item.id] = f"{type(item.problem).__name__}: {item.problem}"
-                elif item.text is None:
+                elif item.label is None:
                     counts["empty"] += 1
                 else:
                     counts["written"] += 1
-                    self._write(writer, item)
+                    self._write(writer, item.id, item.speech, item.label)
             hours += sum(item.seconds for item in window) * world / 3600
             bar.update(len(window) * world)
             if hours:
@@ -219,9 +249,10 @@ class SemanticToTextDatasetGenerator(nn.Module):
             )
 
     def _ids(self) -> list[str]:
-        ids = getattr(self.dataset, "ids", None)
-        ids = ids.tolist() if hasattr(ids, "tolist") else ids
-        ids = [str(i) for i in (range(len(self.dataset)) if ids is None else ids)]
+        """The names of all items."""
+        given: Any = getattr(self.dataset, "ids", None)
+        given = given.tolist() if hasattr(given, "tolist") else given
+        ids = [str(i) for i in (range(len(self.dataset)) if given is None else given)]
         if len(ids) != len(self.dataset) or len(set(ids)) != len(ids):
             raise ValueError(
                 f"dataset.ids must be {len(self.dataset)} different strings, got {len(set(ids))} of {len(ids)}"
@@ -229,7 +260,7 @@ class SemanticToTextDatasetGenerator(nn.Module):
         return ids
 
     def _check_same_speech(self, ids: list[str], labeller: Labeller) -> None:
-        """Raises ValueError if the first pair in the folder is of other speech than the dataset's item of that name."""
+        """Raises ValueError if the first pair in the folder has other semantic ids than the item of its name."""
         shards = [path for path in list_shards(self.folder) if len(read_column(path, "id"))]
         if not shards:
             return
@@ -247,25 +278,24 @@ class SemanticToTextDatasetGenerator(nn.Module):
                 "give the dataset ids of its own, or remove these pairs by overwrite=True"
             )
 
-    def _others(self, rank: int, options: dict[str, Any], overwrite: bool) -> PairWriter:
-        """The writer of the other hypotheses; what a run that was cut off had written of them already, it knows."""
-        self.n_best_folder.mkdir(parents=True, exist_ok=True)
+    def _others(self, folder: Path, rank: int, options: dict[str, Any], overwrite: bool) -> _Others:
+        """Opens the folder of the other hypotheses."""
+        folder.mkdir(parents=True, exist_ok=True)
         if rank == 0 and overwrite:
-            _remove_pairs(self.n_best_folder)
+            _remove_pairs(folder)
         wait_for_everyone()
-        self._others_done = _ids_in(self.n_best_folder)
+        done = _ids_in(folder)
         wait_for_everyone()
-        return self._writer(self.n_best_folder, rank, options)
+        return _Others(self._writer(folder, rank, options), done)
 
-    def _write_others(self, writer: PairWriter, window: list[Item]) -> None:
-        """Written before the best ones of a window, which say that it is done."""
+    def _write_others(self, others: _Others, window: list[Item]) -> None:
+        """Writes the other hypotheses of a window, before the best ones: these mark an item as done."""
         for item in window:
-            for number, other in enumerate(item.others, start=2):
+            for number, other in enumerate([] if item.label is None else item.label.others, start=2):
                 name = f"{item.id}#{number}"
-                if name not in self._others_done:
-                    label = dict(text=other.ids, score=round(other.score, SCORE_DIGITS), truncated=other.truncated)
-                    self._write(writer, Item(name, item.speech, **label))
-        writer.flush()
+                if name not in others.done:
+                    self._write(others.writer, name, item.speech, Label.of(other))
+        others.writer.flush()
 
     def _writer(self, folder: Path, rank: int, options: dict[str, Any]) -> PairWriter:
         described = {key: _describe(value) for key, value in options.items()}
@@ -287,18 +317,19 @@ class SemanticToTextDatasetGenerator(nn.Module):
                 raise
             raise ValueError(f"{error}, or remove these pairs by overwrite=True") from error
 
-    def _bar(self, total: int, done: int, rank: int) -> tqdm:
+    def _bar(self, total: int, done: int, rank: int) -> tqdm[Any]:
         hidden = True if not self.progress or rank != 0 else None
         return tqdm(total=total, initial=done, disable=hidden, desc="labelling", unit="utt")
 
-    def _write(self, writer: PairWriter, item: Item) -> None:
+    def _write(self, writer: PairWriter, id: str, speech: Tensor, label: Label) -> None:
         tokenizer = self.model.text_tokenizer
-        text = None if tokenizer is None else tokenizer.decode(item.text)[0]
-        source = SOURCE_TRUNCATED if item.truncated else SOURCE_GENERATED
-        writer.write(item.id, item.speech, item.text, text=text, score=item.score, source=source)
+        text = None if tokenizer is None else tokenizer.decode(label.text)[0]
+        source = SOURCE_TRUNCATED if label.truncated else SOURCE_GENERATED
+        writer.write(id, speech, label.text, text=text, score=label.score, source=source)
 
 
 def _ids_in(folder: Path) -> set[str]:
+    """Ids of the pairs in a folder."""
     return {name for path in list_shards(folder) for name in read_column(path, "id").to_pylist()}
 
 
@@ -317,19 +348,19 @@ def model_hash(model: nn.Module) -> str:
 
 
 def _tokenizer_hash(tokenizer: Any) -> str | None:
-    """What text ids mean, in short; None where the tokenizer cannot say."""
+    """A short hash of the text tokenizer's description; None if it has none."""
     if not hasattr(tokenizer, "to_dict"):
         return None
     return hashlib.sha256(json.dumps(tokenizer.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _describe(value: Any) -> Any:
-    """An option as something that JSON can hold and a later run can compare with."""
+    """An option as JSON types, so that a later run can compare it with its own."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, dict):
-        return {str(key): _describe(item) for key, item in value.items()}
+        return {str(key): _describe(item) for key, item in cast("dict[Any, Any]", value).items()}
     if isinstance(value, (list, tuple)):
-        return [_describe(item) for item in value]
-    named = value if hasattr(value, "__qualname__") else type(value)
+        return [_describe(item) for item in cast("list[Any]", value)]
+    named: Any = value if hasattr(value, "__qualname__") else cast(Any, type(value))
     return f"{named.__module__}.{named.__qualname__}"

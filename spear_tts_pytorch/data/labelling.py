@@ -1,7 +1,7 @@
-"""From items of speech to labelled items, a window of them at a time.
+"""Labels items of speech with text ids, a window of items at a time.
 
-In: a dataset of waveforms `[t]` or semantic ids `[n]`, indices into it, a model. Out: `Item`s in that order, with text
-ids and scores, or with the reason why there are none: one bad item stops nobody. Knows nothing of files.
+In: a dataset of waveforms `[t]` or semantic ids `[n]`, indices into it, a model. Out: `Item`s in that order, each with a
+label or with the error that left it without one. An error in one item does not stop the others.
 """
 
 from __future__ import annotations
@@ -10,50 +10,70 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from spear_tts_pytorch.data.loader import SpeechCollate
+from spear_tts_pytorch.data.loader import SizedDataset, SpeechCollate
+from spear_tts_pytorch.decoding.batching import Generated
+from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.tokenizers.semantic import tokenize_clips
 from spear_tts_pytorch.tokens import pad_sequences, strip
 
-Decode = Callable[[LongTensor], list[tuple[Tensor, float]]]
-"""Semantic ids `[b, n]` padded with -1 to text ids `[m]` and a score for each row."""
+Decode = Callable[[Tensor], list[tuple[Tensor, float]]]
+"""Semantic ids `[b, n]`, padded with -1, to text ids `[m]` and a score for each row; higher is surer."""
 
-SCORE_DIGITS = 4  # what else stands in a batch moves scores by less
+SCORE_DIGITS = 4  # other items of a batch change scores by less than this
+
+
+@dataclass(eq=False)
+class Label:
+    """The text of an item as the model reads it.
+
+    Attributes:
+        text: ids `[m]`, without padding and end-of-sequence.
+        score: higher is surer.
+        truncated: whether the text was cut at its maximal length.
+        others: further hypotheses of a beam search, best first.
+    """
+
+    text: Tensor
+    score: float
+    truncated: bool = False
+    others: list[Generated] = field(default_factory=list[Generated])
+
+    @classmethod
+    def of(cls, found: Generated) -> Label:
+        """A hypothesis as a label."""
+        return cls(found.ids, round(found.score, SCORE_DIGITS), found.truncated, found.others)
 
 
 @dataclass(eq=False)
 class Item:
-    """One item under way.
+    """An item of the dataset on its way to a label.
 
     Attributes:
         id: its name.
-        speech: a waveform `[t]` or semantic ids `[n]`, then semantic ids.
-        seconds: how long the waveform is; 0 if it was not one.
-        text, score, truncated: what the model reads in it.
-        others: further hypotheses, best first (`throughput.Generated`).
-        problem: why it can not be labelled.
+        speech: a waveform `[t]` or semantic ids `[n]`; semantic ids after `Labeller.tokenize`.
+        seconds: duration of the waveform; 0 if the dataset gave ids.
+        label: None before it is labelled, and for an item without semantic ids.
+        problem: the error that leaves it without a label.
     """
 
     id: str
     speech: Tensor
     seconds: float = 0.0
-    text: Tensor | None = None
-    score: float | None = None
-    truncated: bool = False
-    others: list[Any] = field(default_factory=list)
+    label: Label | None = None
     problem: Exception | None = None
 
 
-class _Reading(Dataset):
-    """The dataset's items with the errors they raise, so that a worker goes on."""
+class _Reading(Dataset[Item]):
+    """The dataset's items; an item that raised an error holds it, so that workers continue."""
 
-    def __init__(self, dataset: Dataset, indices: Sequence[int], ids: Sequence[str]):
+    def __init__(self, dataset: SizedDataset, indices: Sequence[int], ids: Sequence[str]):
         self.dataset, self.indices, self.ids = dataset, indices, [ids[index] for index in indices]
 
     def __len__(self) -> int:
@@ -63,27 +83,36 @@ class _Reading(Dataset):
         id = self.ids[place]
         try:
             return Item(id, _speech(self.dataset[self.indices[place]], id))
-        except Exception as error:  # datasets raise what they like
+        except Exception as error:  # datasets raise errors of any type
             return Item(id, torch.empty(0), problem=error.with_traceback(None))
 
 
 def _speech(item: Any, id: str) -> Tensor:
-    item = item[0] if isinstance(item, (tuple, list)) and len(item) == 1 and not isinstance(item[0], int) else item
-    is_row = isinstance(item, list) and all(isinstance(value, (int, float)) for value in item)
-    row = torch.as_tensor(item) if is_row or isinstance(item, np.ndarray) else item
+    """An item of the dataset as a tensor; raises TypeError if it is neither a waveform nor ids."""
+    values = cast("Sequence[Any]", item) if isinstance(item, (tuple, list)) else None
+    if values is not None and len(values) == 1 and not isinstance(values[0], int):
+        item = values[0]
+    is_row = isinstance(item, list) and all(isinstance(value, (int, float)) for value in cast("list[Any]", item))
+    row = cast(Any, torch.as_tensor(item) if is_row or isinstance(item, np.ndarray) else item)
     if not isinstance(row, Tensor) or row.ndim != 1:
-        got = f"the shape {list(row.shape)}" if isinstance(row, Tensor) else type(item).__name__
+        got = f"the shape {list(row.shape)}" if isinstance(row, Tensor) else type(cast(object, item)).__name__
         raise TypeError(f"item {id!r} of the dataset must be a waveform [t] or semantic ids [n], got {got}")
     return row
 
 
-def read_items(dataset: Dataset, indices: Sequence[int], ids: Sequence[str], num_workers: int = 0) -> Iterator[Item]:
-    """The items at `indices`, in order, read by `num_workers` processes; what raised has a `problem`."""
+def read_items(
+    dataset: SizedDataset, indices: Sequence[int], ids: Sequence[str], num_workers: int = 0
+) -> Iterator[Item]:
+    """Reads the items at `indices`, in this order, with `num_workers` processes (0: this one).
+
+    Args:
+        ids: names of all items of the dataset.
+    """
     reading = _Reading(dataset, indices, ids)
     if not num_workers:
         yield from (reading[place] for place in range(len(reading)))
         return
-    # a generator of its own: loaders draw from the global one otherwise
+    # a generator of its own, because loaders otherwise draw from the global one
     yield from DataLoader(reading, batch_size=None, num_workers=num_workers, generator=torch.Generator())
 
 
@@ -91,13 +120,16 @@ class Labeller:
     """Labels items with a model.
 
     Args:
-        model: a `TextToSemantic` that reads speech.
-        batch_size, batch_tokens: most items, and most semantic ids with padding, that are decoded together.
+        model: a `TextToSemantic` trained on speech to text.
+        batch_size: most items that are decoded together.
+        batch_tokens: most semantic ids, with padding, that are decoded together.
         decode: replaces `model.generate_many`.
-        options: for `model.generate_many`.
+        options: keywords of `model.generate_many`, and `seed`.
     """
 
-    def __init__(self, model: Any, batch_size: int, batch_tokens: int, decode: Decode | None, options: dict[str, Any]):
+    def __init__(
+        self, model: TextToSemantic, batch_size: int, batch_tokens: int, decode: Decode | None, options: dict[str, Any]
+    ):
         self.model, self.batch_size, self.batch_tokens = model, batch_size, batch_tokens
         self.decode, self.options = decode, dict(options)
         self.seed = int(self.options.pop("seed", None) or 0)
@@ -105,7 +137,7 @@ class Labeller:
         self.pad_id = model.pad_id["speech"]
 
     def check(self) -> None:
-        """Raises what is wrong with the options, before any work."""
+        """Raises the error of wrong options, before any work."""
         types = dict(source_type="speech", target_type="text")
         if self.decode is None:
             self.model.generate_many([], **types, **self.options)
@@ -115,7 +147,7 @@ class Labeller:
             next(each, None)
 
     def windows(self, items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-        """Labelled items, in order, `size` at a time."""
+        """Yields labelled items, in order, `size` at a time."""
         while window := list(islice(items, size)):
             for batch in self._batches([item for item in window if item.problem is None and len(item.speech)]):
                 self.tokenize(batch)
@@ -128,7 +160,7 @@ class Labeller:
             yield items[start : start + self.batch_size]
 
     def tokenize(self, items: list[Item]) -> None:
-        """Replaces waveforms by semantic ids `[n]`; where a batch fails, item by item."""
+        """Replaces waveforms by semantic ids `[n]`. If a batch fails, its items are tokenized one by one."""
         try:
             rows = self._to_ids([item.speech for item in items])
         except Exception as error:
@@ -147,6 +179,7 @@ class Labeller:
 
     @torch.no_grad()
     def _to_ids(self, rows: list[Tensor]) -> list[Tensor]:
+        """Waveforms `[t]` or ids `[n]` as checked ids `[n]` on the CPU."""
         if not all(row.is_floating_point() and len(row) for row in rows):
             return [strip(row, self.pad_id, None) for row in self.collate(rows)["semantic"]]
         if self.model.wav2vec is None:
@@ -156,19 +189,19 @@ class Labeller:
     def _label(self, items: list[Item]) -> None:
         if self.decode is not None:
             for batch in self._batches(items):
-                self._label_otherwise(batch)
+                self._label_by(self.decode, batch)
         elif items:
             self._label_by_model(items)
 
     @torch.no_grad()
-    def _label_otherwise(self, items: list[Item]) -> None:
-        source = pad_sequences([item.speech for item in items], self.pad_id).to(self.model.device)
-        results = self.decode(source)
+    def _label_by(self, decode: Decode, items: list[Item]) -> None:
+        source = pad_sequences([item.speech for item in items], self.pad_id).to(self.model.device)  # [b, n]
+        results = decode(source)
         if len(results) != len(items):
             raise ValueError(f"decode must return a result for each of {len(items)} rows, got {len(results)}")
         for item, (text, score) in zip(items, results, strict=True):
-            item.text = strip(torch.as_tensor(text).cpu(), self.model.pad_id["text"], None)
-            item.score = round(float(score), SCORE_DIGITS)
+            ids = strip(torch.as_tensor(text).cpu(), self.model.pad_id["text"], None)
+            item.label = Label(ids, round(float(score), SCORE_DIGITS))
 
     def _label_by_model(self, items: list[Item]) -> None:
         results = self.model.generate_many(
@@ -182,8 +215,7 @@ class Labeller:
             **self.options,
         )
         for item, result in zip(items, results, strict=True):
-            item.text, item.score = result.ids, round(result.score, SCORE_DIGITS)
-            item.truncated, item.others = result.truncated, result.others
+            item.label = None if result is None else Label.of(result)
 
 
 def _no_noise(number: int) -> torch.Generator:
@@ -191,5 +223,5 @@ def _no_noise(number: int) -> torch.Generator:
 
 
 def _seed(seed: int, id: str) -> int:
-    """Draws for an item depend on the seed and its name: not on its place, nor on which process has it."""
+    """A seed for an item, made of the seed and its name: its draws depend neither on its place nor on the process."""
     return int.from_bytes(hashlib.sha256(f"{seed} {id}".encode()).digest()[:7], "big")

@@ -35,6 +35,7 @@ def test_the_three_lines_of_the_readme(tmp_path):
 def test_rows_are_what_the_model_says_to_each_item_alone(tmp_path):
     model, items = make_model(), make_ids()
     generator = SemanticToTextDatasetGenerator(model, dataset=items, folder=tmp_path, batch_size=4, progress=False)
+    assert repr(generator) == f"SemanticToTextDatasetGenerator(11 items to {tmp_path}, batches of 4)"
     counts = generator(max_length=12, beam_search_decode=False, temperature=0.0)
     assert counts == {"written": 11, "skipped": 0, "empty": 0, "failed": 0}
     dataset = GeneratedAudioTextDataset(tmp_path)

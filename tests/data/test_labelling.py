@@ -26,9 +26,9 @@ def label(folder, pause=0.0, **options):
     )
     write = generator._write
 
-    def slowly(writer, item):  # so that kills hit the writing too
+    def slowly(*pair):  # so that kills hit the writing too
         time.sleep(pause)
-        write(writer, item)
+        write(*pair)
 
     generator._write = slowly
     return generator(max_length=12, beam_search_decode=False, filter_logits_fn=None, seed=5, **options)
