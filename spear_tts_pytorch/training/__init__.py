@@ -1,1 +1,1 @@
-"""Training: schedules, checkpoints, one loop, and a trainer for each stage of the recipe."""
+"""Training: options, the loop and its parts, checkpoints, and a trainer for each stage of the recipe."""

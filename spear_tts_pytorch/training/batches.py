@@ -1,21 +1,22 @@
-"""The data of a training run: the part trained on, the part validated on, and how both come in batches.
+"""The batches of a training: items in padded batches, and a batch as the arguments of the train wrapper.
 
-In: datasets, a collate and batch sizes. Out: an endless iterator of batches from any position on, and the validation
-batches of this process. Knows nothing of models.
+In: datasets, a collate, batch sizes. Out: for process `rank` of `world`, the batches of each update and of a validation,
+on the device. Waveforms become ids here. Ids are checked, corrupted and counted on the CPU, so that a training step does
+not wait for the device.
 """
 
 from __future__ import annotations
 
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, random_split
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from spear_tts_pytorch.data.loader import (
     BatchSampler,
@@ -23,77 +24,142 @@ from spear_tts_pytorch.data.loader import (
     Collate,
     Draw,
     FixedBatchSampler,
+    Indices,
     Position,
+    SizedDataset,
     TokenBudgetBatchSampler,
+    count_tokens,
     dataset_lengths,
 )
+from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
+from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
+from spear_tts_pytorch.tokens import Modality, append_eos, valid_mask
+from spear_tts_pytorch.training.mixture import Split
+from spear_tts_pytorch.training.options import TrainingOptions
 from spear_tts_pytorch.training.signals import SIGNALS
+from spear_tts_pytorch.utils.deletion import Corruption, drop_ids
+from spear_tts_pytorch.utils.noise import row_keys
 
-
-def split_dataset(dataset: Any, valid_dataset: Any, valid_frac: float, seed: int) -> tuple[Any, Any]:
-    """The datasets to train and to validate on; the same one twice where nothing is set apart.
-
-    Raises:
-        ValueError: one of them is empty, or `valid_frac` out of range.
-    """
-    if dataset is None or len(dataset) == 0:
-        raise ValueError("dataset is missing or empty: give at least one item to train on")
-    if not 0 <= valid_frac < 1:
-        raise ValueError(f"valid_frac must be at least 0 and below 1, got {valid_frac}")
-    if valid_dataset is not None:
-        if len(valid_dataset) == 0:
-            raise ValueError("valid_dataset is empty: give at least one item, or None")
-        return dataset, valid_dataset
-    if valid_frac == 0 or len(dataset) == 1:
-        return dataset, dataset
-    size = max(1, int((1 - valid_frac) * len(dataset)))
-    train, valid = random_split(dataset, [size, len(dataset) - size], generator=torch.Generator().manual_seed(seed))
-    return train, valid
+VALID_SEED = 0  # the corruption of a validation set is the same at each validation
+Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """Draws the items of an epoch so that `share` of them are of the first kind.
-
-    Of one kind each item comes once; the other kind is repeated, each item as often as any other or once more, which of
-    them being drawn anew in each epoch.
+class Objective:
+    """The loss of a stage: a train wrapper and how to call it.
 
     Args:
-        first, second: the indices of either kind.
-        share: above 0 and below 1.
+        wrapper: returns the mean loss per target id, and logits.
+        arguments: keyword of the wrapper to the ids that it gets: "semantic", "text", or the "source" and "target" that
+            `corruption` makes of "semantic".
+        target: modality of the target ids.
+        target_ids: the ids that the loss is of, one of the names above.
+        source: modality of the source, where the model can generate targets from it; None in pretraining.
+        options: further keywords of the wrapper.
+        corruption: makes "source" and "target".
+        token_dropout: share of "semantic" that is deleted in training.
+        logits_of_targets: whether logits are of the target ids; those of CTC are of source positions.
     """
 
-    first: np.ndarray
-    second: np.ndarray
-    share: float
-
-    @classmethod
-    def of(cls, train: Any, dataset: Any, number: int, share: float) -> Mixture:
-        """For the part `train` of a dataset, whose first kind are its first `number` items."""
-        if not 0 < share < 1:
-            raise ValueError(f"real_share must be above 0 and below 1, got {share}")
-        places = np.arange(len(train)) if train is dataset else np.asarray(train.indices)
-        kinds = np.flatnonzero(places < number), np.flatnonzero(places >= number)
-        if not all(map(len, kinds)):
-            raise ValueError(
-                "real_share needs pairs of both kinds to train on: give dataset and "
-                f"generated_audio_text_dataset_folder (here are {len(kinds[0])} real and {len(kinds[1])} generated)"
-            )
-        return cls(*kinds, share)
-
-    def __call__(self, rng: np.random.Generator) -> np.ndarray:
-        total = max(len(self.first) / self.share, len(self.second) / (1 - self.share))
-        parts = []
-        for items, share in ((self.first, self.share), (self.second, 1 - self.share)):
-            whole, rest = divmod(round(total * share), len(items))
-            parts += [np.tile(items, whole), rng.choice(items, rest, replace=False)]
-        return np.concatenate(parts)
+    wrapper: nn.Module
+    arguments: Mapping[str, str]
+    target: Modality
+    target_ids: str
+    source: Modality | None = None
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    corruption: Corruption | None = None
+    token_dropout: float = 0.0
+    logits_of_targets: bool = True
 
 
-class _Numbered(Dataset):
-    """Items with their numbers, which go on through the epochs."""
+@dataclass(frozen=True)
+class PreparedBatch:
+    """A batch as the train wrapper takes it.
 
-    def __init__(self, dataset: Any):
+    Attributes:
+        inputs: keywords of the wrapper; tensors are on the device.
+        targets: for validation, the target ids `[b, n]` with ends of sequence, on the device; None if logits are of
+            something else.
+        weight: target ids, ends of sequence included: the loss is a mean over so many.
+        tokens: ids of speech and text before deletion.
+        numbers: numbers of the items in the stream of batches.
+    """
+
+    inputs: dict[str, Any]
+    targets: Tensor | None
+    weight: int
+    tokens: int
+    numbers: list[int]
+
+
+class Preparation:
+    """Makes a `PreparedBatch` of a collated batch.
+
+    Args:
+        model: gives vocabularies and, if `wav2vec` is None, the tokenizer of waveforms.
+        objective: the loss that the batch is for.
+        device: gets the tensors.
+        wav2vec: tokenizer of waveforms.
+    """
+
+    def __init__(self, model: TextToSemantic, objective: Objective, device: torch.device, wav2vec: Any = None):
+        self.model, self.objective, self.device, self.wav2vec = model, objective, device, wav2vec
+
+    @torch.no_grad()
+    def ids(self, batch: Mapping[str, Tensor]) -> Batch:
+        """The ids of a collated batch on the CPU, `semantic` `[b, n]` and, for pairs, `text` `[b, m]`.
+
+        Raises:
+            ValueError: the batch holds waveforms, and there is no tokenizer for them.
+        """
+        ids = {name: batch[name] for name in ("semantic", "text") if name in batch}
+        if "wave" in batch:
+            tokenizer = self.model.wav2vec if self.wav2vec is None else self.wav2vec
+            if tokenizer is None:
+                raise ValueError("the dataset gives waveforms, which the model cannot tokenize: pass it wav2vec")
+            wave = batch["wave"].to(self.device, non_blocking=True)
+            semantic = tokenize_waveform(tokenizer, wave, batch["wave_lengths"]).cpu()
+            ids["semantic"] = self.model.vocabulary["speech"].check(semantic, "the tokenizer's ids", empty_rows=False)
+        return ids
+
+    def __call__(self, batch: Mapping[str, Tensor], seed: int, step: int | None, training: bool) -> PreparedBatch:
+        """Prepares a collated batch with the `number` `[b]` of each row.
+
+        The noise of a row is a function of seed, step and number. It does not depend on the other rows.
+
+        Args:
+            step: of the training; None in validation.
+            training: whether the batch is to train on; others come with `targets`.
+        """
+        objective, ids = self.objective, self.ids(batch)
+        keys = row_keys(batch["number"], *(seed,) if step is None else (seed, step))
+        tokens = count_tokens(ids, self.model.pad_id)
+        vocabulary = self.model.vocabulary[objective.target]
+        if objective.corruption is not None:
+            ids["source"], ids["target"] = objective.corruption(ids["semantic"], keys)
+            vocabulary.check(ids["target"], "target", empty_rows=vocabulary.autoset_eos)
+        if training and objective.token_dropout > 0:
+            ids["semantic"] = drop_ids(ids["semantic"], objective.token_dropout, self.model.semantic_pad_id, keys)
+        targets = ids[objective.target_ids]
+        if vocabulary.autoset_eos:
+            targets = append_eos(targets, vocabulary.eos_id, vocabulary.pad_id)
+        arguments = {keyword: self._to_device(ids[name]) for keyword, name in objective.arguments.items()}
+        return PreparedBatch(
+            inputs={**arguments, "row_keys": self._to_device(keys), "check_ids": False, **objective.options},
+            targets=self._to_device(targets) if objective.logits_of_targets and not training else None,
+            weight=int(valid_mask(targets, vocabulary.pad_id).sum()),
+            tokens=tokens,
+            numbers=cast("list[int]", batch["number"].tolist()),
+        )
+
+    def _to_device(self, ids: Tensor) -> Tensor:
+        return ids.to(self.device, non_blocking=True)
+
+
+class _Numbered(Dataset[Any]):
+    """The items of a dataset with their numbers, which continue through the epochs."""
+
+    def __init__(self, dataset: SizedDataset):
         self.dataset = dataset
 
     def __getitem__(self, number: int) -> tuple[int, Any]:
@@ -101,132 +167,180 @@ class _Numbered(Dataset):
 
 
 class _NumberedCollate:
-    """A collate that keeps the numbers, as `number` `[b]`, and names the items it can not collate."""
+    """A collate that adds the `number` `[b]` of each row, and names the items in its errors."""
 
     def __init__(self, collate: Collate, places: Sequence[int] | None, size: int):
         self.collate, self.places, self.size = collate, places, size
 
-    def __call__(self, items: Sequence[tuple[int, Any]]) -> dict[str, Tensor]:
-        numbers, items = zip(*items, strict=True)
+    def __call__(self, items: Sequence[tuple[int, Any]]) -> Batch:
+        numbers = [number for number, _ in items]
         try:
-            batch = self.collate(items)
+            batch = self.collate([item for _, item in items])
         except (TypeError, ValueError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"{error} (among items {self.names(numbers)} of the dataset)") from error
         return {**batch, "number": torch.tensor(numbers)}
 
     def names(self, numbers: Sequence[int]) -> list[int]:
-        """Indices in the dataset that the trainer was given."""
+        """Indices of these items in the user's dataset."""
         indices = [number % self.size for number in numbers]
         return indices if self.places is None else [int(self.places[index]) for index in indices]
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """A process group is sent SIGINT or SIGTERM as a whole; without its loaders the trainer could not end its step."""
+def _ignore_signals(worker: int) -> None:
+    """Lets a process that loads data ignore SIGINT and SIGTERM, which a process group gets as a whole.
+
+    The trainer ends these processes itself. Without them it could not end its step.
+    """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def rows_per_process(batch_size: int | None, processes: int) -> int | None:
-    """The rows of a batch that each of `processes` takes."""
+    """The rows of a batch of `batch_size` for each of `processes`."""
     if batch_size is not None and batch_size % processes:
         raise ValueError(f"split_batches needs a batch_size that {processes} processes can share, got {batch_size}")
     return None if batch_size is None else batch_size // processes
 
 
-class TrainingBatches:
-    """Batches for process `rank` of `world`.
+@dataclass(frozen=True)
+class BatchSizes:
+    """How items become batches.
 
     Args:
-        train, valid: datasets.
+        batch_size: items in a batch of one process; with `batch_tokens`, the most items.
+        batch_tokens: ids in a batch of one process, padding included.
+        drop_last: whether to leave out the last, smaller batch of an epoch.
+        seed: of the order and of corruption.
+        samples_per_token: samples of a waveform that count as one id.
+        num_workers: processes that load data.
+    """
+
+    batch_size: int | None = None
+    batch_tokens: int | None = None
+    drop_last: bool = False
+    seed: int = 0
+    samples_per_token: int = 1
+    num_workers: int = 0
+
+    @classmethod
+    def of(cls, options: TrainingOptions, samples_per_token: int | None, processes: int) -> BatchSizes:
+        """The sizes that the options of a training ask for, with so many processes; by default an id is 320 samples."""
+        return cls(
+            batch_size=rows_per_process(options.batch_size, processes if options.split_batches else 1),
+            batch_tokens=options.batch_tokens,
+            drop_last=options.drop_last,
+            seed=options.seed or 0,
+            samples_per_token=int(samples_per_token or 320),
+            num_workers=options.num_workers,
+        )
+
+
+class TrainingBatches:
+    """The batches for process `rank` of `world`.
+
+    Args:
+        split: the datasets to train and to validate on.
         collate: items to a batch.
-        batch_size: items per batch and process.
-        batch_tokens: ids per batch and process instead; `batch_size` is then the most items.
-        seed: of the order.
-        places: where the items of `train` are in the dataset that messages name them by; None if they are it.
+        prepare: a batch to the arguments of the train wrapper.
+        sizes: items or ids in a batch.
         draw: chooses the items of an epoch, see `BatchSampler`.
-        samples_per_token: how many samples of a waveform count as an id.
 
     Attributes:
-        dl, valid_dl: the loaders; `dl` is there once `iterate` was called. Every process has as many batches to
-            validate on; of this process's, the first `valid_count` are its own and others' come after.
+        sampler: the batches of each epoch, of all processes.
+        dl, valid_dl: the loaders of both datasets; `dl` is None before the first `begin`.
+        dl_iter: an endless iterator over `dl`; None outside training.
+        valid_count: this process's own validation batches. All processes have equally many; the others repeat the first.
     """
 
     def __init__(
         self,
-        train: Any,
-        valid: Any,
+        split: Split,
         collate: Collate,
-        *,
-        batch_size: int | None,
-        batch_tokens: int | None,
-        places: Sequence[int] | None = None,
-        draw: Draw | None = None,
-        drop_last: bool = False,
-        seed: int = 0,
+        prepare: Preparation,
+        sizes: BatchSizes,
         rank: int = 0,
         world: int = 1,
-        samples_per_token: int = 1,
-        num_workers: int = 0,
-        pin_memory: bool = False,
+        *,
+        draw: Draw | None = None,
     ):
-        if batch_size is None and batch_tokens is None:
-            raise ValueError("batch_size or batch_tokens must be given")
-        self.train, self.valid, self.rank, self.world = train, valid, rank, world
-        self.batch_size, self.batch_tokens, self.drop_last, self.seed = batch_size, batch_tokens, drop_last, seed
-        self.samples_per_token, self.places = samples_per_token, places
-        self._options: dict[str, Any] = dict(num_workers=num_workers, pin_memory=pin_memory)
-        self._collate = _NumberedCollate(collate, places, len(train))
-        self.sampler = self._sampler(train, shuffle=True, draw=draw)
-        plan = self._sampler(valid, shuffle=False).batches(0)
+        self.split, self.prepare, self.sizes, self.rank, self.world = split, prepare, sizes, rank, world
+        self._collate = _NumberedCollate(collate, split.places, len(split.train))
+        self.sampler = self._sampler(split.train, shuffle=True, draw=draw)
+        plan = self._sampler(split.valid, shuffle=False).batches(0)
         own = plan[rank::world]
         self.valid_count = len(own)
         own = own + plan[:1] * (-(-len(plan) // world) - len(own))
-        self.valid_dl = self._loader(valid, own, _NumberedCollate(collate, None, len(valid)), Position())
-        self.dl: DataLoader | None = None
+        self._valid_collate = _NumberedCollate(collate, None, len(split.valid))
+        self.valid_dl = self._loader(split.valid, own, self._valid_collate, Position())
+        self.dl: DataLoader[Any] | None = None
+        self.dl_iter: Iterator[Batch] | None = None
 
-    def _sampler(self, dataset: Any, shuffle: bool, draw: Draw | None = None) -> BatchSampler:
-        options: dict[str, Any] = dict(seed=self.seed, shuffle=shuffle, draw=draw)
-        if self.batch_tokens is None:
-            drop_last = self.drop_last and shuffle
-            return FixedBatchSampler(len(dataset), self.batch_size, drop_last=drop_last, **options)
-        lengths = dataset_lengths(dataset, self.samples_per_token)
-        if shuffle:
-            self._warn_of_long_items(lengths.sum(axis=1))
-        return TokenBudgetBatchSampler(lengths, self.batch_tokens, max_rows=self.batch_size, **options)
+    def _sampler(self, dataset: SizedDataset, shuffle: bool, draw: Draw | None = None) -> BatchSampler:
+        sizes, order = self.sizes, dict[str, Any](seed=self.sizes.seed, shuffle=shuffle, draw=draw)
+        if sizes.batch_tokens is not None:
+            lengths = dataset_lengths(dataset, sizes.samples_per_token)
+            if shuffle:
+                self._warn_of_long_items(lengths.sum(axis=1), sizes.batch_tokens)
+            return TokenBudgetBatchSampler(lengths, sizes.batch_tokens, max_rows=sizes.batch_size, **order)
+        if sizes.batch_size is None:
+            raise ValueError("batch_size or batch_tokens must be given")
+        return FixedBatchSampler(len(dataset), sizes.batch_size, drop_last=sizes.drop_last and shuffle, **order)
 
-    def _warn_of_long_items(self, lengths: np.ndarray) -> None:
-        longer = np.flatnonzero(lengths > self.batch_tokens)
-        if len(longer):
-            names = self.names(longer[:5].tolist())
-            named = ", ".join(f"item {name} ({lengths[i]} ids)" for name, i in zip(names, longer, strict=False))
+    def _warn_of_long_items(self, lengths: Indices, batch_tokens: int) -> None:
+        longer = np.flatnonzero(lengths > batch_tokens).tolist()
+        if longer:
+            named = ", ".join(f"item {self.names([i])[0]} ({lengths[i]} ids)" for i in longer[:5])
             warnings.warn(
-                f"{len(longer)} of {len(lengths)} items are longer than batch_tokens={self.batch_tokens} and make batches of "
+                f"{len(longer)} of {len(lengths)} items are longer than batch_tokens={batch_tokens} and make batches of "
                 f"their own: {named}{' and others' if len(longer) > 5 else ''}. Raise batch_tokens, or leave them out",
-                stacklevel=5,
+                stacklevel=7,  # the line that makes the trainer
             )
 
     def names(self, numbers: Sequence[int]) -> list[int]:
-        """Where items of these numbers are in the dataset that the trainer was given."""
+        """Indices of items with these numbers in the user's dataset."""
         return self._collate.names(numbers)
 
-    def _loader(self, dataset: Any, batches: Any, collate: _NumberedCollate, start: Position) -> DataLoader:
-        # A generator of its own: loaders draw from torch's global one otherwise, and resuming would differ.
-        draws = np.random.SeedSequence([self.seed, self.rank, start.epoch, start.batch]).generate_state(1)[0]
-        own: dict[str, Any] = dict(collate_fn=collate, generator=torch.Generator().manual_seed(int(draws)))
+    def _loader(
+        self, dataset: SizedDataset, batches: Iterable[list[int]], collate: _NumberedCollate, start: Position
+    ) -> DataLoader[Any]:
+        # A loader without a generator draws from torch's global one, and a resumed run would differ.
+        seeds = np.random.SeedSequence([self.sizes.seed, self.rank, start.epoch, start.batch]).generate_state(1)
         return DataLoader(
             _Numbered(dataset),
             batch_sampler=batches,
-            worker_init_fn=_leave_signals_to_the_trainer,
-            **own,
-            **self._options,
+            collate_fn=collate,
+            generator=torch.Generator().manual_seed(int(seeds[0])),
+            num_workers=self.sizes.num_workers,
+            worker_init_fn=_ignore_signals,
+            pin_memory=self.prepare.device.type == "cuda",
         )
 
-    def iterate(self, start: Position) -> Iterator[dict[str, Tensor]]:
-        """Batches of this process from `start` on, without end.
+    def begin(self, start: Position) -> None:
+        """Sets the stream of batches to a place.
 
-        What a dataset draws at random in `num_workers` processes depends on where the batches begin.
+        With `num_workers`, random draws of a dataset depend on the place where the stream begins.
         """
         stream = BatchStream(self.sampler, start, self.rank, self.world)
-        self.dl = self._loader(self.train, stream, self._collate, start)
-        return iter(self.dl)
+        self.dl = self._loader(self.split.train, stream, self._collate, start)
+        self.dl_iter = iter(self.dl)
+
+    def end(self) -> None:
+        """Ends the processes that load data."""
+        self.dl_iter = None
+
+    def take(self, count: int, step: int) -> list[PreparedBatch]:
+        """The next `count` batches of the stream, prepared for the update number `step`."""
+        if self.dl_iter is None:
+            raise RuntimeError("the stream of batches has no place: call begin first")
+        return [self.prepare(next(self.dl_iter), self.sizes.seed, step, training=True) for _ in range(count)]
+
+    def validation(self) -> Iterator[tuple[PreparedBatch, bool]]:
+        """The prepared batches of a validation, and whether each is this process's own."""
+        for number, batch in enumerate(self.valid_dl):
+            yield self.prepare(batch, VALID_SEED, None, training=False), number < self.valid_count
+
+    def first_valid(self) -> PreparedBatch:
+        """The first validation item alone, with the corruption of validations."""
+        batch = self._valid_collate([(0, self.split.valid[0])])
+        return self.prepare(batch, VALID_SEED, None, training=False)

@@ -1,38 +1,48 @@
-"""What several processes do together: one writes for all, and the optimizer's state is whole in checkpoints.
+# pyright: reportUnknownVariableType=false
+# The reason: accelerate leaves many of its functions without types.
+"""Work that several processes share: one writes for all, sums over all, and whole optimizer states in checkpoints.
 
-In: options of accelerate, an optimizer that may hold parts of tensors only. Knows nothing of files or losses.
+In: keywords of `accelerate.Accelerator`, actions, tensors, and optimizers that may hold parts of tensors. Out: the same
+result in every process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.tracking import GeneralTracker
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from torch import Tensor, nn
 
+from spear_tts_pytorch.training.schedule import OptimizerKind
 from spear_tts_pytorch.utils.distributed import sharded_like, whole
 
+T = TypeVar("T")
 
-def make_accelerator(options: dict[str, Any]) -> Accelerator:
-    """An accelerator that does not mind others with other precisions in this process.
+
+def make_accelerator(options: Mapping[str, Any]) -> Accelerator:
+    """Makes an `Accelerator`. Others in this process may use another precision.
 
     Raises:
-        ValueError: fully sharded training of version 1, whose parameters have lost their shapes.
+        ValueError: fully sharded training of version 1, in which parameters lose their shapes.
     """
-    state = AcceleratorState._shared_state
+    state = AcceleratorState._shared_state  # pyright: ignore[reportPrivateUsage] # accelerate has no other way
     wanted = options.get("mixed_precision")
     if state and state.get("_mixed_precision") != (wanted or "no"):
-        AcceleratorState._shared_state = {}  # the others keep theirs
+        AcceleratorState._shared_state = {}  # pyright: ignore[reportPrivateUsage] # the others keep theirs
     handlers = list(options.get("kwargs_handlers") or [])
     if not any(isinstance(handler, DistributedDataParallelKwargs) for handler in handlers):
-        # Each stage leaves some parts out (text tables in pretraining, heads not asked for).
+        # Each stage leaves some parameters unused (text tables in pretraining, heads that have no loss).
         handlers.append(DistributedDataParallelKwargs(find_unused_parameters=True))
-    accelerator = Accelerator(**{**options, "kwargs_handlers": handlers})
+    keywords: dict[str, Any] = {**options, "kwargs_handlers": handlers}
+    accelerator = Accelerator(**keywords)
     plugin = options.get("fsdp_plugin")
-    if plugin is not None and accelerator.distributed_type == DistributedType.MULTI_CPU:  # accelerate passes these over
+    if plugin is not None and accelerator.distributed_type == DistributedType.MULTI_CPU:  # accelerate ignores it there
         accelerator.state.distributed_type, accelerator.state.fsdp_plugin = DistributedType.FSDP, plugin
     if accelerator.distributed_type == DistributedType.FSDP and not getattr(accelerator, "is_fsdp2", False):
         raise ValueError(
@@ -43,10 +53,10 @@ def make_accelerator(options: dict[str, Any]) -> Accelerator:
 
 
 def on_main(accelerator: Accelerator, action: Callable[[], Any]) -> None:
-    """The first process does something, the others wait for it; if it fails, it fails in all. Collective.
+    """Runs an action in the first process; the others wait. If it fails, it fails in all. Collective.
 
     Raises:
-        What `action` raises; in the other processes a RuntimeError that tells it.
+        Exception: the error of `action`; in the other processes a RuntimeError with its message.
     """
     failure = None
     if accelerator.is_main_process:
@@ -62,14 +72,65 @@ def on_main(accelerator: Accelerator, action: Callable[[], Any]) -> None:
         raise failure
 
 
+def sum_over_processes(accelerator: Accelerator, value: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, on the device. Collective."""
+    total = accelerator.reduce(value.to(accelerator.device, non_blocking=True), reduction="sum")
+    return cast(Tensor, total)
+
+
+def read_sums(accelerator: Accelerator, value: Tensor) -> list[float]:
+    """The sums of numbers `[n]` over all processes, as the host reads them. Collective; waits for the device."""
+    return cast("list[float]", sum_over_processes(accelerator, value).tolist())
+
+
+def gather_objects(value: T) -> list[T]:
+    """The values of all processes, in their order. Collective."""
+    return gather_object([value])
+
+
+def prepared(
+    accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A module and its optimizer, prepared for the processes and the device. Collective."""
+    return cast("tuple[nn.Module, torch.optim.Optimizer]", accelerator.prepare(module, optimizer))
+
+
+def check_optimizer(kind: OptimizerKind, accelerator: Accelerator) -> None:
+    """Raises ValueError for an optimizer that cannot train the parts of weights that each process holds."""
+    if kind == "adafactor" and is_fully_sharded(accelerator):
+        raise ValueError("optimizer='adafactor' needs whole weights, which fully sharded training has not: use 'adamw'")
+
+
+def is_fully_sharded(accelerator: Accelerator) -> bool:
+    """Whether each process holds only a part of every weight."""
+    return accelerator.distributed_type == DistributedType.FSDP
+
+
+@contextmanager
+def tracked(accelerator: Accelerator, task: str, config: Mapping[str, Any]) -> Generator[None]:
+    """Starts the trackers of an accelerator and finishes them, also after an error.
+
+    Otherwise those of several trainers in one process would write one run.
+    """
+    accelerator.init_trackers(task, config=dict(config))
+    try:
+        yield
+    finally:
+        for tracker in cast(
+            "list[GeneralTracker]", accelerator.trackers
+        ):  # `end_training` would also end the process group of other trainers
+            tracker.finish()
+        accelerator.trackers = []
+
+
 def whole_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimizer's state dict of whole tensors: the same, however many processes share it. Collective."""
+    """The state dict of an optimizer with whole tensors. It does not depend on the number of processes. Collective."""
     state = optimizer.state_dict()
     return {**state, "state": {key: {k: whole(v) for k, v in own.items()} for key, own in state["state"].items()}}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Restores what `whole_optimizer` returned, but for weight decay, which stays this optimizer's. Collective.
+    """Restores the state dict that `whole_optimizer` returned; the weight decay stays this optimizer's. Collective.
 
     Raises:
         ValueError: it is of other parameters.

@@ -1,25 +1,24 @@
-"""The files of a training run: checkpoints that are whole or absent, pointers to the latest and the best, metrics.
+"""The files of a training run: checkpoints that are complete or absent, pointers to the latest and the best, metrics.
 
     results_folder/checkpoints/step-{n}/   a model folder and trainer.pt (optimizer, step, random states, data position)
     results_folder/best/                   a model folder
-    results_folder/latest                  which checkpoint to resume from
+    results_folder/latest                  the name of the checkpoint to resume from
     results_folder/metrics.jsonl           a line for each record
+    results_folder/run.json                a description of the run, see `fingerprint.py`
 
-In: callables that write a model, and a dictionary of state. Knows nothing of what is trained.
+In: functions that write a model into a folder, dictionaries of state, records. Out: the files.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import random
 import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from spear_tts_pytorch.utils.files import TEMPORARY, whole_folder, write_whole
@@ -27,13 +26,13 @@ from spear_tts_pytorch.utils.files import TEMPORARY, whole_folder, write_whole
 STATE_NAME = "trainer.pt"
 STATE_VERSION = 1
 CHECKPOINTS, BEST, LATEST, METRICS = "checkpoints", "best", "latest", "metrics.jsonl"
-RUN = "run.json"  # marks a folder as a run's own
+RUN = "run.json"  # marks a folder as one of a training run
 OWN_NAMES = (CHECKPOINTS, BEST, LATEST, METRICS, RUN)
 _STEP = re.compile(r"step-(\d+)")
 
 
 def save_checkpoint(path: Path, write_model: Callable[[Path], None], state: Mapping[str, Any]) -> None:
-    """Writes a checkpoint folder: what `write_model` puts there, and `state`."""
+    """Writes a checkpoint folder: the files of `write_model`, and `state`."""
     with whole_folder(path, replace=True) as folder:
         write_model(folder)
         torch.save({"version": STATE_VERSION, **state}, folder / STATE_NAME)
@@ -43,8 +42,8 @@ def load_state(path: Path) -> dict[str, Any]:
     """The state in a checkpoint folder.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is broken, or of a later version.
+        FileNotFoundError: the folder holds no state.
+        ValueError: the state is broken, or of a later version.
     """
     file = path / STATE_NAME
     if not file.is_file():
@@ -55,39 +54,20 @@ def load_state(path: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is broken ({type(error).__name__}): resume from another checkpoint") from error
     if state["version"] > STATE_VERSION:
         raise ValueError(
-            f"{file} has the version {state['version']}, this one reads {STATE_VERSION}: upgrade the package"
+            f"{file} has the version {state['version']}, this package reads {STATE_VERSION}: upgrade the package"
         )
     return state
 
 
-def random_state() -> dict[str, Any]:
-    """The states of all random generators of this process, as plain numbers and tensors."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)),
-    }
-
-
-def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Sets the random generators of this process to what `random_state` returned."""
-    torch.set_rng_state(state["torch"])
-    if len(state["cuda"]) and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-
-
 class RunFolder:
-    """The results folder of a run; `None` for a run that writes nothing.
+    """The results folder of a run.
 
     Args:
-        path: made when first written to.
-        keep_last: checkpoints kept, the newest ones; None keeps all.
+        path: is made at the first write; None for a run that writes nothing.
+        keep_last: newest checkpoints that are kept; None keeps all.
+
+    Raises:
+        ValueError: `keep_last` is less than 1.
     """
 
     def __init__(self, path: str | Path | None, keep_last: int | None = None):
@@ -97,14 +77,14 @@ class RunFolder:
         self.keep_last = keep_last
 
     def check(self, allow_foreign: bool = False) -> None:
-        """Raises ValueError if the folder holds anything but a run's own files (unless allowed), or is none."""
+        """Raises ValueError if `path` is a file, or (unless `allow_foreign`) a folder with files but without a run."""
         if self.path is None or not self.path.exists():
             return
         if not self.path.is_dir():
             raise ValueError(f"results_folder {self.path} is a file: choose another")
         names = sorted(path.name for path in self.path.iterdir())
         names = [name for name in names if not name.startswith(".")]
-        own = RUN in names or self.latest() is not None  # plots and trackers' files may stand beside a run's own
+        own = RUN in names or self.latest() is not None  # plots and files of trackers may stand beside
         if names and not own and not allow_foreign:
             raise ValueError(
                 f"results_folder {self.path} is not empty and no training run ({names[0]} is in it): choose another, "
@@ -112,7 +92,7 @@ class RunFolder:
             )
 
     def recover(self) -> None:
-        """Puts things as if whoever wrote here last had not been cut off while writing."""
+        """Repairs an interrupted write: moves the old copy back if the new one is missing, deletes temporary files."""
         for folder in () if self.path is None else (self.path, self.path / CHECKPOINTS):
             for path in folder.glob(".*") if folder.is_dir() else ():
                 match = TEMPORARY.fullmatch(path.name)
@@ -124,7 +104,7 @@ class RunFolder:
                     path.unlink()
 
     def clear(self) -> None:
-        """Removes the files of an earlier run, and nothing else."""
+        """Removes the files of an earlier run and leaves all others."""
         if self.path is None:
             return
         for name in OWN_NAMES:
@@ -135,7 +115,7 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def claim(self, description: Mapping[str, Any]) -> None:
-        """Makes the folder and marks it as this run's."""
+        """Makes the folder and writes the description of its run, `run.json`."""
         if self.path is not None:
             self.path.mkdir(parents=True, exist_ok=True)
             write_whole(self.path / RUN, (json.dumps(description, indent=2) + "\n").encode())
@@ -149,50 +129,52 @@ class RunFolder:
         return {step: path for step, path in sorted(found.items()) if (path / STATE_NAME).is_file()}
 
     def latest(self) -> Path | None:
-        """The checkpoint to resume from, if there is one: the one `latest` names, else the newest."""
+        """The checkpoint to resume from: the one that `latest` names, else the newest; None if there is none."""
         found = self.steps()
-        if not found:
+        if self.path is None or not found:
             return None
         pointer = self.path / LATEST
         name = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
         return next((path for path in found.values() if path.name == name), found[max(found)])
 
-    def save(self, step: int, write_model: Callable[[Path], None], state: Mapping[str, Any]) -> Path:
-        """Writes the checkpoint of a step, removes those that are too old and points `latest` to it.
+    def save(self, step: int, write_model: Callable[[Path], None], state: Mapping[str, Any]) -> None:
+        """Writes the checkpoint of a step, removes checkpoints that are too old, and then points `latest` to the new one.
 
-        In this order: whoever is cut off before the end resumes from the one before, and does it all again.
+        A run that is cut off before the end resumes from the former checkpoint and does these again.
         """
+        if self.path is None:
+            return
         path = self.path / CHECKPOINTS / f"step-{step}"
         save_checkpoint(path, write_model, state)
-        self._prune(step)
+        self._prune(path.parent, step)
         write_whole(self.path / LATEST, f"{path.name}\n".encode())
-        return path
 
-    def _prune(self, step: int) -> None:
-        older = {number: path for number, path in self.steps().items() if number <= step}
-        first = list(older)[-self.keep_last :][0] if self.keep_last else 0
-        for path in (self.path / CHECKPOINTS).iterdir():
+    def _prune(self, folder: Path, step: int) -> None:
+        older = [number for number in self.steps() if number <= step]
+        first = older[-self.keep_last :][0] if self.keep_last else 0
+        for path in folder.iterdir():
             match = _STEP.fullmatch(path.name)
-            if match and int(match[1]) < first:  # or what is left of it
-                (path / STATE_NAME).unlink(missing_ok=True)  # at once no checkpoint any more
+            if match and int(match[1]) < first:  # also the rest of one that was removed in part
+                (path / STATE_NAME).unlink(missing_ok=True)  # from now on it is no checkpoint
                 shutil.rmtree(path)
 
     def save_best(self, write_model: Callable[[Path], None]) -> None:
-        with whole_folder(self.path / BEST, replace=True) as folder:
-            write_model(folder)
+        """Writes the best model, in place of the former one."""
+        if self.path is not None:
+            with whole_folder(self.path / BEST, replace=True) as folder:
+                write_model(folder)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Adds a line to the metrics."""
         if self.path is not None:
             with open(self.path / METRICS, "a", encoding="utf-8") as file:
-                finite = {key: None if _is_nan(value) else value for key, value in record.items()}
-                file.write(json.dumps(finite) + "\n")
+                file.write(json.dumps({key: _as_json(value) for key, value in record.items()}) + "\n")
 
     def rewind(self, step: int) -> list[dict[str, Any]]:
-        """The records up to a step; later ones, of an interrupted run, leave the file."""
+        """The records up to a step. Later ones, of an interrupted run, are removed from the file."""
         if self.path is None or not (self.path / METRICS).is_file():
             return []
-        records = []
+        records: list[dict[str, Any]] = []
         for line in (self.path / METRICS).read_text(encoding="utf-8").splitlines():
             try:
                 records.append(json.loads(line))
@@ -203,6 +185,32 @@ class RunFolder:
         return kept
 
 
-def _is_nan(value: Any) -> bool:
-    """Whether JSON has no word for it."""
-    return isinstance(value, float) and not math.isfinite(value)
+class Records:
+    """The records of a run, in memory and in the file of its folder.
+
+    Args:
+        folder: its `metrics.jsonl` gets every record.
+        writes: whether this process writes; one process does.
+
+    Attributes:
+        history: the records from the first on.
+    """
+
+    def __init__(self, folder: RunFolder, writes: bool = True):
+        self.folder, self.writes = folder, writes
+        self.history: list[dict[str, Any]] = []
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Adds a record."""
+        self.history.append(record)
+        if self.writes:
+            self.folder.append(record)
+
+    def rewind(self, step: int) -> None:
+        """Takes the records of the file up to a step and removes the others."""
+        self.history = self.folder.rewind(step)
+
+
+def _as_json(value: Any) -> Any:
+    """None for NaN and infinity, which JSON cannot hold."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

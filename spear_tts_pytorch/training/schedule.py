@@ -1,7 +1,7 @@
-"""The learning rate as a pure function of the step, the optimizer, and which parameters decay.
+"""The learning rate as a pure function of the step, and the optimizer with its groups of parameters.
 
-In: a step, counted in updates from 0. Out: a learning rate. The schedule has no state, so a resumed run, or one over
-more processes, needs no care. Knows nothing of losses or data.
+In: a step, counted in updates from 0. Out: a learning rate. The schedule has no state, so resumed runs and runs over more
+processes have the same learning rates.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ OptimizerKind = Literal["adamw", "adafactor"]
 class Schedule:
     """`schedule(step)` is the learning rate of update number `step`, from 0.
 
-    It rises linearly from `initial_lr` to `lr`, which it has exactly at `num_warmup_steps`. After that: "cosine" falls
-    to `min_lr`, which it has exactly at `num_train_steps` and later; "inverse_sqrt" falls as the square root of
-    warm-up over step, never below `min_lr`; "constant" stays.
+    It rises linearly from `initial_lr`, and is `lr` at `num_warmup_steps`. After that, "cosine" falls and is `min_lr` from
+    `num_train_steps` on. "inverse_sqrt" is `lr` times the square root of warm-up over step, but at least `min_lr`.
+    "constant" stays at `lr`.
 
     Raises:
         ValueError: an unknown kind, a negative number, or a warm-up longer than the training.
@@ -52,7 +52,7 @@ class Schedule:
             )
 
     def warmup(self, step: int) -> float:
-        """The learning rate of the warm-up alone: `lr` once it is over."""
+        """The learning rate of the warm-up alone, which is `lr` after it."""
         if step >= self.num_warmup_steps:
             return self.lr
         return self.initial_lr + (self.lr - self.initial_lr) * step / self.num_warmup_steps
@@ -74,29 +74,33 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     """The trainable parameters as groups for an optimizer: matrices decay, vectors and embeddings do not.
 
     Raises:
-        ValueError: nothing is trainable.
+        ValueError: no parameter is trainable.
     """
-    decay, keep = [], []
+    decay: list[nn.Parameter] = []
+    keep: list[nn.Parameter] = []
     for module in model.modules():
-        matrices = isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
+        matrices = isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
                 (decay if matrices and name == "weight" else keep).append(parameter)
     if not decay and not keep:
         raise ValueError("the model has no trainable parameter: unfreeze some, for example by model.unfreeze_all()")
-    groups = [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decay, "weight_decay": weight_decay},
+        {"params": keep, "weight_decay": 0.0},
+    ]
     return [group for group in groups if group["params"]]
 
 
 def make_optimizer(groups: list[dict[str, Any]], lr: float, kind: OptimizerKind = "adamw") -> torch.optim.Optimizer:
     """AdamW, in its fused form where there is one, or Adafactor (Shazeer and Stern 2018).
 
-    Adafactor keeps sums of rows and columns of second moments only. Its steps are `lr`, or 1 / sqrt(updates) where that is
-    less, times the root mean square of each parameter. So it wants a larger `lr` than AdamW, 1e-2 say, and the schedule
-    "inverse_sqrt".
+    Adafactor keeps only sums of rows and columns of second moments. Its steps are the root mean square of each parameter
+    times `lr`, or times 1 / sqrt(updates) if that is less. So it needs a larger `lr` than AdamW, such as 1e-2, and the
+    schedule "inverse_sqrt".
 
     Raises:
-        ValueError: another kind.
+        ValueError: `kind` is another word.
     """
     if kind not in get_args(OptimizerKind):
         raise ValueError(f"optimizer must be one of {', '.join(get_args(OptimizerKind))}, got {kind!r}")

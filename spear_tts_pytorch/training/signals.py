@@ -1,35 +1,41 @@
-"""Being asked to stop: SIGINT and SIGTERM are noted, so that a training can save what it has first.
+"""Requests to stop: SIGINT and SIGTERM are noted, so that a training can save its state first.
 
-In: signals. Out: which one came. Knows nothing of training.
+In: signals to this process, and how many processes received each. Out: the signal that ends the training.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class StopSignals:
-    """Inside `noted()`, the first SIGINT or SIGTERM sets `received` and nothing else; the next one acts as before it.
+    """Inside `noted()`, the first SIGINT or SIGTERM sets `received` and nothing else. The next one acts as before.
 
-    Only Python's main thread can have handlers: elsewhere nothing is noted. Signals that are ignored stay so.
+    Only Python's main thread can have handlers; in other threads nothing is noted. Ignored signals stay ignored.
+
+    Attributes:
+        received: the signal that this process received, None before that.
+        agreed: the signal that all processes stop for, see `agree`; None before that.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._before: dict[int, Any] = {}
+        self.agreed: int | None = None
+        self._before: dict[int, Handler] = {}
 
     @contextmanager
-    def noted(self) -> Iterator[None]:
+    def noted(self) -> Generator[None]:
+        """Notes signals inside. The former handlers come back at the end, or at the first signal."""
         self.received = None
         if threading.current_thread() is threading.main_thread():
-            handlers = {number: signal.getsignal(number) for number in SIGNALS}
+            handlers: dict[int, Handler] = {number: signal.getsignal(number) for number in SIGNALS}
             self._before = {key: value for key, value in handlers.items() if value not in (None, signal.SIG_IGN)}
         for number in self._before:
             signal.signal(number, self._note)
@@ -37,6 +43,14 @@ class StopSignals:
             yield
         finally:
             self._restore()
+
+    def asked(self) -> list[float]:
+        """1.0 for the signal of `SIGNALS` that this process received, 0.0 for the others."""
+        return [float(self.received == number) for number in SIGNALS]
+
+    def agree(self, counts: Sequence[float]) -> None:
+        """Sets `agreed`, from how many processes received each of `SIGNALS`. All processes must see the same counts."""
+        self.agreed = next((number for number, count in zip(SIGNALS, counts, strict=True) if count), None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
@@ -49,8 +63,8 @@ class StopSignals:
 
 
 @contextmanager
-def terminating() -> Iterator[None]:
-    """Inside, the first SIGTERM raises SystemExit(143) where the program is, so that what is done can be written.
+def terminating() -> Generator[None]:
+    """Inside, the first SIGTERM raises SystemExit(143), so that the program can still write its results.
 
     Nothing changes where SIGTERM is ignored, or in another thread than Python's main one.
     """
@@ -71,5 +85,5 @@ def terminating() -> Iterator[None]:
 
 
 def stop(number: int) -> BaseException:
-    """What a program that was sent a signal raises: KeyboardInterrupt, or SystemExit with the shell's code for it."""
+    """The exception for a signal: KeyboardInterrupt for SIGINT, else SystemExit with the code that a shell gives it."""
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)

@@ -1,169 +1,162 @@
 """A trainer for each stage of the recipe (arXiv 2302.03540): pretraining, backtranslation, text to speech.
 
-In: a model and a dataset. A stage is its loss, its frozen parameters and its items; the rest is `loop.py`. Speech in
-items is semantic ids `[n]` or a waveform `[t]`, text is ids `[m]` or a str; pairs are (speech, text).
+In: a model and a dataset. Out: the trained model. A stage is its loss, its frozen parameters and its items; `trainer.py` has
+the loop. Speech in items is semantic ids `[n]` or a waveform `[t]`, text is ids `[m]` or a str. Pairs are (speech, text).
 """
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import ConcatDataset, Dataset, Subset
+from typing_extensions import Unpack
 
-from spear_tts_pytorch.data.loader import PairCollate, SpeechCollate
+from spear_tts_pytorch.data.loader import PairCollate, SizedDataset, SpeechCollate
 from spear_tts_pytorch.data.pairs.dataset import GeneratedAudioTextDataset
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.objectives import SemanticToTextWrapper, SpeechSpeechPretrainWrapper, TextToSemanticWrapper
-from spear_tts_pytorch.tokens import valid_mask
+from spear_tts_pytorch.training.batches import Objective
+from spear_tts_pytorch.training.options import TrainingKeywords, TrainingOptions, with_training_options
 from spear_tts_pytorch.training.trainer import Trainer
 
 Freeze = Literal["paper", "none"]
 
 
-def _with_training_options(init: Callable[..., None]) -> Callable[..., None]:
-    """Shows `Trainer`'s keywords in the signature, where a stage says `**training`."""
-    own = inspect.signature(init)
-    parameters = [parameter for parameter in own.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
-    common = inspect.signature(Trainer.__init__).parameters.values()
-    parameters += [parameter for parameter in common if parameter.kind is parameter.KEYWORD_ONLY]
-    init.__signature__ = own.replace(parameters=parameters)
-    return init
-
-
+@with_training_options
 class SpeechSpeechPretrainer(Trainer):
-    """Stage 1: speech from corrupted speech, on audio alone. Everything trains.
+    """Stage 1, pretraining: speech from corrupted speech, on audio alone. All parameters train.
 
     Args:
-        model: a `TextToSemantic`.
-        wav2vec: tokenizer of waveforms; the model's own if None.
-        dataset: items of speech, bare or in a tuple of one.
-        deletion_prob, reconstruct_seq, mask_id: the corruption, see `SpeechSpeechPretrainWrapper`. The paper has
-            the whole sequence as the target (`reconstruct_seq=True`).
-        training: everything else, see `Trainer`.
+        model (required): the model to train.
+        wav2vec (default None): tokenizer of waveforms; None takes the model's own.
+        dataset (default None): items of speech, bare or in a tuple of one; at least one item.
+        deletion_prob (default 0.6): share of ids that are deleted from the source, between 0 and 1.
+        reconstruct_seq (default False): whether targets are the whole sequence, as in the paper; else the deleted ids.
+        mask_id (default None): speech id that replaces ids, instead of deletion; needs `reconstruct_seq`.
+
+    Raises:
+        ValueError: no items, an option out of range, or a results folder of another run.
     """
 
     task = "speechspeech"
 
-    @_with_training_options
     def __init__(
         self,
         model: TextToSemantic,
         wav2vec: Any = None,
         *,
-        dataset: Dataset | None = None,
+        dataset: SizedDataset | None = None,
         deletion_prob: float = 0.6,
         reconstruct_seq: bool = False,
         mask_id: int | None = None,
-        **training: Any,
+        **training: Unpack[TrainingKeywords],
     ):
-        self.wav2vec = wav2vec
-        wrapper = SpeechSpeechPretrainWrapper(
-            model=model,
-            wav2vec=wav2vec,
-            deletion_prob=deletion_prob,
-            reconstruct_seq=reconstruct_seq,
-            mask_id=mask_id,
+        options = TrainingOptions(**training)
+        wrapper = SpeechSpeechPretrainWrapper(model, wav2vec, deletion_prob, reconstruct_seq, mask_id)
+        objective = Objective(
+            wrapper,
+            {"x": "source", "target": "target"},
+            target="speech",
+            target_ids="target",
+            corruption=wrapper.corrupt,
         )
-        self.corrupt = wrapper.corrupt
-        self.stage_options = dict(deletion_prob=deletion_prob, reconstruct_seq=reconstruct_seq, mask_id=mask_id)
-        super().__init__(model, wrapper, dataset, SpeechCollate.for_model(model), **training)
-
-    def run_step(self, wrapper: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        return wrapper(batch["semantic"], row_keys=batch["row_keys"])
-
-    def targets(self, batch: dict[str, Tensor]) -> Tensor:
-        if "targets" not in batch:  # asked for twice in validation
-            _, target = self.corrupt(batch["semantic"], batch["row_keys"])
-            batch["targets"] = super().targets({"semantic": target})
-        return batch["targets"]
+        super().__init__(
+            model,
+            objective,
+            dataset,
+            SpeechCollate.for_model(model),
+            options,
+            wav2vec=wav2vec,
+            stage_options=dict(deletion_prob=deletion_prob, reconstruct_seq=reconstruct_seq, mask_id=mask_id),
+        )
 
 
+@with_training_options
 class SemanticToTextTrainer(Trainer):
     """Stage 2, backtranslation: text from speech, on the few pairs there are.
 
     Args:
-        model: a `TextToSemantic`, best a pretrained one.
-        dataset: pairs (speech, text).
-        ctc_weight, token_dropout: see `SemanticToTextWrapper`.
-        freeze_encoder: keeps the encoder and the embeddings of speech as they are, as the paper does.
-        training: everything else, see `Trainer`.
+        model (required): the model to train, best a pretrained one.
+        dataset (default None): pairs (speech, text); at least one.
+        ctc_weight (default 0.0): share of the CTC head's loss, 0 to 1; for a model with `ctc=True`.
+        token_dropout (default 0.0): share of speech ids that are deleted in training, at least 0 and below 1.
+        freeze_encoder (default True): whether to freeze the encoder and the embeddings of speech, as the paper does.
+
+    Raises:
+        ValueError: no pairs, an option out of range, or a results folder of another run.
     """
 
     task = "semantictext"
-    source, target = "speech", "text"
 
-    @_with_training_options
     def __init__(
         self,
         model: TextToSemantic,
         *,
-        dataset: Dataset | None = None,
+        dataset: SizedDataset | None = None,
         ctc_weight: float = 0.0,
         token_dropout: float = 0.0,
         freeze_encoder: bool = True,
-        **training: Any,
+        **training: Unpack[TrainingKeywords],
     ):
+        options = TrainingOptions(**training)
+        wrapper = SemanticToTextWrapper(model=model, ctc_weight=ctc_weight, token_dropout=token_dropout)
         model.unfreeze_all()
         if freeze_encoder:
             model.freeze_speech_emb()
             model.freeze_encoder()
         self.ctc_weight = ctc_weight
-        self.stage_options = dict(ctc_weight=ctc_weight, token_dropout=token_dropout)
-        wrapper = SemanticToTextWrapper(model=model, ctc_weight=ctc_weight, token_dropout=token_dropout)
-        super().__init__(model, wrapper, dataset, PairCollate.for_model(model), **training)
+        objective = Objective(
+            wrapper,
+            {"semantic_token_ids": "semantic", "grapheme_token_ids": "text"},
+            target="text",
+            target_ids="text",
+            source="speech",
+            options={"dropped": True},
+            token_dropout=token_dropout,
+            logits_of_targets=ctc_weight < 1,
+        )
+        stage_options = dict(ctc_weight=ctc_weight, token_dropout=token_dropout)
+        collate = PairCollate.for_model(model)
+        super().__init__(model, objective, dataset, collate, options, stage_options=stage_options)
 
-    def run_step(self, wrapper: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        ids = {"semantic_token_ids": batch["semantic"], "grapheme_token_ids": batch["text"]}
-        return wrapper(**ids, row_keys=batch["row_keys"])
 
-    def targets(self, batch: dict[str, Tensor]) -> Tensor | None:
-        return None if self.ctc_weight == 1 else super().targets(batch)
-
-    def _weight(self, batch: dict[str, Tensor]) -> float:
-        """Attention's loss is a mean over ids and ends of sequence, and so is that of CTC."""
-        return float(valid_mask(super().targets(batch), self.model.pad_id["text"]).sum())
-
-
+@with_training_options
 class TextToSemanticTrainer(Trainer):
-    """Stage 3: speech from text, on pseudo-labelled pairs, real ones or both.
+    """Stage 3, text to speech, on pseudo-labelled pairs, real pairs or both.
 
     Args:
-        model: a `TextToSemantic`, best a pretrained one.
-        dataset: pairs (speech, text).
-        generated_audio_text_dataset_folder: pseudo-labelled pairs, added to `dataset`.
-        real_share: share of the pairs of an epoch that come from `dataset`, above 0 and below 1; pairs of the kind there is
-            too little of are repeated. None takes each pair once.
-        dataset_delimiter_id: for folders of releases up to 0.4.8.
-        freeze: "paper" trains the embeddings of text, lower encoder layers and the cross-attention of the decoder;
-            "none" trains everything.
-        train_encoder_layers: how many encoder layers train, from below; the paper chose among a sixth, a quarter and a
-            third of them on validation, the default is a third, rounded up. For `freeze="paper"`.
-        freeze_decoder, freeze_cross_attention: whether the decoder (with the embeddings of speech), and in it
-            cross-attention, are frozen. For `freeze="paper"`.
-        freeze_encoder_layers_below: freezes as releases up to 0.4.8 did, instead of all of the above: so many of the
-            lowest encoder layers, the whole decoder and the embeddings of speech. (Their default was 2.)
-        should_train_early_exit_layer_if_available: adds the loss of the early exit head.
-        training: everything else, see `Trainer`.
+        model (required): the model to train, best a pretrained one.
+        dataset (default None): pairs (speech, text).
+        generated_audio_text_dataset_folder (default None): folder of pseudo-labelled pairs, added to `dataset`.
+        dataset_delimiter_id (default -1): id between speech and text, in folders of releases up to 0.4.8.
+        real_share (default None): share of the pairs of an epoch that come from `dataset`, above 0 and below 1. Pairs of the
+            kind with too few are repeated. None takes each pair once.
+        freeze_encoder_layers_below (default None): freezes as releases up to 0.4.8 did, instead of the four options below:
+            so many of the lowest encoder layers, the whole decoder and the embeddings of speech. (Their default was 2.)
+        should_train_early_exit_layer_if_available (default True): whether to add the loss of the early exit head.
+        freeze (default 'paper'): 'paper' trains the embeddings of text, lower encoder layers and the cross-attention of the
+            decoder; 'none' trains everything.
+        train_encoder_layers (default None): number of encoder layers that train, from below, for `freeze='paper'`. None is
+            a third of them, rounded up. The paper chose among a sixth, a quarter and a third on validation.
+        freeze_decoder (default True): whether to freeze the decoder and the embeddings of speech, for `freeze='paper'`.
+        freeze_cross_attention (default False): whether to freeze cross-attention with the decoder, for `freeze='paper'`.
 
     Raises:
         ValueError: no pairs; pairs made by another tokenizer than the model's; options of `freeze` that exclude each
-            other.
+            other; an option out of range; a results folder of another run.
     """
 
     task = "textsemantic"
-    source, target = "text", "speech"
 
-    @_with_training_options
     def __init__(
         self,
         model: TextToSemantic,
         *,
-        dataset: Dataset | None = None,
+        dataset: SizedDataset | None = None,
         generated_audio_text_dataset_folder: str | Path | None = None,
         dataset_delimiter_id: int = -1,
         real_share: float | None = None,
@@ -173,54 +166,60 @@ class TextToSemanticTrainer(Trainer):
         train_encoder_layers: int | None = None,
         freeze_decoder: bool = True,
         freeze_cross_attention: bool = False,
-        **training: Any,
+        **training: Unpack[TrainingKeywords],
     ):
+        options = TrainingOptions(**training)
         self.train_early_exit = model.target_has_early_exit and should_train_early_exit_layer_if_available
-        self.stage_options = dict(train_early_exit=self.train_early_exit)
-        datasets = [] if dataset is None else [dataset]
-        if generated_audio_text_dataset_folder is not None:
-            generated = GeneratedAudioTextDataset(
-                generated_audio_text_dataset_folder, dataset_delimiter_id, eos_id=eos_ids(model)
-            )
-            datasets.append(_without_empty(generated))
-            check_origin(model, generated)
-        if dataset is not None:
-            check_origin(model, dataset)
-        if freeze_encoder_layers_below is not None:
-            if freeze != "paper" or train_encoder_layers is not None:
-                raise ValueError(
-                    "freeze_encoder_layers_below excludes freeze and train_encoder_layers: give one of them"
-                )
-            model.unfreeze_all()
-            model.freeze_speech_emb()
-            model.freeze_encoder_below_layer(freeze_encoder_layers_below)
-            model.freeze_decoder()
-        else:
+        pairs = _all_pairs(model, dataset, generated_audio_text_dataset_folder, dataset_delimiter_id)
+        if freeze_encoder_layers_below is None:
             _freeze(model, freeze, train_encoder_layers, freeze_decoder, freeze_cross_attention)
-        pairs = ConcatDataset(datasets) if datasets else None
-        if real_share is not None:
-            self.mixture = (0 if dataset is None else len(dataset), real_share)
-        super().__init__(model, TextToSemanticWrapper(model=model), pairs, PairCollate.for_model(model), **training)
-
-    def run_step(self, wrapper: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        return wrapper(
-            grapheme_token_ids=batch["text"],
-            semantic_token_ids=batch["semantic"],
-            return_early_exit_loss=self.train_early_exit,
-            row_keys=batch["row_keys"],
+        elif freeze == "paper" and train_encoder_layers is None:
+            _freeze_as_before(model, freeze_encoder_layers_below)
+        else:
+            raise ValueError("freeze_encoder_layers_below excludes freeze and train_encoder_layers: give one of them")
+        objective = Objective(
+            TextToSemanticWrapper(model=model),
+            {"grapheme_token_ids": "text", "semantic_token_ids": "semantic"},
+            target="speech",
+            target_ids="semantic",
+            source="text",
+            options={"return_early_exit_loss": self.train_early_exit},
+        )
+        super().__init__(
+            model,
+            objective,
+            pairs,
+            PairCollate.for_model(model),
+            options,
+            mixture=None if real_share is None else (0 if dataset is None else len(dataset), real_share),
+            stage_options=dict(train_early_exit=self.train_early_exit),
         )
 
 
-def _without_empty(pairs: GeneratedAudioTextDataset) -> Dataset:
-    """The pairs that have speech and text: a weak backtranslator reads nothing in some clips."""
-    kept = (pairs.lengths > 0).all(axis=1).nonzero()[0].tolist()
+def _all_pairs(
+    model: TextToSemantic, dataset: SizedDataset | None, folder: str | Path | None, delimiter_id: int
+) -> SizedDataset | None:
+    """Real pairs and then generated ones; None if there are neither."""
+    datasets = [] if dataset is None else [dataset]
+    if folder is not None:
+        generated = GeneratedAudioTextDataset(folder, delimiter_id, eos_id=eos_ids(model))
+        datasets.append(_without_empty(generated))
+        check_origin(model, generated)
+    if dataset is not None:
+        check_origin(model, dataset)
+    return ConcatDataset[Any](cast("list[Dataset[Any]]", datasets)) if datasets else None
+
+
+def _without_empty(pairs: GeneratedAudioTextDataset) -> SizedDataset:
+    """The pairs that have speech and text. A weak backtranslator finds no text in some clips."""
+    kept = cast("list[int]", (pairs.lengths > 0).all(axis=1).nonzero()[0].tolist())
     if not kept:
         raise ValueError(f"{pairs.folder} holds no pair with both speech and text: train the backtranslator for longer")
-    if len(kept) < len(pairs):
-        warnings.warn(
-            f"{len(pairs) - len(kept)} of {len(pairs)} pairs in {pairs.folder} are empty: left out", stacklevel=3
-        )
-    return Subset(pairs, kept) if len(kept) < len(pairs) else pairs
+    if len(kept) == len(pairs):
+        return pairs
+    left_out = len(pairs) - len(kept)
+    warnings.warn(f"{left_out} of {len(pairs)} pairs in {pairs.folder} are empty: left out", stacklevel=4)
+    return Subset[Any](pairs, kept)
 
 
 def _freeze(
@@ -230,20 +229,29 @@ def _freeze(
     freeze_decoder: bool,
     freeze_cross_attention: bool,
 ) -> None:
+    """Freezes the parameters that text to speech does not train."""
     if freeze not in get_args(Freeze):
         raise ValueError(f"freeze must be 'paper' or 'none', got {freeze!r}")
+    if freeze == "none" and train_encoder_layers is not None:
+        raise ValueError(
+            f"freeze='none' trains the whole encoder: leave out train_encoder_layers={train_encoder_layers}"
+        )
     model.unfreeze_all()
     if freeze == "none":
-        if train_encoder_layers is not None:
-            raise ValueError(
-                f"freeze='none' trains the whole encoder: leave out train_encoder_layers={train_encoder_layers}"
-            )
         return
-    depth = len(model.source_transformer.layers)
+    depth = len(cast("Sequence[nn.Module]", model.source_transformer.layers))
     model.freeze_encoder_above_layer(-(-depth // 3) if train_encoder_layers is None else train_encoder_layers)
     if freeze_decoder:
         model.freeze_decoder(except_cross_attention=not freeze_cross_attention)
         model.freeze_speech_emb()
+
+
+def _freeze_as_before(model: TextToSemantic, encoder_layers: int) -> None:
+    """Freezes the parameters that releases up to 0.4.8 froze in text to speech."""
+    model.unfreeze_all()
+    model.freeze_speech_emb()
+    model.freeze_encoder_below_layer(encoder_layers)
+    model.freeze_decoder()
 
 
 def eos_ids(model: TextToSemantic) -> dict[str, int]:
@@ -253,7 +261,7 @@ def eos_ids(model: TextToSemantic) -> dict[str, int]:
 
 def check_origin(model: TextToSemantic, dataset: Any) -> None:
     """Raises ValueError if pairs on disk were made with other vocabularies or another tokenizer than the model's."""
-    metadata = getattr(dataset, "metadata", None) or {}
+    metadata: dict[str, Any] = getattr(dataset, "metadata", None) or {}
     here = {
         "num_semantic_token_ids": model.num_semantic_token_ids,
         "num_text_token_ids": model.num_text_token_ids,

@@ -1,398 +1,398 @@
-"""One training loop for all stages: accumulation, clipping, schedule, records, and when to validate, save and stop.
+"""The training loop of all stages: updates, records, and when to validate, save and stop.
 
-In: a model, a module with the stage's loss, a dataset and a collate; a subclass says in `run_step` how a batch becomes
-a loss. Out: trained weights, `history`, and the files of `checkpoint.py`. One process with accumulated batches and many
-processes do the same. Knows nothing of what is being learned.
+In: a model, the objective of a stage, a dataset, a collate, and `TrainingOptions`. Out: trained weights, `history`, and the
+files of `run.py`. One process with accumulated batches does the same as many processes.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import DistributedType, set_seed
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from spear_tts_pytorch.data.loader import Collate, Position
-from spear_tts_pytorch.tokens import Modality, append_eos, valid_mask
-from spear_tts_pytorch.training.batches import Mixture, TrainingBatches, rows_per_process, split_dataset
-from spear_tts_pytorch.training.plots import SeeingMixin
-from spear_tts_pytorch.training.processes import make_accelerator
-from spear_tts_pytorch.training.resume import ResumeMixin
-from spear_tts_pytorch.training.run import RunFolder, random_state, restore_random_state
-from spear_tts_pytorch.training.schedule import (
-    OptimizerKind,
-    Schedule,
-    ScheduleKind,
-    make_optimizer,
-    parameter_groups,
-)
+from spear_tts_pytorch.data.loader import Collate, Position, SizedDataset
+from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
+from spear_tts_pytorch.training import processes, settings
+from spear_tts_pytorch.training.batches import BatchSizes, Objective, Preparation, TrainingBatches
+from spear_tts_pytorch.training.fingerprint import fingerprint
+from spear_tts_pytorch.training.mixture import Mixture, Split, split_dataset
+from spear_tts_pytorch.training.options import TrainingOptions
+from spear_tts_pytorch.training.plots import alignment_of, plot_run
+from spear_tts_pytorch.training.resume import Checkpoints, folder_held
+from spear_tts_pytorch.training.run import Records, RunFolder
+from spear_tts_pytorch.training.schedule import make_optimizer, parameter_groups
 from spear_tts_pytorch.training.signals import StopSignals, stop
-from spear_tts_pytorch.training.update import UpdateMixin
-from spear_tts_pytorch.training.validation import ValidationMixin
+from spear_tts_pytorch.training.state import RunningSums, RunState, random_state, restore_random_state
+from spear_tts_pytorch.training.update import NotFiniteError, Update, UpdateResult
+from spear_tts_pytorch.training.validation import Validation, check_generation
 
-NOTHING_YET = {"loss": 0.0, "updates": 0, "tokens": 0, "seconds": 0.0}  # sums since the last record
-
-
-def noop(*args: Any, **kwargs: Any) -> None:
-    pass
+Logs = dict[str, Any]
 
 
-class Trainer(UpdateMixin, ValidationMixin, ResumeMixin, SeeingMixin):
-    """What all trainers do; a subclass is a stage of the recipe.
+def noop(logs: Logs) -> None:
+    """Does nothing with the logs of a step."""
+
+
+class Trainer:
+    """The loop of all trainers. A subclass is a stage of the recipe: it gives the objective and the items.
 
     Args:
-        model: what is trained: its parameters with `requires_grad`.
-        train_wrapper: module holding `model`, called by `run_step`.
-        dataset: items for `collate`; any number from 1 on.
-        collate: items to a batch, a dictionary of tensors.
-        num_train_steps, num_warmup_steps: updates, and those of them with a rising learning rate.
-        batch_size: items per batch and process; per batch of all processes together with `split_batches`.
-        batch_tokens: ids per batch and process instead, padding included; `batch_size` is then the most items.
-        lr, initial_lr, min_lr, schedule: see `Schedule`.
-        grad_accum_every: batches per update.
-        wd: weight decay.
-        max_grad_norm: gradients are clipped to this norm; None does not.
-        valid_dataset: validated on; without it a share `valid_frac` of `dataset`, drawn with `random_split_seed`, or
-            `dataset` itself where that share is nothing.
-        label_smoothing, dropout: of the model during this training; None leaves the model's own.
-        log_every, save_results_every, save_model_every: updates between records, validations and checkpoints; 0 or None
-            for never (but for the end, where the model is saved).
-        keep_last: newest checkpoints kept; None keeps all.
-        results_folder: where files go; None writes nothing. A folder with checkpoints of the same run is resumed, see
-            `ResumeMixin`; it is for one run at a time.
-        force_clear_prev_results: removes an earlier run's files from it and starts anew.
-        accelerate_kwargs: for `accelerate.Accelerator`.
-        drop_last: leaves out the last, smaller batch of an epoch (`batch_size` only).
-        seed: of dropout, corruption and order; None leaves the random generators alone, and is 0 for the others.
-        num_workers: processes that load data.
-        progress: shows a bar, on terminals.
-        optimizer: "adamw" or "adafactor", see `make_optimizer`.
-        compile: compiles the training forward by `torch.compile`, which needs a C++ compiler; names in state dicts stay.
-        valid_generate: how many validation items to generate at each validation, for their error rate; needs jiwer.
+        model: its parameters with `requires_grad` are trained.
+        objective: the loss.
+        dataset: items for `collate`, at least one.
+        collate: items to a batch.
+        options: all other choices.
+        wav2vec: tokenizer of waveforms; the model's own if None.
+        mixture: number of real items, which come first in `dataset`, and their share in an epoch.
+        stage_options: options of the objective, which a resumed run must share.
 
     Attributes:
-        history: the records also found in metrics.jsonl: `step`, and `loss`, `lr`, `tokens_per_second` or what `validate`
-            found.
+        steps: updates done, int64 `[1]`.
+        history: the records also found in metrics.jsonl: `step`, and `loss`, `lr`, `tokens_per_second` or the results of
+            `validate`.
+        ds, valid_ds: the datasets to train and to validate on.
+        dl, valid_dl: their loaders.
+        optim, scheduler: the optimizer, and the learning rate as a function of the step.
+        train_wrapper: the module with the loss, which holds `model`.
+        results_folder: folder of the files; None if there are none.
+        batches, update, validation, checkpoints, signals, state: the parts of this trainer.
 
     Raises:
-        ValueError: an empty dataset, a bad option, or a results folder with something else in it.
+        ValueError: an empty dataset, options that do not fit together, or a results folder with other files.
         RuntimeError: another run is at work in the results folder.
     """
 
-    task = "trainer"
-    source: Modality | None = None
-    target: Modality = "speech"
-    wav2vec: Any = None  # tokenizer of waveforms, if not the model's
-    stage_options: dict[str, Any] = {}  # of the objective; a run is resumed with the same ones  # noqa: RUF012
-    mixture: tuple[int, float] | None = None  # of how many items the first kind is, and its share; set by a stage
+    task: ClassVar[str] = "trainer"
 
     def __init__(
         self,
-        model: Any,
-        train_wrapper: nn.Module,
-        dataset: Dataset | None,
+        model: TextToSemantic,
+        objective: Objective,
+        dataset: SizedDataset | None,
         collate: Collate,
+        options: TrainingOptions,
         *,
-        num_train_steps: int,
-        num_warmup_steps: int,
-        batch_size: int | None = None,
-        lr: float = 3e-4,
-        initial_lr: float = 1e-5,
-        grad_accum_every: int = 1,
-        wd: float = 0.0,
-        max_grad_norm: float | None = 0.5,
-        valid_frac: float = 0.05,
-        random_split_seed: int = 42,
-        log_every: int = 10,
-        save_results_every: int | None = 100,
-        save_model_every: int | None = 1000,
-        results_folder: str | Path | None = "./results",
-        accelerate_kwargs: dict[str, Any] = {},  # noqa: B006 (never changed)
-        split_batches: bool = False,
-        drop_last: bool = False,
-        force_clear_prev_results: bool | None = None,
-        batch_tokens: int | None = None,
-        label_smoothing: float | None = None,
-        min_lr: float = 0.0,
-        schedule: ScheduleKind = "cosine",
-        valid_dataset: Dataset | None = None,
-        seed: int | None = 42,
-        num_workers: int = 0,
-        progress: bool = True,
-        keep_last: int | None = 3,
-        optimizer: OptimizerKind = "adamw",
-        compile: bool = False,
-        valid_generate: int = 0,
-        dropout: float | None = None,
+        wav2vec: Any = None,
+        mixture: tuple[int, float] | None = None,
+        stage_options: Mapping[str, Any] | None = None,
     ):
-        if dropout is not None and not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, or None for the model's own, got {dropout}")
-        if grad_accum_every < 1:
-            raise ValueError(f"grad_accum_every must be at least 1, got {grad_accum_every}")
-        self.scheduler = Schedule(lr, num_train_steps, num_warmup_steps, initial_lr, min_lr, schedule)
-        self.accelerator = make_accelerator(accelerate_kwargs)
-        self.model, self.collate = model, collate
-        self.num_train_steps, self.num_warmup_steps = num_train_steps, num_warmup_steps
-        self.batch_size, self.batch_tokens = batch_size, batch_tokens
-        self.lr, self.initial_lr, self.grad_accum_every = lr, initial_lr, grad_accum_every
-        self.max_grad_norm, self.label_smoothing, self.seed = max_grad_norm, label_smoothing, seed
-        self.dropout, self.log_every, self.progress = dropout, log_every, progress
-        self.save_results_every, self.save_model_every = save_results_every, save_model_every
-        self.optimizer_kind, self.wd, self.compile, self.valid_generate = optimizer, wd, compile, valid_generate
-        tokenizer = model.wav2vec if self.wav2vec is None else self.wav2vec
-        self.samples_per_token = int(getattr(tokenizer, "downsample_factor", None) or 320)
-
-        self._step, self.position, self.best_valid_loss, self.best_step = 0, Position(), None, None
-        self._check_validation()
-        if optimizer == "adafactor" and self.accelerator.distributed_type == DistributedType.FSDP:
-            raise ValueError(
-                "optimizer='adafactor' needs whole weights, which fully sharded training has not: use 'adamw'"
-            )
-        self._signals, self._stop = StopSignals(), None
-        self._running = dict(NOTHING_YET)
-        self._last_valid, self._last_saved = -1, -1
-        self._pending_rng, self._begun = None, False
-        self.history: list[dict[str, Any]] = []
-
-        self.ds, self.valid_ds = split_dataset(dataset, valid_dataset, valid_frac, random_split_seed)
-        self.batches = TrainingBatches(
-            self.ds,
-            self.valid_ds,
-            collate,
-            batch_size=rows_per_process(batch_size, self.accelerator.num_processes if split_batches else 1),
-            batch_tokens=batch_tokens,
-            drop_last=drop_last,
-            places=None if self.ds is dataset else self.ds.indices,
-            draw=None if self.mixture is None else Mixture.of(self.ds, dataset, *self.mixture),
-            seed=seed or 0,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-            samples_per_token=self.samples_per_token,
-            num_workers=num_workers,
-            pin_memory=self.device.type == "cuda",
-        )
+        self.options, self.model, self.collate, self.wav2vec = options, model, collate, wav2vec
+        self.num_train_steps, self.num_warmup_steps = options.num_train_steps, options.num_warmup_steps
+        self.batch_size, self.batch_tokens = options.batch_size, options.batch_tokens
+        self.lr, self.initial_lr, self.max_grad_norm = options.lr, options.initial_lr, options.max_grad_norm
+        self.grad_accum_every, self.seed, self.progress = options.grad_accum_every, options.seed, options.progress
+        self.label_smoothing, self.dropout, self.log_every = options.label_smoothing, options.dropout, options.log_every
+        self.save_results_every, self.save_model_every = options.save_results_every, options.save_model_every
+        self.stage_options, self.mixture = dict(stage_options or {}), mixture
+        self.scheduler = options.make_schedule()
+        self.accelerator = processes.make_accelerator(options.accelerate_kwargs)
+        check_generation(options.valid_generate, objective.source, objective.target, model, self.accelerator)
+        processes.check_optimizer(options.optimizer, self.accelerator)
+        self.state, self.signals = RunState(), StopSignals()
+        split = split_dataset(dataset, options.valid_dataset, options.valid_frac, options.random_split_seed)
+        self.ds, self.valid_ds = split.train, split.valid
+        self.batches = self._make_batches(split, objective)
         self.trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         model.to(self.device)
-        self.optim = make_optimizer(parameter_groups(model, wd), lr, optimizer)
-        if compile:
-            train_wrapper.compile(dynamic=True)
-        self.train_wrapper, self.optim = self.accelerator.prepare(train_wrapper, self.optim)
-        self.run_folder = RunFolder(results_folder, keep_last)
+        optimizer = make_optimizer(parameter_groups(model, options.wd), options.lr, options.optimizer)
+        if options.compile:
+            objective.wrapper.compile(dynamic=True)
+        self.train_wrapper, self.optim = processes.prepared(self.accelerator, objective.wrapper, optimizer)
+        trained = self.accelerator, self.train_wrapper, self.optim, self.signals
+        self.update = Update(*trained, options.max_grad_norm, options.compile)
+        validated = self.accelerator, model, self.train_wrapper, self.batches
+        self.validation = Validation(*validated, collate, options.valid_generate)
+        self.run_folder = RunFolder(options.results_folder, options.keep_last)
         self.results_folder = self.run_folder.path
-        self._open_folder(force_clear_prev_results is True)
+        self.records = Records(self.run_folder, self.is_main)
+        self.checkpoints = self._open_folder(clear=options.force_clear_prev_results is True)
 
-    # what a stage adds
+    def _make_batches(self, split: Split, objective: Objective) -> TrainingBatches:
+        tokenizer = self.model.wav2vec if self.wav2vec is None else self.wav2vec
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        sizes = BatchSizes.of(self.options, getattr(tokenizer, "downsample_factor", None), world)
+        prepare = Preparation(self.model, objective, self.device, self.wav2vec)
+        draw = None if self.mixture is None else Mixture.of(split, *self.mixture)
+        return TrainingBatches(split, self.collate, prepare, sizes, rank, world, draw=draw)
 
-    def run_step(self, wrapper: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The loss of a prepared batch, a mean over its target ids, and logits; `wrapper` is the train wrapper to call."""
-        raise NotImplementedError
+    def _open_folder(self, clear: bool) -> Checkpoints:
+        """Resumes the run in the results folder, or makes it ready for a new one."""
+        processes.on_main(self.accelerator, lambda: self.run_folder.check(allow_foreign=clear))
+        described = fingerprint(
+            self.options,
+            self.accelerator,
+            task=self.task,
+            batches=self.batches,
+            mixture=self.mixture,
+            trained=self.trainable,
+            stage_options=self.stage_options,
+        )
+        parts = self.accelerator, self.model, self.optim, self.state, self.run_folder, self.records
+        checkpoints = Checkpoints(*parts, fingerprint=described, tell=self.print)
+        checkpoints.open(clear)
+        return checkpoints
 
-    def targets(self, batch: dict[str, Tensor]) -> Tensor | None:
-        """The target ids `[b, n]` that logits `[b, n, v]` are of; None if they are of something else."""
-        ids, modality = batch["text" if self.target == "text" else "semantic"], self.target
-        if not self.model.autoset_eos_id[modality]:
-            return ids
-        return append_eos(ids, self.model.eos_id[modality], self.model.pad_id[modality])
-
-    def _weight(self, batch: dict[str, Tensor]) -> float:
-        """What the mean loss of a batch counts for: its target ids."""
-        return float(valid_mask(self.targets(batch), self.model.pad_id[self.target]).sum())
-
-    # what other code reads
+    # what users read
 
     @property
     def steps(self) -> Tensor:
         """Updates done, int64 `[1]`."""
-        return torch.tensor([self._step])
+        return torch.tensor([self.state.step])
+
+    @property
+    def history(self) -> list[Logs]:
+        """All records, from the first step on."""
+        return self.records.history
+
+    @property
+    def position(self) -> Position:
+        """The place in the stream of batches."""
+        return self.state.position
+
+    @property
+    def best_valid_loss(self) -> float | None:
+        """The lowest validation loss so far."""
+        return self.state.best_valid_loss
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the lowest validation loss so far."""
+        return self.state.best_step
 
     @property
     def device(self) -> torch.device:
+        """The device that trains."""
         return self.accelerator.device
 
     @property
     def is_main(self) -> bool:
+        """Whether this process is the first of all."""
         return self.accelerator.is_main_process
 
     @property
     def is_local_main(self) -> bool:
+        """Whether this process is the first on its machine."""
         return self.accelerator.is_local_main_process
 
     @property
     def is_distributed(self) -> bool:
+        """Whether several processes train."""
         return self.accelerator.distributed_type != DistributedType.NO or self.accelerator.num_processes > 1
 
     @property
-    def dl(self) -> DataLoader | None:
-        """The loader of training batches, once training has begun."""
+    def dl(self) -> DataLoader[Any] | None:
+        """The loader of training batches; None before training."""
         return self.batches.dl
 
     @property
-    def valid_dl(self) -> DataLoader:
+    def dl_iter(self) -> Iterator[dict[str, Tensor]] | None:
+        """The endless iterator over training batches; None outside training."""
+        return self.batches.dl_iter
+
+    @dl_iter.setter
+    def dl_iter(self, batches: Iterator[dict[str, Tensor]] | None) -> None:
+        self.batches.dl_iter = batches
+
+    @property
+    def valid_dl(self) -> DataLoader[Any]:
+        """The loader of validation batches."""
         return self.batches.valid_dl
 
+    def __repr__(self) -> str:
+        place = "no results folder" if self.results_folder is None else str(self.results_folder)
+        step = f"step {self.state.step} of {self.num_train_steps}"
+        return f"{type(self).__name__}({step}, {len(self.ds)} items, {place})"
+
     def print(self, msg: str) -> None:
-        """Prints on the first process, if `progress`."""
+        """Prints in the first process, if `progress`."""
         if self.progress:
             self.accelerator.print(msg)
 
     def warmup(self, step: int) -> float:
+        """The learning rate of the warm-up alone."""
         return self.scheduler.warmup(step)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's `generate`."""
+        """Calls the model's `generate`."""
         return self.model.generate(*args, **kwargs)
 
     # training
 
-    def _begin(self) -> None:
-        """Before the first update here, however long after construction: other trainers may have run in between."""
-        self._apply_trainable()
-        if self._pending_rng is not None:
-            restore_random_state(self._pending_rng)
-        elif self.seed is not None:
-            set_seed(self.seed + self._step, device_specific=True)
-        self._pending_rng, self._begun = None, True
-        self.dl_iter = self.batches.iterate(self.position)
+    def train(self, log_fn: Callable[[Logs], None] = noop) -> None:
+        """Trains to the end, then validates and saves once more.
 
-    def _apply_trainable(self) -> None:
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(name in self.trainable)
+        SIGINT and SIGTERM end it in all processes after the current step, with a checkpoint of that step.
 
-    @contextmanager
-    def _smoothing(self, label_smoothing: float | None) -> Iterator[None]:
-        """A label smoothing for the model inside, its own afterwards."""
-        before = self.model.label_smoothing
-        self.model.label_smoothing = before if label_smoothing is None else label_smoothing
-        try:
-            yield
-        finally:
-            self.model.label_smoothing = before
-
-    @contextmanager
-    def _own_dropout(self) -> Iterator[None]:
-        """The dropout of this training inside, the model's afterwards."""
-        parts = [] if self.dropout is None else list(self.model.modules())
-        places = [(part, "p") for part in parts if isinstance(part, nn.Dropout)]
-        places += [(part, "dropout") for part in parts if isinstance(getattr(part, "dropout", None), (int, float))]
-        before = [getattr(part, name) for part, name in places]
-        for part, name in places:
-            setattr(part, name, self.dropout)
-        try:
-            yield
-        finally:
-            for (part, name), value in zip(places, before, strict=True):
-                setattr(part, name, value)
-
-    def train_step(self) -> dict[str, Any]:
-        """One update and what is due after it: a record, validation, a checkpoint. Returns `step`, `loss` and `lr`."""
-        if not self._begun:
-            self._begin()
-        start = time.perf_counter()
-        self.model.train()
-        self.train_wrapper.train()
-        lr = self.scheduler(self._step)
-        before = random_state()
-        try:
-            with self._smoothing(self.label_smoothing), self._own_dropout():
-                loss, tokens = self._update(lr)
-        except BaseException:
-            self._pending_rng, self._begun = before, False  # whoever goes on begins with the same batches
-            raise
-        self._step += 1
-        self.position = self.position.advance(self.batches.sampler, self._batches_per_update)
-        seconds = time.perf_counter() - start
-        for key, value in (("loss", loss), ("updates", 1), ("tokens", tokens), ("seconds", seconds)):
-            self._running[key] += value
-        logs = {"step": self._step, "loss": loss, "lr": lr}
-        self.accelerator.log({"train_loss": loss, "lr": lr}, step=self._step)
-        if self._due(self.log_every):
-            self._log(lr)
-        is_last = self._step == self.num_train_steps
-        if self._due(self.save_results_every) or (is_last and self.save_results_every):
-            logs["valid_loss"] = self.validate()
-            self._share_stop()  # it may have taken long
-        if self._due(self.save_model_every) or is_last:
-            self._save_step()
-        return logs
-
-    def _due(self, every: int | None) -> bool:
-        return bool(every) and self._step % every == 0
-
-    def _record(self, record: dict[str, Any]) -> None:
-        self.history.append(record)
-        if self.is_main:
-            self.run_folder.append(record)
-
-    def _log(self, lr: float) -> None:
-        """Records the mean loss since the last record."""
-        running = self._running
-        speed = running["tokens"] / max(running["seconds"], 1e-9)
-        self._record(
-            {
-                "step": self._step,
-                "loss": running["loss"] / running["updates"],
-                "lr": lr,
-                "tokens_per_second": round(speed),
-            }
-        )
-        self._running = dict(NOTHING_YET)
-
-    def _shown(self, logs: dict[str, Any]) -> dict[str, str]:
-        speeds = (record["tokens_per_second"] for record in reversed(self.history) if "tokens_per_second" in record)
-        return {
-            "loss": f"{logs['loss']:.3f}", "lr": f"{logs['lr']:.1e}", "tokens/s": f"{next(speeds, 0):,}"
-        }  # fmt: skip
-
-    def train(self, log_fn: Callable[[dict[str, Any]], None] = noop) -> None:
-        """Trains to the end, then validates and saves once more. `log_fn` gets what `train_step` returns.
-
-        SIGINT and SIGTERM end it after the step at hand, with a checkpoint of it, in all processes.
+        Args:
+            log_fn: gets the result of each `train_step`.
 
         Raises:
             FloatingPointError: a loss that is not finite; the weights and checkpoints before it stay.
             KeyboardInterrupt, SystemExit: after SIGINT and SIGTERM.
             RuntimeError: another run is at work in the results folder.
         """
-        with self._folder_held(), self._signals.noted():
-            self._check_still_ours()
-            with self._tracked():
+        config = {"num_train_steps": self.num_train_steps, "learning_rate": self.lr}
+        with folder_held(self.accelerator, self.run_folder), self.signals.noted():
+            self.checkpoints.check_still_ours()
+            with processes.tracked(self.accelerator, self.task, config):
                 self._train(log_fn)
 
-    @contextmanager
-    def _tracked(self) -> Iterator[None]:
-        """Trackers at work, which finish also after an error: those of several trainers would be one run otherwise."""
-        config = {"num_train_steps": self.num_train_steps, "learning_rate": self.lr}
-        self.accelerator.init_trackers(self.task, config=config)
-        try:
-            yield
-        finally:
-            for (
-                tracker
-            ) in self.accelerator.trackers:  # not end_training, which takes the other trainers' processes along
-                tracker.finish()
-            self.accelerator.trackers = []
-
-    def _train(self, log_fn: Callable[[dict[str, Any]], None]) -> None:
-        self._apply_trainable()
+    def _train(self, log_fn: Callable[[Logs], None]) -> None:
+        settings.train_only(self.model, self.trainable)
         hidden = None if self.progress and self.is_main else True
-        with tqdm(total=self.num_train_steps, initial=self._step, desc=self.task, disable=hidden) as bar:
-            while self._step < self.num_train_steps:
+        with tqdm(total=self.num_train_steps, initial=self.state.step, desc=self.task, disable=hidden) as bar:
+            while self.state.step < self.num_train_steps:
                 logs = self.train_step()
                 log_fn(logs)
                 bar.update()
                 bar.set_postfix(self._shown(logs), refresh=False)
-                if self._stop is not None:
+                if self.signals.agreed is not None:
                     break
-        self._save_once()
+        if self.state.saved_step != self.state.step:
+            self.checkpoints.save_step()
         self._share_stop()
-        # the loader's processes end; whoever calls train again goes on from here
-        self._pending_rng, self._begun, self.dl_iter = random_state(), False, None
-        if self._stop is not None:
-            raise stop(self._stop)
+        self.batches.end()
+        self.state.pause(random_state())  # for another call of `train`
+        if self.signals.agreed is not None:
+            raise stop(self.signals.agreed)
+
+    def train_step(self) -> Logs:
+        """One update, and then a record, a validation and a checkpoint, if they are due.
+
+        Returns:
+            `step`, `loss`, `lr` and, after a validation, `valid_loss`.
+        """
+        if not self.state.begun:
+            self._begin()
+        start = time.perf_counter()
+        lr = self.scheduler(self.state.step)
+        result = self._update(lr)
+        self.state.step += 1
+        per_update = self.grad_accum_every * self.accelerator.num_processes
+        self.state.position = self.state.position.advance(self.batches.sampler, per_update)
+        self.state.sums.add(result.loss, result.tokens, time.perf_counter() - start)
+        logs: Logs = {"step": self.state.step, "loss": result.loss, "lr": lr}
+        self.accelerator.log({"train_loss": result.loss, "lr": lr}, step=self.state.step)
+        if self._due(self.log_every):
+            self.records.add(self.state.sums.as_record(self.state.step, lr))
+            self.state.sums = RunningSums()
+        is_last = self.state.step == self.num_train_steps
+        if self._due(self.save_results_every) or (is_last and self.save_results_every):
+            logs["valid_loss"] = self.validate()
+            self._share_stop()  # a validation may take long
+        if self._due(self.save_model_every) or is_last:
+            self.checkpoints.save_step()
+        return logs
+
+    def _begin(self) -> None:
+        """Prepares the first update after construction, loading or an interruption: other trainers may have run since."""
+        settings.train_only(self.model, self.trainable)
+        if self.state.random is not None:
+            restore_random_state(self.state.random)
+        elif self.seed is not None:
+            set_seed(self.seed + self.state.step, device_specific=True)
+        self.state.random, self.state.begun = None, True
+        self.batches.begin(self.state.position)
+
+    def _update(self, lr: float) -> UpdateResult:
+        self.model.train()
+        self.train_wrapper.train()
+        before = random_state()
+        try:
+            batches = self.batches.take(self.grad_accum_every, self.state.step)
+            smoothing = settings.label_smoothing(self.model, self.label_smoothing)
+            with smoothing, settings.dropout(self.model, self.dropout):
+                return self.update(batches, lr)
+        except NotFiniteError as error:
+            self.state.pause(before)
+            items = processes.gather_objects(sorted(self.batches.names(error.numbers)))
+            message = error.located(self.state.step, self.position, items, self.run_folder.latest())
+            raise FloatingPointError(message) from error
+        except BaseException:
+            self.state.pause(before)  # another call of `train_step` begins with the same batches
+            raise
+
+    def _due(self, every: int | None) -> bool:
+        return bool(every) and self.state.step % every == 0
+
+    def _shown(self, logs: Logs) -> dict[str, str]:
+        speeds = (record["tokens_per_second"] for record in reversed(self.history) if "tokens_per_second" in record)
+        return {"loss": f"{logs['loss']:.3f}", "lr": f"{logs['lr']:.1e}", "tokens/s": f"{next(speeds, 0):,}"}
+
+    def _share_stop(self) -> None:
+        """Lets all processes know of a request to stop that one of them received. Collective."""
+        self.signals.agree(processes.read_sums(self.accelerator, torch.tensor(self.signals.asked())))
+
+    # validation and files
+
+    def validate(self) -> float:
+        """Validates, records the result, and writes the model to `best/` if its loss is the lowest so far. Collective.
+
+        The record holds `accuracy`, the share of target ids with the highest logit (where logits are of targets), and with
+        `valid_generate` the error rate of generated ids or characters in percent.
+
+        Returns:
+            The mean loss per target id, without label smoothing, over the whole validation set and all processes.
+        """
+        record = self.validation.measure()
+        loss = record["valid_loss"]
+        is_best = self.state.see_valid_loss(loss)
+        if is_best:
+            self.checkpoints.save_best()
+        elif self.best_valid_loss is not None:
+            self.print(
+                f"step {self.state.step}: validation loss {loss:.4f} is not below the {self.best_valid_loss:.4f} of step "
+                f"{self.best_step}, whose model stays the best"
+            )
+        self.records.add({"step": self.state.step, **record, "best": is_best, "best_step": self.best_step})
+        self.accelerator.log(record, step=self.state.step)
+        return loss
+
+    def save(self, path: str | Path) -> None:
+        """Writes a checkpoint: a folder, or one file if the path ends in .pt. Collective."""
+        self.checkpoints.save(path)
+
+    def load(self, path: str | Path, restore_optimizer: bool = True, *, check: bool = False) -> None:
+        """Restores a checkpoint: a folder, a results folder (its latest checkpoint), or a .pt file. Collective.
+
+        Args:
+            path: of the checkpoint. A .pt file of a release up to 0.4.8 gives its weights only.
+            restore_optimizer: whether to restore all the rest, too: optimizer, step, random states, place in the data.
+            check: refuses a checkpoint of another run: other data, batches, trained parameters, ...
+
+        Raises:
+            FileNotFoundError: there is nothing at `path`.
+            ValueError: a checkpoint of another model, of other trained parameters or, with `check`, of another run.
+        """
+        self.checkpoints.load(path, restore_optimizer, check=check)
+
+    def plot(self, path: str | Path | None = None) -> list[Path]:
+        """Draws `curves.png` (losses, accuracies, learning rate) and `alignment.png` (cross-attention). Collective.
+
+        The cross-attention is that of the first validation item, averaged over layers and heads. Text runs to the right
+        and speech upwards. In pretraining the source runs to the right and the target upwards.
+
+        Args:
+            path: folder for the files, made if need be; the results folder by default.
+
+        Returns:
+            The paths of the files; the first process writes them, and in others the list is empty.
+
+        Raises:
+            ValueError: no `path` and no results folder, or no records.
+            ImportError: matplotlib is not installed.
+        """
+        folder = self.results_folder if path is None else Path(path)
+        if folder is None:
+            raise ValueError("path is missing: give plot a folder, since this run has no results_folder")
+        alignment = alignment_of(self.model, self.validation.wrapper, self.batches.first_valid())
+        if not self.is_main:
+            return []
+        return plot_run(folder, f"{self.task}, step {self.state.step}", self.history, alignment)

@@ -1,94 +1,140 @@
-"""One update: its batches, over all processes and accumulated, are one mean loss, whose gradient is clipped and applied.
+"""One update: its batches, accumulated and over all processes, are one mean loss; its gradient is clipped and applied.
 
-`UpdateMixin` asks the trainer for batches, `run_step`, weights of batches and the optimizer. Out: the loss. Two processes
-do what one does with twice the rows. Knows nothing of what is being learned, nor of files.
+In: prepared batches and a learning rate. Out: the loss, after one step of the optimizer. Two processes do the same as one
+with twice the rows. The host reads the device once: loss, gradient norm, ids, and requests to stop.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
 import torch
-from accelerate.utils import gather_object
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
 
-from spear_tts_pytorch.data.loader import count_tokens
-from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
-from spear_tts_pytorch.training.signals import SIGNALS
+from spear_tts_pytorch.data.loader import Position
+from spear_tts_pytorch.training.batches import PreparedBatch
+from spear_tts_pytorch.training.processes import sum_over_processes
+from spear_tts_pytorch.training.signals import StopSignals
 from spear_tts_pytorch.utils.distributed import whole
-from spear_tts_pytorch.utils.noise import row_keys
 
 
-class UpdateMixin:
-    """Updates, for `Trainer`."""
+class NotFiniteError(FloatingPointError):
+    """The loss or its gradient is not finite.
 
-    @torch.no_grad()
-    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A batch on the device, its speech as `semantic` ids `[b, n]`.
+    Attributes:
+        loss: over all processes.
+        numbers: of the items in this process's batches with such a loss, or of all items if the loss is finite.
+    """
+
+    def __init__(self, loss: float, numbers: list[int]):
+        super().__init__(f"the loss is {loss}, or its gradient not finite")
+        self.loss, self.numbers = loss, numbers
+
+    def located(self, step: int, position: Position, items: Sequence[Sequence[int]], saved: Path | None) -> str:
+        """The message with the place of the update: `items` of each process in the user's dataset, the last checkpoint."""
+        listed = [item for part in items for item in part]
+        return (
+            f"{self} at step {step} (epoch {position.epoch}, batch {position.batch}: items {listed} of the dataset); the "
+            "weights are those before it"
+            + (f", the last checkpoint is {saved}" if saved else "")
+            + ". Lower lr, warm up for longer, or look at these items"
+        )
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """An update that was made: its `loss`, and the `tokens` (ids) of its batches over all processes."""
+
+    loss: float
+    tokens: int
+
+
+class Update:
+    """Makes updates. Collective: every process calls it with equally many batches.
+
+    Args:
+        accelerator: of the processes.
+        wrapper: the prepared train wrapper.
+        optimizer: the prepared optimizer of its parameters.
+        signals: all processes agree on a signal at each update.
+        max_grad_norm: gradients are clipped to this norm; None clips nothing.
+        compiled: whether the wrapper is compiled, for the message of an error.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        wrapper: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        signals: StopSignals,
+        max_grad_norm: float | None = None,
+        compiled: bool = False,
+    ):
+        self.accelerator, self.wrapper, self.optimizer = accelerator, wrapper, optimizer
+        self.signals, self.max_grad_norm, self.compiled = signals, max_grad_norm, compiled
+
+    def __call__(self, batches: Sequence[PreparedBatch], lr: float) -> UpdateResult:
+        """Makes one update with a learning rate.
+
+        Batches weigh by their target ids, so the gradient is that of one batch with all rows.
 
         Raises:
-            ValueError: it is waveforms, and there is no tokenizer for them.
+            NotFiniteError: the loss or its gradient is not finite; the weights stay.
         """
-        batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-        if "wave" in batch:
-            tokenizer = self.model.wav2vec if self.wav2vec is None else self.wav2vec
-            if tokenizer is None:
-                raise ValueError("the dataset gives waveforms, which the model cannot tokenize: pass it wav2vec")
-            wave, lengths = batch.pop("wave"), batch.pop("wave_lengths")
-            batch["semantic"] = tokenize_waveform(tokenizer, wave, lengths).to(self.device)
-        return batch
-
-    def _next_batches(self) -> tuple[list[dict[str, Tensor]], list[list[int]]]:
-        """The batches of an update, and the numbers of their items.
-
-        The noise of a row depends on seed, step and item, and not on which rows it shares a batch with.
-        """
-        batches, items = [], []
-        for _ in range(self.grad_accum_every):
-            batch = next(self.dl_iter)
-            number = batch.pop("number")
-            items.append(number.tolist())
-            batches.append(self.prepare({**batch, "row_keys": row_keys(number, self.seed or 0, self._step)}))
-        return batches, items
-
-    def _update(self, lr: float) -> tuple[float, int]:
-        """One update; its loss, and its ids over all processes.
-
-        Batches weigh by their target ids, so that the gradient is that of a single batch of all of them.
-        """
-        self.optim.zero_grad()  # what a failed update left
-        batches, items = self._next_batches()
-        weights = [self._weight(batch) for batch in batches]
-        tokens = sum(count_tokens(batch, self.model.pad_id) for batch in batches)
-        total, tokens = self._sum(torch.tensor([sum(weights), tokens], dtype=torch.float32)).tolist()
-        world = self.accelerator.num_processes
-        for group in self.optim.param_groups:
+        self.optimizer.zero_grad()  # gradients of a failed update
+        weights = torch.tensor([batch.weight for batch in batches], dtype=torch.float32)
+        tokens = torch.tensor([sum(batch.tokens for batch in batches)], dtype=torch.float32)
+        totals = sum_over_processes(self.accelerator, torch.cat((weights.sum()[None], tokens)))
+        for group in self.optimizer.param_groups:
             group["lr"] = lr
-        loss_sum, losses = torch.zeros((), device=self.device), []
-        for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
-            more = number + 1 < len(batches)
-            with self.accelerator.no_sync(self.train_wrapper) if more else nullcontext():
-                loss = self._loss(batch)
-                self.accelerator.backward(loss * (weight * world / total))
-            losses.append(loss.detach())
-            loss_sum += loss.detach() * (weight / total)
-        loss_value = self._share_news(loss_sum)
-        norm = self._clip()
-        scaled = getattr(self.accelerator, "scaler", None) is not None  # a scaler skips such updates by itself
-        if not math.isfinite(loss_value) or not (scaled or math.isfinite(norm)):
-            self.optim.zero_grad()
-            bad = [own for own, loss in zip(items, losses, strict=True) if not torch.isfinite(loss)]
-            self._stop_at_nan(loss_value, sum(bad if not math.isfinite(loss_value) else items, []))
-        self.optim.step()
-        self.optim.zero_grad()
-        return loss_value, int(tokens)
+        # A number divided by a tensor would be rounded twice.
+        shares = weights.to(totals.device, non_blocking=True) / totals[0]
+        loss_sum, losses = self._backward(batches, shares)
+        asked = torch.tensor(self.signals.asked()).to(totals.device, non_blocking=True)
+        shared = sum_over_processes(self.accelerator, torch.cat((loss_sum[None], asked)))
+        read = cast("list[float]", torch.cat((shared, totals[1:], self._clip()[None])).tolist())
+        loss, norm = read[0], read[-1]
+        self.signals.agree(read[1:-2])
+        scaled = getattr(self.accelerator, "scaler", None) is not None  # a scaler leaves out such updates itself
+        if not math.isfinite(loss) or not (scaled or math.isfinite(norm)):
+            self.optimizer.zero_grad()
+            raise NotFiniteError(loss, _suspects(batches, losses, loss))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return UpdateResult(loss, int(read[-2]))
 
-    def _loss(self, batch: dict[str, Tensor]) -> Tensor:
+    def _backward(self, batches: Sequence[PreparedBatch], shares: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Adds up the gradients of all batches.
+
+        Args:
+            shares: `[batches]`, the share of each in the loss of all processes.
+
+        Returns:
+            The part of the loss that these batches are, and each batch's own loss.
+        """
+        loss_sum = torch.zeros((), device=shares.device)
+        losses: list[Tensor] = []
+        for batch, share in zip(batches, shares, strict=True):
+            more = batch is not batches[-1]
+            with self.accelerator.no_sync(self.wrapper) if more else nullcontext():
+                loss = self._loss(batch.inputs)
+                # Processes average their gradients, but these are to add up.
+                self.accelerator.backward(loss * (share * self.accelerator.num_processes))
+            losses.append(loss.detach())
+            loss_sum += losses[-1].float() * share
+        return loss_sum, losses
+
+    def _loss(self, inputs: dict[str, Any]) -> Tensor:
         try:
-            return self.run_step(self.train_wrapper, batch)[0]
+            return self.wrapper(**inputs)[0]
         except Exception as error:
-            if self.compile and type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+            if self.compiled and type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
                 reason = str(error).strip().splitlines()[0]
                 raise RuntimeError(
                     f"compile=True failed ({reason}): torch.compile needs a C++ compiler, such as g++; leave compile out to "
@@ -96,39 +142,18 @@ class UpdateMixin:
                 ) from error
             raise
 
-    def _share_news(self, loss: Tensor) -> float:
-        """The loss over all processes; whether one of them was asked to stop comes with it."""
-        loss_value, *asked = self._sum(torch.stack([loss.float(), *self._asked().to(loss.device)])).tolist()
-        self._stop = _first(asked)
-        return loss_value
-
-    def _share_stop(self) -> None:
-        """Whether a process was asked to stop. Collective."""
-        self._stop = _first(self._sum(self._asked()).tolist())
-
-    def _asked(self) -> Tensor:
-        return torch.tensor([float(self._signals.received == number) for number in SIGNALS])
-
-    def _clip(self) -> float:
-        """Clips the gradients; their norm before, 0 where they are not clipped."""
+    def _clip(self) -> Tensor:
+        """Clips the gradients. Returns their norm before that; 0 if they are not clipped."""
         if self.max_grad_norm is None:
-            return 0.0
-        parameters = [parameter for group in self.optim.param_groups for parameter in group["params"]]
-        return float(whole(self.accelerator.clip_grad_norm_(parameters, self.max_grad_norm)))
-
-    def _stop_at_nan(self, loss: float, numbers: list[int]) -> None:
-        items, saved = gather_object(sorted(self.batches.names(numbers))), self.run_folder.latest()
-        raise FloatingPointError(
-            f"the loss is {loss}, or its gradient not finite, at step {self._step} (epoch {self.position.epoch}, batch "
-            f"{self.position.batch}: items {items} of the dataset); the weights are those before it"
-            + (f", the last checkpoint is {saved}" if saved else "")
-            + ". Lower lr, warm up for longer, or look at these items"
-        )
-
-    def _sum(self, value: Tensor) -> Tensor:
-        return self.accelerator.reduce(value.to(self.device), reduction="sum")
+            return torch.zeros((), device=self.accelerator.device)
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norm = whole(self.accelerator.clip_grad_norm_(parameters, self.max_grad_norm))
+        return cast(Tensor, norm).float()
 
 
-def _first(asked: list[float]) -> int | None:
-    """The first of the signals that somebody received."""
-    return next((number for number, count in zip(SIGNALS, asked, strict=True) if count), None)
+def _suspects(batches: Sequence[PreparedBatch], losses: Sequence[Tensor], loss: float) -> list[int]:
+    """The numbers of the items that may have made the loss, or only its gradient, not finite."""
+    blamed = list(batches)
+    if not math.isfinite(loss):
+        blamed = [batch for batch, own in zip(batches, losses, strict=True) if not torch.isfinite(own)]
+    return [number for batch in blamed for number in batch.numbers]

@@ -1,120 +1,130 @@
-"""Validation: loss and accuracy over the whole validation set, error rates of what is generated, and the best model.
+"""Validation: loss and accuracy over the whole validation set, and error rates of generated ids.
 
-`ValidationMixin` asks the trainer for its batches, `run_step`, `prepare`, `targets` and records. All processes validate
-together, each its own batches. Knows nothing of what is being learned.
+In: the validation batches of all processes. Out: a record with the mean loss per target id, and more. All processes
+validate together, each its own batches.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
-from accelerate.utils import DistributedType
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
 
-from spear_tts_pytorch.tokens import strip, valid_mask
+from spear_tts_pytorch.data.loader import Collate
+from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
+from spear_tts_pytorch.tokens import Modality, strip, valid_mask
+from spear_tts_pytorch.training.batches import TrainingBatches
+from spear_tts_pytorch.training.processes import is_fully_sharded, read_sums
+from spear_tts_pytorch.training.settings import label_smoothing
 from spear_tts_pytorch.utils.checks import evaluating
 from spear_tts_pytorch.utils.metrics import character_errors, token_errors
-from spear_tts_pytorch.utils.noise import row_keys
 
-VALID_SEED = 0  # corruption of the validation set is the same at every check
+NAMES: Mapping[Modality, str] = {"speech": "semantic", "text": "text"}  # of ids in batches
 
 
-class ValidationMixin:
-    """Validating, for `Trainer`."""
+class Validation:
+    """Validates a model. Collective: every process calls `measure`.
 
-    def _check_validation(self) -> None:
-        if self.valid_generate < 0:
-            raise ValueError(f"valid_generate must be at least 0, got {self.valid_generate}")
-        if self.valid_generate and self.source is None:
-            raise ValueError("valid_generate needs pairs: pretraining has nothing to generate from, set it to 0")
-        if self.valid_generate and self.target == "text" and self.model.text_tokenizer is not None:
-            character_errors([""], [""])  # says so now if its package is missing
-        if self.valid_generate and self.accelerator.distributed_type == DistributedType.FSDP:
-            raise ValueError("valid_generate needs whole weights, which fully sharded training has not: set it to 0")
+    Args:
+        accelerator: of the processes.
+        model: the model in the train wrapper.
+        wrapper: the prepared train wrapper.
+        batches: the batches, and how they are prepared.
+        collate: items to a batch, for generated ids.
+        generate: items for which ids are generated.
 
-    def _valid_batches(self) -> Any:
-        """The batches to validate on with their weights, 0 for those that are another process's; prepared."""
-        for number, batch in enumerate(self.batches.valid_dl):
-            keys = row_keys(batch.pop("number"), VALID_SEED)
-            batch = self.prepare({**batch, "row_keys": keys})
-            yield batch, self._weight(batch) if number < self.batches.valid_count else 0.0
+    Raises:
+        ValueError: `generate` is set, but there is no source to generate from, or the weights are sharded.
+        ImportError: `generate` needs a package that is not installed.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: TextToSemantic,
+        wrapper: nn.Module,
+        batches: TrainingBatches,
+        collate: Collate,
+        generate: int = 0,
+    ):
+        self.accelerator, self.model, self.batches, self.collate = accelerator, model, batches, collate
+        self.wrapper: nn.Module = accelerator.unwrap_model(wrapper)
+        self.generate, self.objective = generate, batches.prepare.objective
 
     @torch.no_grad()
-    def validate(self) -> float:
-        """The mean loss per target id, without label smoothing, over the whole validation set and all processes.
+    def measure(self) -> dict[str, Any]:
+        """A record of the whole validation set and all processes.
 
-        Recorded with `accuracy`, the share of target ids that are the likeliest given those before (where logits are of
-        targets), and with `valid_generate` the error rate of generated ids, or of characters, in percent. Where the loss
-        is the lowest so far, the model goes to `best/`. Collective.
+        Returns:
+            `valid_loss`, the mean loss per target id without label smoothing; `accuracy`, the share of target ids with the
+            highest logit (where logits are of targets); and with `generate` an error rate in percent.
         """
-        wrapper = self.accelerator.unwrap_model(self.train_wrapper)
-        sums = torch.zeros(4, dtype=torch.float64)  # loss times weight, weight, right ids, ids
-        with evaluating(wrapper), self._smoothing(0.0):
-            for batch, weight in self._valid_batches():
-                loss, logits = self.run_step(wrapper, batch)
-                if weight:
-                    counts = _right(logits, self.targets(batch), self.model.pad_id[self.target])
-                    sums += torch.tensor([float(loss) * weight, weight, *counts], dtype=torch.float64)
-        loss_sum, weight, right, ids = self._sum(sums.float()).tolist()
-        record = {"step": self._step, "valid_loss": loss_sum / weight}
-        if ids:
-            record["accuracy"] = right / ids
-        if self.valid_generate:
+        losses: list[Tensor] = []
+        right: list[Tensor] = []
+        weights: list[int] = []
+        with evaluating(self.wrapper), label_smoothing(self.model, 0.0):
+            for batch, own in self.batches.validation():
+                loss, logits = self.wrapper(**batch.inputs)
+                if own:
+                    losses.append(loss)
+                    weights.append(batch.weight)
+                    right.append(self._right(logits, batch.targets))
+        sums = torch.zeros(3, dtype=torch.float64)  # loss times weight, weight, right ids
+        for loss, weight, count in zip(_read(losses), weights, _read(right), strict=True):
+            sums += torch.tensor([loss * weight, weight, count], dtype=torch.float64)
+        loss_sum, weight, count = read_sums(self.accelerator, sums.float())
+        record: dict[str, Any] = {"valid_loss": loss_sum / weight}
+        if self.objective.logits_of_targets:
+            record["accuracy"] = count / weight
+        if self.generate:
             record.update(self._generated_errors())
-        self._record_valid(record)
-        return record["valid_loss"]
+        return record
 
-    def _record_valid(self, record: dict[str, Any]) -> None:
-        loss = record["valid_loss"]
-        is_best = math.isfinite(loss) and (self.best_valid_loss is None or loss < self.best_valid_loss)
-        if is_best:
-            self.best_valid_loss, self.best_step = loss, self._step
-            self._save_best()
-        elif self.best_valid_loss is not None:
-            self.print(
-                f"step {self._step}: validation loss {loss:.4f} is not below the {self.best_valid_loss:.4f} of step "
-                f"{self.best_step}, whose model stays the best"
-            )
-        self._record({**record, "best": is_best, "best_step": self.best_step})
-        numbers = {key: value for key, value in record.items() if key != "step"}
-        self.accelerator.log(numbers, step=self._step)
-        self._last_valid = self._step
+    def _right(self, logits: Tensor, targets: Tensor | None) -> Tensor:
+        """How many target ids `[b, n]` have the highest of logits `[b, n, v]`; 0 without targets."""
+        if targets is None:
+            return torch.zeros((), device=logits.device)
+        valid = valid_mask(targets, self.model.pad_id[self.objective.target])
+        return ((logits.argmax(dim=-1) == targets) & valid).sum()
 
     def _generated_errors(self) -> dict[str, float]:
-        """The error rate, in percent, of what is generated greedily for the first `valid_generate` validation items."""
+        """The error rate in percent of ids that are generated greedily for the first validation items."""
+        source, target = self.objective.source, self.objective.target
+        assert source is not None, "check_generation refuses this"
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        mine = range(rank, min(self.valid_generate, len(self.valid_ds)), world)
-        sums, tokenizer = torch.zeros(2), self.model.text_tokenizer if self.target == "text" else None
-        for index in mine:
-            batch = self.prepare(self.collate([self.valid_ds[index]]))
-            wanted = batch[_NAMES[self.target]]
-            made = self.model.generate(
-                batch[_NAMES[self.source]],
-                source_type=self.source,
-                target_type=self.target,
-                temperature=0.0,
-                max_length=2 * wanted.shape[1] + 10,
-            )
-            rows = [
-                strip(ids[0], self.model.pad_id[self.target], self.model.eos_id[self.target]) for ids in (made, wanted)
-            ]
+        valid, tokenizer = self.batches.split.valid, self.model.text_tokenizer if target == "text" else None
+        sums = torch.zeros(2)  # errors, ids or characters
+        for index in range(rank, min(self.generate, len(valid)), world):
+            ids = self.batches.prepare.ids(self.collate([valid[index]]))
+            wanted = ids[NAMES[target]]
+            longest = 2 * wanted.shape[1] + 10
+            types: dict[str, Any] = {"source_type": source, "target_type": target}
+            made = cast(Tensor, self.model.generate(ids[NAMES[source]], **types, temperature=0.0, max_length=longest))
+            rows = [strip(row[0].cpu(), self.model.pad_id[target], self.model.eos_id[target]) for row in (made, wanted)]
             if tokenizer is None:
                 errors, lengths = token_errors(rows[:1], rows[1:])
             else:
                 errors, lengths = character_errors(*(tokenizer.decode(row) for row in rows))
             sums += torch.tensor([sum(errors), sum(lengths)])
-        errors, length = self._sum(sums).tolist()
+        errors, length = read_sums(self.accelerator, sums)
         return {"token_error_rate" if tokenizer is None else "character_error_rate": 100 * errors / max(1.0, length)}
 
 
-_NAMES = {"speech": "semantic", "text": "text"}
+def check_generation(
+    items: int, source: Modality | None, target: Modality, model: TextToSemantic, accelerator: Accelerator
+) -> None:
+    """Raises ValueError if a validation cannot generate ids for so many items, ImportError if a package is missing."""
+    if items and source is None:
+        raise ValueError("valid_generate needs pairs: pretraining has nothing to generate from, set it to 0")
+    if items and target == "text" and model.text_tokenizer is not None:
+        character_errors([""], [""])  # an ImportError now, not after the first updates
+    if items and is_fully_sharded(accelerator):
+        raise ValueError("valid_generate needs whole weights, which fully sharded training has not: set it to 0")
 
 
-def _right(logits: Tensor, targets: Tensor | None, pad_id: int) -> tuple[float, float]:
-    """How many of the target ids `[b, n]` are the likeliest of logits `[b, n, v]`, and how many there are."""
-    if targets is None:
-        return 0.0, 0.0
-    valid = valid_mask(targets, pad_id)
-    return float(((logits.argmax(dim=-1) == targets) & valid).sum()), float(valid.sum())
+def _read(values: list[Tensor]) -> list[float]:
+    """Numbers on the device, all read at once."""
+    return cast("list[float]", torch.stack(values).tolist()) if values else []

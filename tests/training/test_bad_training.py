@@ -129,15 +129,15 @@ def test_a_folder_that_can_not_be_written_to_is_named(tmp_path, monkeypatch, err
 
 def test_a_loss_that_is_not_a_number_names_its_items(tmp_path):
     trainer = make_trainer("forward", tmp_path, batch_size=2, grad_accum_every=2, num_train_steps=30)
-    run_step, seen = trainer.run_step, []
+    forward, seen = trainer.train_wrapper.forward, []
 
-    def poisoned(wrapper, batch):
-        loss, logits = run_step(wrapper, batch)
-        poison = (batch["text"] == 7).any() and len(seen) > 8
-        seen.append(batch)
+    def poisoned(**inputs):
+        loss, logits = forward(**inputs)
+        poison = (inputs["grapheme_token_ids"] == 7).any() and len(seen) > 8
+        seen.append(inputs)
         return loss * float("nan") if poison else loss, logits
 
-    trainer.run_step = poisoned
+    trainer.train_wrapper.forward = poisoned
     with pytest.raises(FloatingPointError) as raised:
         trainer.train()
     named = json.loads(re.search(r"items (\[.*?\])", str(raised.value))[1])

@@ -23,7 +23,7 @@ from training_setup import (
     weights,
 )
 
-from spear_tts_pytorch.training.resume import data_hash
+from spear_tts_pytorch.training.fingerprint import data_hash
 from spear_tts_pytorch.training.signals import StopSignals
 from spear_tts_pytorch.training.stages import TextToSemanticTrainer
 from spear_tts_pytorch.utils.files import locked
@@ -197,7 +197,7 @@ def _die_at(trainer, place, number, after):
         return wrapper
 
     targets = {
-        "batch": [(trainer, "run_step")],
+        "batch": [(trainer.train_wrapper, "forward")],
         "update": [(trainer.optim, "step")],
         "fsync": [(os, "fsync")],
         "rename": [(pathlib.Path, "rename"), (os, "replace")],
@@ -361,17 +361,19 @@ def test_another_objective_is_refused(tmp_path):
     trainer = make_trainer("pretrain", tmp_path)
     trainer.train_step()
     trainer.save(tmp_path / "elsewhere")
-    trainer._save_step()
+    trainer.checkpoints.save_step()
     with pytest.raises(ValueError, match="options of the stage"):
         make_trainer("pretrain", tmp_path, deletion_prob=0.1)
 
 
 def test_a_validation_loss_that_is_no_number_is_never_the_best(tmp_path, monkeypatch):
-    trainer = make_trainer("forward", tmp_path)
-    trainer._record_valid({"step": 0, "valid_loss": float("nan")})
-    assert trainer.best_valid_loss is None
-    trainer._record_valid({"step": 0, "valid_loss": 3.0})
-    trainer._record_valid({"step": 0, "valid_loss": float("nan")})
-    assert trainer.best_valid_loss == 3.0
+    trainer, losses = make_trainer("forward", tmp_path), iter([float("nan"), 3.0, float("nan")])
+    monkeypatch.setattr(trainer.validation, "measure", lambda: {"valid_loss": next(losses)})
+    trainer.validate()
+    assert trainer.best_valid_loss is None and not (tmp_path / "best").exists()
+    trainer.validate()
+    trainer.validate()
+    assert trainer.best_valid_loss == 3.0 and (tmp_path / "best").exists()
     lines = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "metrics.jsonl").open()]
     assert [line["valid_loss"] for line in lines] == [None, 3.0, None]
+    assert [line["best"] for line in lines] == [False, True, False]

@@ -44,7 +44,7 @@ def test_writes_curves_and_an_alignment(tmp_path, drawn, stage):
 def test_alignment_is_the_models_own(drawn, tmp_path):
     trainer = make_trainer("forward")
     trainer.train_step()
-    trainer._log(1e-3)
+    trainer.validate()
     trainer.plot(tmp_path)
     speech, text = trainer.valid_ds[0]
     wanted = trainer.model.alignment(text[None], speech[None], source_type="text", target_type="speech")

@@ -1,0 +1,200 @@
+"""The options that all trainers share: names, defaults, checks and their description.
+
+In: a trainer's keywords. Out: a frozen `TrainingOptions` that has checked itself, and the signatures and docstrings of the
+trainers, which list every option. `TrainingKeywords` names the same options for editors and type checkers.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from typing_extensions import Required, TypedDict
+
+from spear_tts_pytorch.data.loader import SizedDataset
+from spear_tts_pytorch.training.schedule import OptimizerKind, Schedule, ScheduleKind
+
+
+class TrainingKeywords(TypedDict, total=False):
+    """The keywords of `TrainingOptions`, for `**training: Unpack[TrainingKeywords]`."""
+
+    num_train_steps: Required[int]
+    num_warmup_steps: Required[int]
+    batch_size: int | None
+    lr: float
+    initial_lr: float
+    grad_accum_every: int
+    wd: float
+    max_grad_norm: float | None
+    valid_frac: float
+    random_split_seed: int
+    log_every: int | None
+    save_results_every: int | None
+    save_model_every: int | None
+    results_folder: str | Path | None
+    accelerate_kwargs: Mapping[str, Any]
+    split_batches: bool
+    drop_last: bool
+    force_clear_prev_results: bool | None
+    batch_tokens: int | None
+    label_smoothing: float | None
+    min_lr: float
+    schedule: ScheduleKind
+    valid_dataset: SizedDataset | None
+    seed: int | None
+    num_workers: int
+    progress: bool
+    keep_last: int | None
+    optimizer: OptimizerKind
+    compile: bool
+    valid_generate: int
+    dropout: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """What all trainers let you choose.
+
+    Args:
+        num_train_steps (required): updates of the whole training.
+        num_warmup_steps (required): first updates, in which the learning rate rises; 0 to `num_train_steps`.
+        batch_size (default None): items in a batch of one process. Give it, or `batch_tokens`, or both.
+        lr (default 0.0003): learning rate at the end of the warm-up.
+        initial_lr (default 1e-05): learning rate of the first update, if there is a warm-up.
+        grad_accum_every (default 1): batches in an update of one process.
+        wd (default 0.0): weight decay of matrices; vectors and embeddings have none.
+        max_grad_norm (default 0.5): gradients are clipped to this norm; None clips nothing.
+        valid_frac (default 0.05): share of `dataset` to validate on, at least 0 and below 1. If it is less than one item,
+            the trainer validates on `dataset` itself.
+        random_split_seed (default 42): draws that share.
+        log_every (default 10): updates between two records of loss, learning rate and speed; 0 or None for no records.
+        save_results_every (default 100): updates between two validations; 0 or None for none.
+        save_model_every (default 1000): updates between two checkpoints; 0 or None for one at the end only.
+        results_folder (default './results'): folder of all files; None writes nothing. A folder with checkpoints of the
+            same run is resumed. It is for one run at a time.
+        accelerate_kwargs (default {}): keywords of `accelerate.Accelerator`, such as `{"mixed_precision": "bf16"}`.
+        split_batches (default False): whether all processes share a batch of `batch_size` items.
+        drop_last (default False): whether to leave out the last, smaller batch of an epoch; for `batch_size` alone.
+        force_clear_prev_results (default None): True removes the files of an earlier run from `results_folder` and starts
+            anew.
+        batch_tokens (default None): ids in a batch of one process, padding included. Items of similar length stand
+            together; `batch_size` is then the most items.
+        label_smoothing (default None): of the loss in this training, at least 0 and below 1; None keeps the model's own.
+        min_lr (default 0.0): learning rate that the schedule falls to.
+        schedule (default 'cosine'): learning rate after the warm-up: 'cosine', 'inverse_sqrt' or 'constant', see
+            `Schedule`.
+        valid_dataset (default None): items to validate on, instead of a share of `dataset`.
+        seed (default 42): of dropout, corruption and order. None leaves the random generators as they are, and is 0 for
+            corruption and order.
+        num_workers (default 0): processes that load data; 0 loads in the process that trains.
+        progress (default True): whether to print messages and show a bar.
+        keep_last (default 3): newest checkpoints that are kept; None keeps all.
+        optimizer (default 'adamw'): 'adamw' or 'adafactor', see `make_optimizer`.
+        compile (default False): whether to compile the training forward pass by `torch.compile`, which needs a C++
+            compiler. Names in state dicts stay.
+        valid_generate (default 0): validation items for which ids are generated at each validation, to record their
+            error rate in percent; needs pairs, and jiwer for texts.
+        dropout (default None): of all parts of the model in this training, at least 0 and below 1; None keeps the
+            model's own.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    num_train_steps: int
+    num_warmup_steps: int
+    batch_size: int | None = None
+    lr: float = 3e-4
+    initial_lr: float = 1e-5
+    grad_accum_every: int = 1
+    wd: float = 0.0
+    max_grad_norm: float | None = 0.5
+    valid_frac: float = 0.05
+    random_split_seed: int = 42
+    log_every: int | None = 10
+    save_results_every: int | None = 100
+    save_model_every: int | None = 1000
+    results_folder: str | Path | None = "./results"
+    accelerate_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    split_batches: bool = False
+    drop_last: bool = False
+    force_clear_prev_results: bool | None = None
+    batch_tokens: int | None = None
+    label_smoothing: float | None = None
+    min_lr: float = 0.0
+    schedule: ScheduleKind = "cosine"
+    valid_dataset: SizedDataset | None = None
+    seed: int | None = 42
+    num_workers: int = 0
+    progress: bool = True
+    keep_last: int | None = 3
+    optimizer: OptimizerKind = "adamw"
+    compile: bool = False
+    valid_generate: int = 0
+    dropout: float | None = None
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raises ValueError for an option out of range, with its name, its value and what it may be."""
+        self.make_schedule()
+        for name in ("dropout", "label_smoothing"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, or None for the model's own, got {value}")
+        if not 0 <= self.valid_frac < 1:
+            raise ValueError(f"valid_frac must be at least 0 and below 1, got {self.valid_frac}")
+        for name, least in (("grad_accum_every", 1), ("valid_generate", 0), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("batch_size", "batch_tokens", "keep_last"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1 or None, got {value}")
+        if self.batch_size is None and self.batch_tokens is None:
+            raise ValueError("batch_size or batch_tokens must be given")
+        if self.optimizer not in get_args(OptimizerKind):
+            raise ValueError(f"optimizer must be one of {', '.join(get_args(OptimizerKind))}, got {self.optimizer!r}")
+
+    def make_schedule(self) -> Schedule:
+        """The learning rate as a function of the step."""
+        steps = self.num_train_steps, self.num_warmup_steps
+        return Schedule(self.lr, *steps, self.initial_lr, self.min_lr, self.schedule)
+
+
+T = TypeVar("T")
+
+
+def with_training_options(trainer: type[T]) -> type[T]:
+    """Lists the training options in the signature and the docstring of a trainer whose constructor takes `**training`."""
+    init: Any = trainer.__init__
+    own = inspect.signature(init, eval_str=True)
+    kept = [parameter for parameter in own.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    hints = get_type_hints(TrainingOptions)
+    kept += [
+        inspect.Parameter(
+            option.name, inspect.Parameter.KEYWORD_ONLY, default=_default(option), annotation=hints[option.name]
+        )
+        for option in fields(TrainingOptions)
+    ]
+    init.__signature__ = own.replace(parameters=kept)
+    if trainer.__doc__ is not None:  # there are none under `python -OO`
+        trainer.__doc__ = (
+            f"{inspect.cleandoc(trainer.__doc__)}\n\nTraining options, for all trainers:\n{described_options()}\n"
+        )
+    return trainer
+
+
+def described_options() -> str:
+    """The part of `TrainingOptions`'s docstring that describes each option."""
+    return inspect.cleandoc(TrainingOptions.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
+
+
+def _default(option: Field[Any]) -> Any:
+    if option.default_factory is not MISSING:
+        return option.default_factory()
+    return inspect.Parameter.empty if option.default is MISSING else option.default

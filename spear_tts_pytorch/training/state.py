@@ -1,0 +1,125 @@
+"""How far a training is: its step, its place in the data, sums since the last record, the best loss, random generators.
+
+In: the results of updates and validations. Out: plain numbers and tensors, which checkpoints hold.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from spear_tts_pytorch.data.loader import Position
+
+RandomState = dict[str, Any]
+
+
+@dataclass
+class RunningSums:
+    """Sums over the updates since the last record.
+
+    Attributes:
+        loss: of their losses.
+        updates: how many there were.
+        tokens: ids that they used, over all processes.
+        seconds: that they took.
+    """
+
+    loss: float = 0.0
+    updates: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, loss: float, tokens: int, seconds: float) -> None:
+        """Adds one update."""
+        self.loss += loss
+        self.updates += 1
+        self.tokens += tokens
+        self.seconds += seconds
+
+    def as_record(self, step: int, lr: float) -> dict[str, Any]:
+        """The record of these updates: their mean loss, and ids per second."""
+        speed = round(self.tokens / max(self.seconds, 1e-9))
+        return {"step": step, "loss": self.loss / self.updates, "lr": lr, "tokens_per_second": speed}
+
+
+@dataclass
+class RunState:
+    """Where a run is.
+
+    Attributes:
+        step: updates done.
+        position: the place in the stream of batches.
+        sums: over the updates since the last record.
+        best_valid_loss, best_step: the lowest finite validation loss and its step; None before the first.
+        random: random state of this process to restore before the next update; None if there is none to restore.
+        begun: whether the stream of batches stands at `position`, and the random generators are set.
+        saved_step: step of the last checkpoint; -1 before the first.
+    """
+
+    step: int = 0
+    position: Position = Position()
+    sums: RunningSums = field(default_factory=RunningSums)
+    best_valid_loss: float | None = None
+    best_step: int | None = None
+    random: RandomState | None = None
+    begun: bool = False
+    saved_step: int = -1
+
+    def pause(self, random_state: RandomState) -> None:
+        """Stops the stream of batches; the next update begins at `position` with these random states."""
+        self.random, self.begun = random_state, False
+
+    def see_valid_loss(self, loss: float) -> bool:
+        """Whether this validation loss is finite and the lowest so far; then it is kept as the best."""
+        is_best = math.isfinite(loss) and (self.best_valid_loss is None or loss < self.best_valid_loss)
+        if is_best:
+            self.best_valid_loss, self.best_step = loss, self.step
+        return is_best
+
+    def to_checkpoint(self) -> dict[str, Any]:
+        """The numbers that a checkpoint holds of this."""
+        return {
+            "step": self.step,
+            "position": [self.position.epoch, self.position.batch],
+            "running": asdict(self.sums),
+            "best_valid_loss": self.best_valid_loss,
+            "best_step": self.best_step,
+        }
+
+    def restore(self, checkpoint: Mapping[str, Any], random_state: RandomState | None) -> None:
+        """Goes back to what `to_checkpoint` returned, also in releases that kept fewer or other numbers."""
+        self.step, self.position = checkpoint["step"], Position(*checkpoint["position"])
+        self.sums = RunningSums(**checkpoint["running"])
+        self.best_valid_loss, self.best_step = checkpoint["best_valid_loss"], checkpoint.get("best_step")
+        self.saved_step = self.step
+        self.random, self.begun = random_state, False
+
+
+def random_state() -> RandomState:
+    """The states of all random generators of this process, as plain numbers and tensors."""
+    numpy_state = cast("tuple[str, npt.NDArray[np.uint32], int, int, float]", np.random.get_state())
+    kind, keys, position, has_gauss, gauss = numpy_state
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)),
+    }
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Sets the random generators of this process to the states that `random_state` returned."""
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
