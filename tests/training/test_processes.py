@@ -12,6 +12,7 @@ from training_setup import make_model, make_pairs, make_speech, same, timeless, 
 
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.training.stages import SemanticToTextTrainer, SpeechSpeechPretrainer, TextToSemanticTrainer
+from spear_tts_pytorch.utils.distributed import wait_for_everyone
 
 pytestmark = pytest.mark.slow
 
@@ -184,7 +185,10 @@ def test_sharded_training_refuses_what_it_can_not_do(tmp_path):
 
 def sharded_with(plugin, options):
     plugin = FullyShardedDataParallelPlugin(**plugin)
-    return make("forward", None, 2, accelerate_kwargs={"fsdp_plugin": plugin, "cpu": True}, **options)
+    try:
+        make("forward", None, 2, accelerate_kwargs={"fsdp_plugin": plugin, "cpu": True}, **options)
+    finally:
+        wait_for_everyone()  # the first to end would cut off the other, which may still be connecting
 
 
 def test_weights_are_equal(tmp_path):
