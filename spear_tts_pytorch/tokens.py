@@ -9,14 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 Modality = Literal["speech", "text"]
 MODALITIES: tuple[Modality, Modality] = ("speech", "text")
+
+Row: TypeAlias = Tensor | np.ndarray | Sequence[int] | Sequence[float]
+Batch: TypeAlias = Tensor | np.ndarray | Sequence[str] | Sequence[Row]
+"""What users hand over: texts, or waveforms or ids as one tensor or array, or as rows."""
 
 INTEGER_DTYPES = (
     torch.uint8,
@@ -105,16 +111,18 @@ def pad_sequences(rows: Sequence[Tensor], pad_id: int) -> Tensor:
     """Rows of ids `[n_i]` to one int64 batch `[b, n]`, filled up on the right with `pad_id`; n >= 1."""
     if len(rows) == 0:
         raise ValueError("rows is empty: a batch needs at least one row")
-    length = max(1, max(row.shape[0] for row in rows))
-    batch = torch.full((len(rows), length), pad_id, dtype=torch.long, device=rows[0].device)
-    for index, row in enumerate(rows):
-        batch[index, : row.shape[0]] = row
-    return batch
+    batch = pad_sequence([row.long() for row in rows], batch_first=True, padding_value=pad_id)
+    return batch if batch.shape[1] else batch.new_full((len(rows), 1), pad_id)
 
 
 def valid_mask(ids: Tensor, pad_id: int) -> Tensor:
     """True where `ids` `[b, n]` is not padding."""
     return ids != pad_id
+
+
+def with_start(mask: Tensor) -> Tensor:
+    """A mask `[b, n]` with one more True position in front, for a start token or the null key: `[b, n + 1]`."""
+    return F.pad(mask, (1, 0), value=True)
 
 
 def mask_from_lengths(lengths: Tensor, n: int) -> Tensor:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from spear_tts_pytorch.data.loader import SizedDataset, SpeechCollate
 from spear_tts_pytorch.decoding.batching import Generated
+from spear_tts_pytorch.decoding.options import ManyKeywords, options_of
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.tokenizers.semantic import tokenize_clips
 from spear_tts_pytorch.tokens import pad_sequences, strip
@@ -138,13 +139,9 @@ class Labeller:
 
     def check(self) -> None:
         """Raises the error of wrong options, before any work."""
-        types = dict(source_type="speech", target_type="text")
         if self.decode is None:
-            self.model.generate_many([], **types, **self.options)
-            each = self.model._generate_each(
-                iter(()), slots=1, generator=_no_noise, prompts=None, **types, **self.options
-            )
-            next(each, None)
+            how = options_of("generate_many", ManyKeywords, self.options, source_type="speech", target_type="text")
+            how.check(self.model)
 
     def windows(self, items: Iterator[Item], size: int) -> Iterator[list[Item]]:
         """Yields labelled items, in order, `size` at a time."""
@@ -216,10 +213,6 @@ class Labeller:
         )
         for item, result in zip(items, results, strict=True):
             item.label = None if result is None else Label.of(result)
-
-
-def _no_noise(number: int) -> torch.Generator:
-    return torch.Generator()
 
 
 def _seed(seed: int, id: str) -> int:

@@ -1,14 +1,13 @@
 """Any number of sources: sorted by length, decoded under a budget of ids, results in the order of the sources.
 
-In: texts, waveforms or rows of ids. Out: a list of `Generated`. `ThroughputMixin` asks the model for `to_ids` and for
-results as they come (`continuous.py`), and knows nothing of its layers nor of how ids are chosen.
+In: texts, waveforms or rows of ids. Out: a list of `Generated`. Sources are tokenized in chunks, then go through one batch in
+which the next source takes the slot of each that has ended (`continuous.py`).
 """
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -16,15 +15,19 @@ import numpy as np
 import torch
 from torch import LongTensor, Tensor
 from tqdm.auto import tqdm
+from typing_extensions import Unpack
 
-from spear_tts_pytorch.decoding.beam import Hypothesis
-from spear_tts_pytorch.model.inputs import Batch
-from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, strip
+from spear_tts_pytorch.decoding.accelerate import Accelerated
+from spear_tts_pytorch.decoding.continuous import Rows, generate_each
+from spear_tts_pytorch.decoding.generate import prompt_ids
+from spear_tts_pytorch.decoding.loop import Hypothesis, Limits
+from spear_tts_pytorch.decoding.options import DecodingOptions, ManyKeywords, options_of, with_options
+from spear_tts_pytorch.decoding.sampling import seed_of
+from spear_tts_pytorch.tokens import Batch, strip
 
 OnError = Literal["raise", "skip"]
 SAMPLES_PER_ID = 320  # of tokenizers that do not say
-FAILURES = (RuntimeError, MemoryError)  # what a batch may meet because of its sources; the rest is about options
-SPECULATIVE = ("spec_decode_gamma", "spec_decode_lenience")
+FAILURES = (RuntimeError, MemoryError)  # errors that a batch may meet because of its sources; others are about options
 SHOWN = 20  # indices and reasons that a warning lists
 
 
@@ -45,145 +48,139 @@ class Generated:
     others: list[Generated] = field(default_factory=list)
 
 
-class ThroughputMixin:
-    """`generate_many`, for `TextToSemantic`."""
+@with_options(ManyKeywords)
+def generate_many(
+    model: Accelerated,
+    sources: Batch | Iterable[Any],
+    *,
+    max_tokens: int = 8192,
+    max_batch_size: int = 32,
+    on_error: OnError = "raise",
+    progress: bool = True,
+    seed: int | Sequence[int] | None = None,
+    generator: torch.Generator | None = None,
+    prompt: Batch | None = None,
+    **options: Unpack[ManyKeywords],
+) -> list[Generated | None]:
+    """Generates for any number of sources.
 
-    device: torch.device
-    vocabulary: dict[str, Vocabulary]
-    wav2vec: Any
+    All sources are checked, and tokenized where they must be, in chunks, before anything is generated. Then they
+    are decoded in a batch, the longest first: sources that do not fit into memory fail at once. Where rows end, the next
+    sources take their places (continuous batching), one row of a small batch or an eighth of a large one at a time.
+    So a row that goes on to `max_length` holds up no other source, but for sources less than half as long, of which more
+    fit into a batch: their batch begins when this one is empty. Speculative decoding goes batch after batch.
 
-    def generate_many(
-        self,
-        sources: Batch | Iterable[Any],
-        *,
-        source_type: Modality,
-        target_type: Modality,
-        max_tokens: int = 8192,
-        max_batch_size: int = 32,
-        on_error: OnError = "raise",
-        progress: bool = True,
-        seed: int | Sequence[int] | None = None,
-        generator: torch.Generator | None = None,
-        prompt: Batch | None = None,
-        **generate_kwargs: Any,
-    ) -> list[Generated | None]:
-        """Generates for any number of sources.
+    Sampling is reproducible. Each source has noise of its own, made of the seed and its index: its draws do not depend on
+    the other sources, nor on `max_tokens`, `max_batch_size` or the device. With the same generator, `generate` draws the same
+    ids for the same sources in the same order.
 
-        All sources are checked, and tokenized where they must be, in chunks, before anything is generated. Then they
-        are decoded in a batch, the longest first: what does not fit into memory fails at once. Where rows end, the next
-        sources take their places (continuous batching), one row of a small batch or an eighth of a large one at a time.
-        So a row that goes on to `max_length` keeps nobody waiting, but for sources less than half as long, of which more
-        fit into a batch: theirs begins when this one is empty. Speculative decoding goes batch after batch.
+    Args:
+        sources: list of texts, of ids `[n]`, or (speech) of waveforms `[t]`, as tensors, arrays or lists; or a
+            padded batch of ids `[b, n]`, or waveforms `[b, t]` that are audio up to their end.
+        max_tokens: most source ids in the batch, padding and end-of-sequence included: rows times the longest. As
+            many again are encoded ahead of their turn. A source that alone is longer is decoded alone. Generated ids
+            are not limited by this.
+        max_batch_size: most sources in the batch. Memory for generated ids grows with it and `max_length`.
+        on_error: what happens if a source cannot be used: "raise" names it, before any work; "skip" puts None
+            in its place and warns. If the batch fails while it is generated (memory runs out), "raise" names its
+            sources and "skip" tries its halves, and goes on in smaller batches. Options that `generate` refuses are
+            always raised.
+        progress: shows a bar, on terminals.
+        seed: at least 0; makes draws reproducible. A seed for each source makes its draws independent of its index.
+        generator: gives a seed instead. Without either, `torch.manual_seed` decides.
+        prompt: as in `generate`, one row for each source, or one for all.
+        options: as in `generate`, and `n_best` (1) for beam search.
 
-        Sampling is reproducible: each source has noise of its own, made of the seed and its index, so its draws do not
-        depend on the other sources nor on `max_tokens` or `max_batch_size`. (With speculative decoding a batch has
-        noise of its own, made of the seed and the index of its first source.) The draws are not those of `generate`
-        with the same seed.
+    Returns:
+        One `Generated` for each source, in their order; an empty list if there are none.
 
-        Args:
-            sources: list of texts, of ids `[n]`, or (speech) of waveforms `[t]`, as tensors, arrays or lists; or a
-                padded batch of ids `[b, n]`, or waveforms `[b, t]` that are audio up to their end.
-            max_tokens: most source ids in the batch, padding and end-of-sequence included: rows times the longest. As
-                many again are encoded ahead of their turn. A source that alone is longer is decoded alone. What is
-                generated is not limited by this.
-            max_batch_size: most sources in the batch. Memory for what is generated grows with it and `max_length`.
-            on_error: what happens when a source can not be used: "raise" names it, before any work; "skip" leaves None
-                in its place and warns. When the batch fails while it is generated (memory runs out), "raise" names its
-                sources and "skip" tries its halves, and goes on in smaller batches. Options that `generate` refuses are
-                always raised.
-            progress: shows a bar, on terminals.
-            seed: at least 0; makes draws reproducible, on this kind of device. A seed for each source instead makes its
-                draws independent of its index.
-            generator: gives a seed instead, and the kind of device draws are made on. Without either,
-                `torch.manual_seed` decides.
-            prompt: as in `generate`, one row for each source, or one for all.
-            generate_kwargs: for `generate`: strategy, temperature, `max_length` and so on; `n_best` for beam search.
+    Raises:
+        ValueError, TypeError: options out of range, or those of `generate`; a source that `to_ids` refuses.
+        RuntimeError: a tokenizer or a batch failed otherwise.
+    """
+    _check_limits(max_tokens, max_batch_size, on_error)
+    how = _options(options)
+    how.check(model)
+    first_seed = _first_seed(seed, generator)
+    rows = _as_rows(sources)
+    if isinstance(first_seed, list) and len(first_seed) != len(rows):
+        raise ValueError(f"seed has {len(first_seed)} numbers for {len(rows)} sources: give one, or one for each")
+    if not rows:
+        return []
+    job = _Job(
+        model=model,
+        sources=rows,
+        options=how,
+        max_tokens=max_tokens,
+        max_rows=max_batch_size,
+        skip=on_error == "skip",
+        progress=progress,
+        seed=first_seed,
+        prompts=_prompt_rows(model, prompt, how, len(rows)),
+    )
+    results = job.run()
+    if job.problems:
+        warnings.warn(_summary(job.problems, len(rows)), stacklevel=2)
+    return results
 
-        Returns:
-            One `Generated` for each source, in their order; an empty list if there are none.
 
-        Raises:
-            ValueError, TypeError: options out of range, or those of `generate`; a source that `to_ids` refuses.
-            RuntimeError: a tokenizer or a batch failed otherwise.
-        """
-        _check_options(source_type, target_type, max_tokens, max_batch_size, on_error, generate_kwargs, self.generate)
-        first_seed = _first_seed(seed, generator)
-        rows = _as_rows(sources)
-        if isinstance(first_seed, list) and len(first_seed) != len(rows):
-            raise ValueError(f"seed has {len(first_seed)} numbers for {len(rows)} sources: give one, or one for each")
-        if not rows:
-            return []
-        job = _Job(
-            model=self,
-            sources=rows,
-            types={"source_type": source_type, "target_type": target_type},
-            limits=(max_tokens, max_batch_size),
-            skip=on_error == "skip",
-            progress=progress,
-            seed=first_seed,
-            draws_on=self.device if generator is None else generator.device,
-            options=generate_kwargs,
-            prompts=self._prompt_rows(prompt, target_type, len(rows)),
-        )
-        results = job.run()
-        if job.problems:
-            warnings.warn(_summary(job.problems, len(rows)), stacklevel=2)
-        return results
-
-    def _prompt_rows(self, prompt: Batch | None, target_type: Modality, number: int) -> list[Tensor] | None:
-        if prompt is None:
-            return None
-        pad_id = self.vocabulary[target_type].pad_id
-        rows = [strip(row, pad_id, None) for row in self.prompt_ids(prompt, target_type)]
-        if len(rows) not in (1, number):
-            raise ValueError(f"prompt has {len(rows)} rows for {number} sources: give one for each, or one for all")
-        return rows * number if len(rows) == 1 else rows
+def _prompt_rows(
+    model: Accelerated, prompt: Batch | None, options: DecodingOptions, number: int
+) -> list[Tensor] | None:
+    if prompt is None:
+        return None
+    pad_id = model.vocabulary[options.target_type].pad_id
+    rows = [strip(row, pad_id, None) for row in prompt_ids(model, prompt, options.target_type)]
+    if len(rows) not in (1, number):
+        raise ValueError(f"prompt has {len(rows)} rows for {number} sources: give one for each, or one for all")
+    return rows * number if len(rows) == 1 else rows
 
 
 @dataclass
 class _Job:
     """One call: sources as they came, then as ids, then the results."""
 
-    model: Any
+    model: Accelerated
     sources: list[Any]
-    types: dict[str, Any]
-    limits: tuple[int, int]  # ids and rows of a batch
+    options: DecodingOptions
+    max_tokens: int
+    max_rows: int
     skip: bool
     progress: bool
     seed: int | list[int]
-    draws_on: torch.device
-    options: dict[str, Any]
     prompts: list[Tensor] | None
-    ids: list[Tensor | None] = field(default_factory=list)
-    results: list[Generated | None] = field(default_factory=list)
+    ids: list[Tensor | None] = field(init=False)
+    results: list[Generated | None] = field(init=False)
     problems: dict[int, str] = field(default_factory=dict)  # why a source was skipped
     succeeded: bool = False
 
-    def run(self) -> list[Generated | None]:
+    def __post_init__(self) -> None:
         self.ids, self.results = [None] * len(self.sources), [None] * len(self.sources)
+
+    def run(self) -> list[Generated | None]:
         self.tokenize()
-        source = self.model.vocabulary[self.types["source_type"]]
+        source = self.model.vocabulary[self.options.source_type]
         lengths = {i: len(row) + int(source.autoset_eos) for i, row in enumerate(self.ids) if row is not None}
-        with self.bar("generating", initial=len(self.problems)) as self.shown:
-            for slots, queue in _shifts(lengths, *self.limits):
-                self.generate(queue, slots)
+        with self.bar("generating", initial=len(self.problems)) as shown:
+            for slots, queue in _shifts(lengths, self.max_tokens, self.max_rows):
+                self.generate(queue, slots, shown)
         return self.results
 
-    def bar(self, what: str, initial: int = 0, leave: bool = True) -> tqdm:
+    def bar(self, what: str, initial: int = 0, leave: bool = True) -> tqdm[Any]:
         hidden = None if self.progress else True
         return tqdm(total=len(self.sources), initial=initial, desc=what, unit="source", disable=hidden, leave=leave)
 
     # tokenizing
 
     def tokenize(self) -> None:
-        """Fills `ids` with rows `[n]` on the CPU, None where a source can not be used."""
+        """Fills `ids` with rows `[n]` on the CPU, None where a source cannot be used."""
         per_id = getattr(self.model.wav2vec, "downsample_factor", SAMPLES_PER_ID)
         sizes = {i: _size(source, per_id) for i, source in enumerate(self.sources)}
         with self.bar("reading", leave=False) as bar:
-            for chunk in _batches(sizes, *self.limits):
+            for chunk in _batches(sizes, self.max_tokens, self.max_rows):
                 try:
                     rows = self.to_rows([self.sources[i] for i in chunk])
-                except Exception:  # tokenizers raise what they like; one by one shows which source it is about
+                except Exception:  # tokenizers raise any kind of error; one by one shows which source it is about
                     rows = None
                 for place, i in enumerate(chunk):
                     self.ids[i] = self.tokenize_one(i) if rows is None else rows[place]
@@ -201,23 +198,23 @@ class _Job:
 
     @torch.no_grad()
     def to_rows(self, sources: list[Any]) -> list[Tensor]:
-        modality = self.types["source_type"]
+        modality = self.options.source_type
         ids = self.model.to_ids(sources, modality, "source", empty_rows=False).cpu()
         return [strip(row, self.model.vocabulary[modality].pad_id, None) for row in ids]
 
     # generating
 
-    def generate(self, queue: list[int], slots: int) -> None:
+    def generate(self, queue: list[int], slots: int, shown: tqdm[Any]) -> None:
         """Fills `results` for the sources of a queue, the longest first, at most `slots` of them at a time."""
         queue = list(reversed(queue))  # the next one last
         while queue:
             begun: dict[int, None] = {}  # those without a result yet, in order
-            error = self.attempt(queue, begun, slots)
+            error = self.attempt(queue, begun, slots, shown)
             if error is None:
                 continue
             failed = list(begun)
             if not self.skip or not failed:
-                if not failed or not self.succeeded and not isinstance(error, FAILURES):
+                if not failed or (not self.succeeded and not isinstance(error, FAILURES)):
                     raise error  # about the options
                 if not isinstance(error, FAILURES):
                     raise type(error)(f"among sources {_listing(failed)}: {_reason(error)}") from error
@@ -228,67 +225,47 @@ class _Job:
             if len(failed) > 1:
                 half = (len(failed) + 1) // 2
                 for part in (failed[:half], failed[half:]):
-                    self.generate(part, half)
+                    self.generate(part, half, shown)
                 slots = min(slots, half)
             else:
                 self.problems[failed[0]] = _reason(error)
-                self.shown.update()
+                shown.update()
             if not self.succeeded and not isinstance(error, FAILURES):
-                raise error  # met every source so far: it is about the options, not about one of them
+                raise error  # every source so far met it: it is about the options, not about one of them
 
-    def attempt(self, queue: list[int], begun: dict[int, None], slots: int) -> Exception | None:
-        """Works through the queue; the error if it failed, without the frames that would keep its tensors alive.
+    def attempt(self, queue: list[int], begun: dict[int, None], slots: int, shown: tqdm[Any]) -> Exception | None:
+        """Works through the queue; returns the error if it failed, without the frames that would keep its tensors alive.
 
         Sources leave `queue` when they are encoded, and stand in `begun` until they have a result.
         """
 
-        def rows() -> Iterator[tuple[int, Tensor]]:
+        def rows() -> Rows:
             while queue:
-                begun[queue[-1]] = None
-                yield queue[-1], self.ids[queue.pop()]
+                number = queue.pop()
+                begun[number], ids = None, self.ids[number]
+                assert ids is not None
+                yield number, ids
 
-        options = dict(self.options)
-        each = self.model._speculate_each
-        if not options.pop("spec_decode", False):
-            each = self.model._generate_each
-            options = {name: value for name, value in options.items() if name not in SPECULATIVE}
-        how = dict(slots=min(slots, len(queue)), generator=self.generator, prompts=self.prompts, **self.types)
+        how: dict[str, Any] = dict(slots=min(slots, len(queue)), seed=self.seed, prompts=self.prompts)
         try:
-            for index, found in each(rows(), **how, **options):
+            for index, found in generate_each(self.model, rows(), self.options, **how):
                 self.results[index] = self.generated(found)
                 self.succeeded = True
                 del begun[index]
-                self.shown.update()
+                shown.update()
         except Exception as error:
             return error.with_traceback(None) if self.skip else error
         return None
 
-    def generator(self, index: int) -> torch.Generator:
-        entropy = [self.seed, index] if isinstance(self.seed, int) else [self.seed[index]]
-        mixed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
-        return torch.Generator(device=self.draws_on).manual_seed(mixed >> 1)  # positive in 64 bits with a sign
-
     def generated(self, found: list[Hypothesis]) -> Generated:
-        target = self.model.vocabulary[self.types["target_type"]]
-        eos_id = target.eos_id if target.autoset_eos else None
+        limits = Limits.of(self.model.vocabulary[self.options.target_type])
         best, *others = (
-            Generated(strip(one.ids.cpu(), target.pad_id, eos_id), one.score, one.truncated) for one in found
+            Generated(strip(one.ids.cpu(), limits.pad_id, limits.eos_id), one.score, one.truncated) for one in found
         )
         return replace(best, others=others)
 
 
-def _check_options(
-    source_type: Modality,
-    target_type: Modality,
-    max_tokens: int,
-    max_batch_size: int,
-    on_error: OnError,
-    generate_kwargs: dict[str, Any],
-    generate: Callable[..., Any],
-) -> None:
-    for name, value in (("source_type", source_type), ("target_type", target_type)):
-        if value not in MODALITIES:
-            raise ValueError(f"{name} must be 'speech' or 'text', got {value!r}")
+def _check_limits(max_tokens: int, max_batch_size: int, on_error: OnError) -> None:
     if not isinstance(max_tokens, int) or not isinstance(max_batch_size, int):
         raise TypeError(
             f"max_tokens and max_batch_size must be whole numbers, got {max_tokens!r} and {max_batch_size!r}"
@@ -297,24 +274,22 @@ def _check_options(
         raise ValueError(f"max_tokens and max_batch_size must be at least 1, got {max_tokens} and {max_batch_size}")
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-    known = {*inspect.signature(generate).parameters, "n_best"}
-    for name in generate_kwargs:
-        if name not in known:
-            raise TypeError(f"generate_many has no argument {name!r}, nor has generate")
+
+
+def _options(given: Mapping[str, Any]) -> DecodingOptions:
+    for name in given:
         if name in ("source_mask", "source_lengths"):
             raise ValueError(f"{name} is for one padded batch: give generate_many a list of rows without padding")
-        if name == "source" or name.startswith("return_"):
+        if name.startswith("return_"):
             raise ValueError(f"{name} cannot be passed on to generate: the results hold ids, score and truncated")
-    if generate_kwargs.get("n_best", 1) != 1 and not generate_kwargs.get("beam_search_decode"):
-        raise ValueError("n_best is for beam search: give beam_search_decode=True as well")
+    return options_of("generate_many", ManyKeywords, given)
 
 
 def _first_seed(seed: int | Sequence[int] | None, generator: torch.Generator | None) -> int | list[int]:
     if seed is not None and generator is not None:
         raise ValueError("give seed or generator, not both")
     if seed is None:
-        device = "cpu" if generator is None else generator.device
-        return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+        return seed_of(generator)
     seeds = [seed] if isinstance(seed, int) else [int(one) for one in seed]
     if min(seeds, default=0) < 0:
         raise ValueError(f"seed must be at least 0, got {min(seeds)}")
@@ -333,7 +308,7 @@ def _as_rows(sources: Any) -> list[Any]:
 
 
 def _size(source: Any, samples_per_id: int) -> int:
-    """About how many ids a source will have; 1 for what is none."""
+    """About how many ids a source will have; 1 if it is no source."""
     try:
         length = len(source)
     except TypeError:

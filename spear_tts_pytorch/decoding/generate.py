@@ -1,317 +1,305 @@
-"""Generation: from texts, waveforms or ids to ids, by the strategies in `decoding`.
+"""Generation: from texts, waveforms or ids to target ids `[b, n]`, all at once or the n best.
 
-`GenerationMixin` asks the model for its inputs, its encoder and its vocabularies. Out: ids `[b, n]` with padding after
-end-of-sequence, at once, as a stream, or the n best. How ids are chosen is the strategies' business.
+In: a model, sources, and options. Out: ids with end-of-sequence where it came and padding after it. One call goes: source ids,
+encoder, a `DecoderStep` with its cache, a strategy over it, the result. `stream.py` and `batching.py` go the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+from typing_extensions import Unpack
 
-from spear_tts_pytorch.decoding.beam import BeamResult, Hypothesis, beam_search, check_beam
-from spear_tts_pytorch.decoding.loop import DecodeResult, check_lengths, sampling_steps
-from spear_tts_pytorch.decoding.sampling import check_temperature, top_k
-from spear_tts_pytorch.decoding.speculative import check_speculation, speculative_steps
+from spear_tts_pytorch.decoding.accelerate import Accelerated, fused_decoder
+from spear_tts_pytorch.decoding.beam import BeamSearch
+from spear_tts_pytorch.decoding.loop import (
+    DecodeResult,
+    Hypothesis,
+    Limits,
+    Progress,
+    Strategy,
+    admit_all,
+    collected,
+    decode,
+    drained,
+)
+from spear_tts_pytorch.decoding.options import (
+    BeamKeywords,
+    CommonKeywords,
+    DecodingKeywords,
+    DecodingOptions,
+    options_of,
+    with_options,
+)
+from spear_tts_pytorch.decoding.sampling import Sampling, seed_of
+from spear_tts_pytorch.decoding.speculative import Speculation
 from spear_tts_pytorch.decoding.step import DecoderStep
-from spear_tts_pytorch.decoding.stream import TokenStream
-from spear_tts_pytorch.model.inputs import Batch
 from spear_tts_pytorch.nn.fused.kv_cache import KVCache
-from spear_tts_pytorch.tokens import Modality, valid_mask
+from spear_tts_pytorch.tokens import Batch, Modality, valid_mask
 from spear_tts_pytorch.utils.checks import evaluating
 
 
-class GenerationMixin:
-    """`generate` and its kin, for `TextToSemantic`."""
+class BatchKeywords(DecodingKeywords, total=False):
+    """Keywords of `generate` about one batch."""
 
-    @torch.no_grad()
-    def generate(
-        self,
-        source: Batch,
-        *,
-        source_type: Modality,
-        target_type: Modality,
-        temperature: float = 1.0,
-        filter_logits_fn: Callable[..., Tensor] | None = top_k,
-        filter_fn_kwargs: dict[str, Any] | None = None,
-        source_mask: Tensor | None = None,
-        max_length: int = 2048,
-        beam_search_decode: bool = False,
-        spec_decode: bool = False,
-        spec_decode_gamma: int = 5,
-        spec_decode_lenience: float = 1.0,
-        beam_size: int = 4,
-        return_source: bool = False,
-        return_target_mask: bool = False,
-        cond_scale: float = 1.0,
-        source_lengths: Tensor | None = None,
-        prompt: Batch | None = None,
-        length_penalty: float = 0.0,
-        generator: torch.Generator | None = None,
-        return_scores: bool = False,
-        return_result: bool = False,
-        progress: bool = False,
-    ) -> Tensor | tuple[Tensor, ...] | DecodeResult | BeamResult:
-        """Generates target ids.
+    source_mask: Tensor | None
+    source_lengths: Tensor | None
+    prompt: Batch | None
+    generator: torch.Generator | None
+    progress: bool
 
-        Args:
-            source: texts, ids `[b, n]` of any integer dtype, or (speech) waveforms `[b, t]`; arrays and lists of rows too.
-            temperature: 0 is greedy. Beam search divides its logits by it, and takes no filter.
-            filter_logits_fn, filter_fn_kwargs: see `decoding.sampling`; the default keeps the best tenth of the ids.
-            source_mask: `[b, n]`, True at real ids; by default, what is not padding.
-            max_length: most ids a row may have, end-of-sequence included and the prompt not.
-            beam_search_decode, beam_size, length_penalty: beam search; scores are divided by `length ** length_penalty`.
-            spec_decode: speculative decoding for text to speech, with a model that has an early exit: ids of the same
-                distribution, drafted by the exit up to `spec_decode_gamma` at a time. `spec_decode_lenience` above 1
-                accepts more drafts and is no longer exact.
-            cond_scale: classifier-free guidance, for models trained with `cond_drop_prob` > 0.
-            source_lengths: of waveforms, in samples, `[b]`.
-            prompt: target ids `[b, n]` that the rows begin with, padded on the right, at least one in each row. They are
-                not part of what is returned.
-            generator: makes draws reproducible.
-            return_scores: also returns each row's mean log-probability (beam search: its score).
-            return_result: returns all that is known instead: `DecodeResult` (ids, scores, which rows `max_length` cut),
-                with speculation a `SpeculativeResult`, with beam search a `BeamResult`.
 
-        Returns:
-            Ids `[b, n]`, int64, end-of-sequence where it came and padding after it. With `return_source` the source ids
-            come before; with `return_target_mask` the mask of real ids, and with `return_scores` the scores `[b]`, after.
+class Run(NamedTuple):
+    """A batch under way: the progress of each step, and the result that the hypotheses of all sources make."""
 
-        Raises:
-            ValueError, TypeError: options that contradict each other or the model; sources as in `to_ids`.
-        """
-        beam = (beam_size, 1, length_penalty) if beam_search_decode else None
-        speculation = (spec_decode_gamma, spec_decode_lenience) if spec_decode else None
-        types = source_type, target_type
-        self._check_generate(*types, cond_scale, max_length, temperature, beam, speculation)
-        with evaluating(self):
-            source = self.source_ids(source, source_type, source_mask, source_lengths)
-            rows = beam_size if beam_search_decode else spec_decode_gamma + 1 if spec_decode else 1
-            begun = self._begin(source, source_type, target_type, cond_scale, prompt, max_length, rows, spec_decode)
-            if beam_search_decode:
-                search = dict(beam_size=beam_size, length_penalty=length_penalty, temperature=temperature)
-                result = beam_search(*begun, len(source), **search, **self._limits(target_type, max_length))
-            else:
-                drawing = dict(
-                    temperature=temperature,
-                    filter_logits_fn=filter_logits_fn,
-                    filter_fn_kwargs=filter_fn_kwargs,
-                    generator=generator,
-                )
-                if spec_decode:
-                    drawing |= dict(gamma=spec_decode_gamma, lenience=spec_decode_lenience)
-                steps = self._steps(begun, len(source), target_type, max_length, spec_decode, drawing)
-                with tqdm(unit="step", disable=None if progress else True, leave=False) as bar:
-                    result = _drained(steps, bar)
-        if return_result:
-            return result
-        returned = (source,) if return_source else ()
-        returned += (result.ids,)
-        returned += (valid_mask(result.ids, self.pad_id[target_type]),) if return_target_mask else ()
-        returned += (result.scores,) if return_scores else ()
-        return returned if len(returned) > 1 else result.ids
+    steps: Iterator[Progress]
+    result: Callable[[Mapping[int, list[Hypothesis]]], DecodeResult]
 
-    @torch.no_grad()
-    def generate_stream(
-        self,
-        source: Batch,
-        *,
-        source_type: Modality,
-        target_type: Modality,
-        chunk: int = 1,
-        temperature: float = 1.0,
-        filter_logits_fn: Callable[..., Tensor] | None = top_k,
-        filter_fn_kwargs: dict[str, Any] | None = None,
-        source_mask: Tensor | None = None,
-        source_lengths: Tensor | None = None,
-        max_length: int = 2048,
-        spec_decode: bool = False,
-        spec_decode_gamma: int = 5,
-        spec_decode_lenience: float = 1.0,
-        cond_scale: float = 1.0,
-        prompt: Batch | None = None,
-        generator: torch.Generator | None = None,
-    ) -> TokenStream:
-        """`generate`, in pieces: an iterator over ids `[b, <= chunk]` as they are accepted.
 
-        Put together, the pieces are what `generate` returns with the same arguments and generator. Afterwards, `result`
-        holds the scores and `seconds_to_first` how long the first piece took. Beam search has no ids before its end.
+@overload
+def generate(
+    model: Accelerated, source: Batch, *, return_result: Literal[True], **options: Unpack[BatchKeywords]
+) -> DecodeResult: ...
 
-        Raises:
-            ValueError, TypeError: as `generate`, at the call; a chunk below 1.
-        """
-        speculation = (spec_decode_gamma, spec_decode_lenience) if spec_decode else None
-        self._check_generate(source_type, target_type, cond_scale, max_length, temperature, None, speculation)
-        if chunk < 1:
-            raise ValueError(f"chunk must be at least 1 id, got {chunk}")
-        with evaluating(self):
-            source = self.source_ids(source, source_type, source_mask, source_lengths)
-            rows = spec_decode_gamma + 1 if spec_decode else 1
-            begun = self._begin(source, source_type, target_type, cond_scale, prompt, max_length, rows, spec_decode)
-        drawing = dict(
-            temperature=temperature,
-            filter_logits_fn=filter_logits_fn,
-            filter_fn_kwargs=filter_fn_kwargs,
-            generator=generator,
+
+@overload
+def generate(
+    model: Accelerated,
+    source: Batch,
+    *,
+    return_scores: Literal[True],
+    return_source: bool = False,
+    return_target_mask: bool = False,
+    **options: Unpack[BatchKeywords],
+) -> tuple[Tensor, ...]: ...
+
+
+@overload
+def generate(
+    model: Accelerated,
+    source: Batch,
+    *,
+    return_target_mask: Literal[True],
+    return_source: bool = False,
+    **options: Unpack[BatchKeywords],
+) -> tuple[Tensor, ...]: ...
+
+
+@overload
+def generate(
+    model: Accelerated, source: Batch, *, return_source: Literal[True], **options: Unpack[BatchKeywords]
+) -> tuple[Tensor, ...]: ...
+
+
+@overload
+def generate(
+    model: Accelerated,
+    source: Batch,
+    *,
+    return_source: Literal[False] = False,
+    return_target_mask: Literal[False] = False,
+    return_scores: Literal[False] = False,
+    return_result: Literal[False] = False,
+    **options: Unpack[BatchKeywords],
+) -> Tensor: ...
+
+
+@with_options(DecodingKeywords)
+@torch.no_grad()
+def generate(
+    model: Accelerated,
+    source: Batch,
+    *,
+    source_mask: Tensor | None = None,
+    source_lengths: Tensor | None = None,
+    prompt: Batch | None = None,
+    generator: torch.Generator | None = None,
+    return_source: bool = False,
+    return_target_mask: bool = False,
+    return_scores: bool = False,
+    return_result: bool = False,
+    progress: bool = False,
+    **options: Unpack[DecodingKeywords],
+) -> Tensor | tuple[Tensor, ...] | DecodeResult:
+    """Generates target ids.
+
+    Args:
+        source: texts, ids `[b, n]` of any integer dtype, or (speech) waveforms `[b, t]`; arrays and lists of rows too.
+        source_mask: `[b, n]`, True at real ids; by default, ids that are not padding.
+        source_lengths: of waveforms, in samples, `[b]`.
+        prompt: target ids `[b, n]` that the rows begin with, padded on the right, at least one in each row. They are
+            not part of the result.
+        generator: makes draws reproducible. Each row draws noise of its own, made of a seed from the generator and of the
+            row's index: `generate_many` with the same generator draws the same ids.
+        return_source, return_target_mask, return_scores: also return the source ids, the mask of real ids, and each row's
+            mean log-probability (beam search: its score).
+        return_result: returns a `DecodeResult` instead: ids, scores, and which rows `max_length` cut; with speculation a
+            `SpeculativeResult`, which also tells how many drafts were accepted.
+        progress: shows a bar, on terminals.
+        options: see `decoding.options.DecodingOptions`: `source_type` ("text"), `target_type` ("speech"), `temperature` (1; 0
+            is greedy), `filter_logits_fn` (`top_k`), `filter_fn_kwargs`, `max_length` (2048 ids), `beam_search_decode`,
+            `beam_size` (4), `length_penalty` (0), `spec_decode`, `spec_decode_gamma` (5), `spec_decode_lenience` (1),
+            `cond_scale` (1).
+
+    Returns:
+        Ids `[b, n]`, int64, end-of-sequence where it came and padding after it. With `return_source` the source ids
+        come before; with `return_target_mask` the mask of real ids, and with `return_scores` the scores `[b]`, after.
+
+    Raises:
+        ValueError, TypeError: options out of range, or that exclude each other or do not fit the model; sources as in
+            `to_ids`.
+    """
+    how = options_of("generate", DecodingKeywords, options)
+    how.check(model)
+    with evaluating(model), tqdm(unit="step", disable=None if progress else True, leave=False) as bar:
+        source = model.source_ids(source, how.source_type, source_mask, source_lengths)
+        run = begin(model, source, how, prompt=prompt, seed=seed_of(generator))
+        result = run.result(drained(run.steps, bar.update))
+    if return_result:
+        return result
+    returned = (source,) if return_source else ()
+    returned += (result.ids,)
+    returned += (valid_mask(result.ids, model.vocabulary[how.target_type].pad_id),) if return_target_mask else ()
+    returned += (result.scores,) if return_scores else ()
+    return returned if len(returned) > 1 else result.ids
+
+
+@with_options(BeamKeywords)
+@torch.no_grad()
+def generate_n_best(
+    model: Accelerated,
+    source: Batch,
+    *,
+    n_best: int = 4,
+    source_mask: Tensor | None = None,
+    source_lengths: Tensor | None = None,
+    prompt: Batch | None = None,
+    **options: Unpack[BeamKeywords],
+) -> list[list[Hypothesis]]:
+    """The `n_best` hypotheses of a beam search for each source, best first, none twice, with scores.
+
+    Args:
+        n_best: hypotheses for each source, at most `beam_size`; fewer are returned if there are no more.
+        source, source_mask, source_lengths, prompt, options: as in `generate`.
+
+    Raises:
+        ValueError, TypeError: as `generate`.
+    """
+    fixed: dict[str, Any] = dict(beam_search_decode=True, n_best=n_best)
+    how = options_of("generate_n_best", BeamKeywords, options, **fixed)
+    how.check(model)
+    with evaluating(model):
+        source = model.source_ids(source, how.source_type, source_mask, source_lengths)
+        run = begin(model, source, how, prompt=prompt, seed=0)
+        return run.result(drained(run.steps)).n_best
+
+
+def begin(
+    model: Accelerated,
+    source: Tensor,
+    options: DecodingOptions,
+    *,
+    prompt: Batch | None = None,
+    seed: int | Sequence[int] = 0,
+    numbers: Sequence[int] | None = None,
+) -> Run:
+    """Encodes source ids `[b, n]`, reads the prompt, and begins to decode.
+
+    Args:
+        seed: of the noise, see `sampling.keys_of`.
+        numbers: the sources' numbers; 0, 1, ... by default.
+    """
+    rows, limits = len(source), Limits.of(model.vocabulary[options.target_type])
+    numbers = range(rows) if numbers is None else numbers
+    step, cache = encoded(model, source, options, prompt)
+    if options.spec_decode:
+        common = dict(options=options, limits=limits, seed=seed, device=model.device)
+        speculation = Speculation(step, cache, numbers, draft_cost=draft_cost(model), **common)
+        return Run(iter(speculation), lambda found: speculation.result(collected(found, limits.pad_id)))
+    admit = admit_all(step, cache, numbers, model.device)
+    steps = decode(step, admit, strategy_of(options, limits, seed, model.device), rows)
+    return Run(steps, partial(collected, pad_id=limits.pad_id))
+
+
+def encoded(
+    model: Accelerated, source: Tensor, options: DecodingOptions, prompt: Batch | None = None
+) -> tuple[DecoderStep, KVCache]:
+    """The step for source ids `[b, n]`, and a cache that holds the encoded sources and the prompt."""
+    if prompt is not None:
+        prompt = prompt_ids(model, prompt, options.target_type)
+        if len(prompt) != len(source):
+            raise ValueError(f"source has {len(source)} rows and prompt {len(prompt)}: they must agree")
+    context, mask, positions = model.encode_ids(source, options.source_type)
+    step = decoder_step(model, options, len(source))
+    return step, step.new_cache(context, mask, positions.expand(len(source), -1), prompt)
+
+
+def decoder_step(model: Accelerated, options: DecodingOptions, sources: int) -> DecoderStep:
+    """The step for a batch of so many sources."""
+    rows = sources * options.rows_per_source * (1 if options.cond_scale == 1 else 2)
+    decoder = fused_decoder(model, options.target_type, rows=rows, steps=options.max_length, drafts=options.spec_decode)
+    return DecoderStep(model, decoder, options.target_type, options.cond_scale)
+
+
+def strategy_of(
+    options: DecodingOptions, limits: Limits, seed: int | Sequence[int], device: torch.device
+) -> Callable[[list[int]], Strategy]:
+    """Makes the state of sources with these numbers: beam search, or sampling."""
+    if options.beam_search_decode:
+        return partial(BeamSearch, options=options, limits=limits, device=device)
+    return partial(Sampling, options=options, limits=limits, seed=seed, device=device)
+
+
+def draft_cost(model: Accelerated) -> float:
+    """Cost of a draft as a share of a full step: the layers below the exit, and head and draw as one more layer."""
+    return ((model.early_exit_layer or 0) + 1) / len(model.target_transformer.layers)
+
+
+def prompt_ids(model: Accelerated, prompt: Batch, target_type: Modality) -> Tensor:
+    """A prompt as checked ids `[b, n]`: at least one in each row, and no end-of-sequence."""
+    ids = model.to_ids(prompt, target_type, "prompt", empty_rows=False)
+    vocabulary = model.vocabulary[target_type]
+    if vocabulary.autoset_eos and bool((ids == vocabulary.eos_id).any()):
+        raise ValueError(
+            f"prompt holds end-of-sequence ({vocabulary.eos_id}), after which nothing follows: leave it out"
         )
-        if spec_decode:
-            drawing |= dict(gamma=spec_decode_gamma, lenience=spec_decode_lenience)
-        steps = self._steps(begun, len(source), target_type, max_length, spec_decode, drawing)
-        return TokenStream(steps, chunk, self.pad_id[target_type])
-
-    @torch.no_grad()
-    def generate_n_best(
-        self,
-        source: Batch,
-        *,
-        source_type: Modality,
-        target_type: Modality,
-        n_best: int = 4,
-        beam_size: int = 4,
-        length_penalty: float = 0.0,
-        temperature: float = 1.0,
-        max_length: int = 2048,
-        source_mask: Tensor | None = None,
-        source_lengths: Tensor | None = None,
-        cond_scale: float = 1.0,
-        prompt: Batch | None = None,
-    ) -> list[list[Hypothesis]]:
-        """The `n_best` hypotheses of a beam search for each source, best first, none twice, with scores."""
-        self._check_generate(
-            source_type, target_type, cond_scale, max_length, temperature, (beam_size, n_best, length_penalty)
-        )
-        with evaluating(self):
-            source = self.source_ids(source, source_type, source_mask, source_lengths)
-            begun = self._begin(source, source_type, target_type, cond_scale, prompt, max_length, beam_size)
-            search = dict(beam_size=beam_size, length_penalty=length_penalty, temperature=temperature, n_best=n_best)
-            return beam_search(*begun, len(source), **search, **self._limits(target_type, max_length)).n_best
-
-    def _check_generate(
-        self,
-        source_type: Modality,
-        target_type: Modality,
-        cond_scale: float,
-        max_length: int,
-        temperature: float,
-        beam: tuple[int, int, float] | None = None,
-        speculation: tuple[int, float] | None = None,
-    ) -> None:
-        """Everything that can be wrong but the sources; `beam`: size, n best, penalty, `speculation`: gamma, lenience."""
-        self._check_call(source_type, target_type, False, 0.0)
-        check_lengths(1, max_length)
-        if not 1 <= cond_scale < float("inf"):
-            raise ValueError(f"cond_scale must be at least 1 (1 = no guidance), got {cond_scale}")
-        if cond_scale > 1 and self.cond_drop_prob == 0:
-            raise ValueError(
-                f"cond_scale {cond_scale} needs a model trained with cond_drop_prob > 0, this one was not: use cond_scale 1"
-            )
-        if beam and speculation:
-            raise ValueError("choose beam_search_decode or spec_decode, not both")
-        if beam:
-            beam_size, n_best, length_penalty = beam
-            check_beam(beam_size, n_best, temperature, length_penalty, self.vocabulary[target_type].size)
-        else:
-            check_temperature(temperature)
-        if speculation:
-            if not self.target_has_early_exit:
-                raise ValueError("spec_decode needs a model with target_early_exit_layer")
-            if (source_type, target_type) != ("text", "speech"):
-                raise ValueError(f"spec_decode is for text to speech, not {source_type} to {target_type}")
-            check_speculation(*speculation)
-
-    def _begin(
-        self,
-        source: Tensor,
-        source_type: Modality,
-        target_type: Modality,
-        cond_scale: float = 1.0,
-        prompt: Batch | None = None,
-        max_length: int = 1,
-        rows_per_source: int = 1,
-        drafts: bool = False,
-    ) -> tuple[DecoderStep, KVCache]:
-        """Encodes checked source ids and reads the prompt: the step, for so many rows of each source, and its cache."""
-        if prompt is not None:
-            prompt = self.prompt_ids(prompt, target_type)
-            if len(prompt) != len(source):
-                raise ValueError(f"source has {len(source)} rows and prompt {len(prompt)}: they must agree")
-        context, mask, positions = self.encode_ids(source, source_type)
-        expected = dict(rows=len(source) * rows_per_source, steps=max_length, drafts=drafts)
-        step = DecoderStep(self, target_type, cond_scale, **expected)
-        return step, step.new_cache(context, mask, positions.expand(context.shape[0], -1), prompt)
-
-    def prompt_ids(self, prompt: Batch, target_type: Modality) -> Tensor:
-        """A prompt as ids `[b, n]`, checked: at least one in each row, and no end-of-sequence."""
-        prompt = self.to_ids(prompt, target_type, "prompt", empty_rows=False)
-        vocabulary = self.vocabulary[target_type]
-        if vocabulary.autoset_eos and bool((prompt == vocabulary.eos_id).any()):
-            raise ValueError(f"prompt holds end-of-sequence ({vocabulary.eos_id}), which nothing follows: leave it out")
-        return prompt
-
-    def _limits(self, target_type: Modality, max_length: int) -> dict[str, Any]:
-        """What every strategy has to know of the target vocabulary."""
-        vocabulary = self.vocabulary[target_type]
-        return dict(
-            eos_id=vocabulary.eos_id if vocabulary.autoset_eos else None,
-            pad_id=vocabulary.pad_id,
-            max_length=max_length,
-            forbid_ids=[vocabulary.pad_id] if vocabulary.pad_id >= 0 else [],
-            device=self.device,
-        )
-
-    def _steps(
-        self,
-        begun: tuple[DecoderStep, KVCache],
-        rows: int,
-        target_type: Modality,
-        max_length: int,
-        speculative: bool,
-        drawing: dict[str, Any],
-    ) -> Generator[Any, None, DecodeResult]:
-        if drawing["temperature"] == 0:
-            drawing = {**drawing, "filter_logits_fn": None}  # the best id always stays
-        if speculative:
-            # the head and the drawing cost about as much as one more layer
-            share = (self.early_exit_layer + 1) / len(self.target_transformer.layers)
-            return speculative_steps(*begun, rows, draft_cost=share, **drawing, **self._limits(target_type, max_length))
-        return sampling_steps(*begun, rows, **drawing, **self._limits(target_type, max_length))
-
-    @torch.no_grad()
-    def alignment(
-        self,
-        source: Batch,
-        target: Batch,
-        *,
-        source_type: Modality,
-        target_type: Modality,
-        source_position_rate: float | None = None,
-    ) -> Tensor:
-        """Cross-attention weights of every layer, `[layers, b, h, n + 1, 1 + m]` (start token and null first)."""
-        weights: list[Tensor] = []
-        hooks = [
-            block.cross_attention.register_forward_pre_hook(
-                lambda layer, inputs: weights.append(layer.weights(*inputs[:3]))
-            )
-            for block in self.target_transformer.layers
-        ]
-        try:
-            with evaluating(self):
-                options = dict(source_type=source_type, target_type=target_type)
-                self(source, target, source_position_rate=source_position_rate, **options)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return torch.stack(weights)
+    return ids
 
 
-def _drained(steps: Generator[Any, None, DecodeResult], bar: tqdm) -> DecodeResult:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value
-        bar.update()
+@torch.no_grad()
+def alignment(
+    model: Accelerated,
+    source: Batch,
+    target: Batch,
+    *,
+    source_type: Modality = "text",
+    target_type: Modality = "speech",
+    source_position_rate: float | None = None,
+) -> Tensor:
+    """Cross-attention weights of every layer, `[layers, b, h, n + 1, 1 + m]`, for targets `[b, n]` and sources `[b, m]`.
+
+    The start token comes before the target ids, and the null key before the source ids.
+
+    Args:
+        source, target: as the model's forward pass takes them.
+        source_position_rate: steps of the speech timeline between source ids, if not the modality's own.
+    """
+    weights: list[Tensor] = []
+
+    def note(layer: Any, inputs: tuple[Any, ...]) -> None:
+        weights.append(layer.weights(*inputs[:3]))
+
+    hooks = [block.cross_attention.register_forward_pre_hook(note) for block in model.target_transformer.layers]
+    try:
+        with evaluating(model):
+            types: CommonKeywords = dict(source_type=source_type, target_type=target_type)
+            model(source, target, source_position_rate=source_position_rate, **types)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(weights)

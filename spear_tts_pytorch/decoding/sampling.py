@@ -1,105 +1,62 @@
-"""Choosing the next id: filters and draws, pure functions of logits `[b, v]`.
+"""Sampling and greedy decoding: one id for each row and step.
 
-A filter returns logits of the same shape in which what must not be drawn is -inf; the best id always stays. `sample`
-draws one id per row, `[b]`. Nothing here knows what came before a row's logits or what the ids mean.
+In: logits `[r, v]`, options, and the noise of each row. Out: ids, drawn from `softmax(filter(logits) / temperature)`. What a row
+gets depends on its key and on its own logits, not on the other rows of the batch, nor on how sources are put into batches.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-NEGATIVE_INFINITY = float("-inf")
-LEAST_TEMPERATURE = 1e-6
+from spear_tts_pytorch.decoding.filters import NEGATIVE_INFINITY, min_p, top_k, top_p
+from spear_tts_pytorch.decoding.loop import NAN_LOGITS, SHARE_TO_FILL, Hypothesis, Limits, check_every, worth_leaving
+from spear_tts_pytorch.decoding.options import DecodingOptions
+from spear_tts_pytorch.utils.noise import gumbel_at, row_keys
+
+__all__ = [
+    "Restriction",
+    "Sampling",
+    "check_drawn",
+    "draw",
+    "keys_of",
+    "min_p",
+    "restriction",
+    "seed_of",
+    "top_k",
+    "top_p",
+]
+
+FLUSH_EVERY = 64  # steps after which new ids are written to the history and checked
+LARGEST_SEED = 2**63 - 1
+NOISE_AHEAD = 16_384  # values of noise that are made at once
+
+Restriction = Callable[[Tensor], Tensor]
+"""Makes of a model's logits `[r, v]` those that ids are drawn from."""
 
 
-def top_k(logits: Tensor, thres: float = 0.1, k: int | None = None) -> Tensor:
-    """Keeps the best ids of each row.
-
-    Args:
-        logits: `[b, v]`.
-        thres: share of the vocabulary that stays: `ceil(thres * v)` ids.
-        k: how many ids stay instead; more than `v` keeps all.
-
-    Raises:
-        ValueError: `thres` outside (0, 1] or `k` below 1.
-    """
-    size = logits.shape[-1]
-    if k is None:
-        if not 0 < thres <= 1:
-            raise ValueError(f"thres must be in (0, 1], the share of the vocabulary that top_k keeps, got {thres}")
-        k = math.ceil(thres * size)
-    elif k < 1:
-        raise ValueError(f"k must be at least 1, got {k}: top_k keeps the k best ids")
-    if k >= size:
-        return logits
-    values, indices = logits.topk(k, dim=-1)
-    return torch.full_like(logits, NEGATIVE_INFINITY).scatter_(-1, indices, values)
+def seed_of(generator: torch.Generator | None) -> int:
+    """A seed drawn from a generator, or from torch's global one."""
+    device = "cpu" if generator is None else generator.device
+    return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 
 
-def top_p(logits: Tensor, thres: float = 0.9) -> Tensor:
-    """Keeps the smallest set of best ids whose probability together is at least `thres` (arXiv 1904.09751).
-
-    Args:
-        logits: `[b, v]`.
-        thres: probability to keep; the best id stays whatever its probability, 1 keeps all.
-
-    Raises:
-        ValueError: `thres` outside (0, 1].
-    """
-    if not 0 < thres <= 1:
-        raise ValueError(f"thres must be in (0, 1], the probability that top_p keeps, got {thres}")
-    if thres == 1:  # rounding of the running sum must not remove anything
-        return logits
-    ordered, indices = logits.sort(dim=-1, descending=True)
-    probabilities = ordered.softmax(dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities  # probability of what is better than each id
-    ordered = ordered.masked_fill(before >= thres, NEGATIVE_INFINITY)
-    # rounding must not remove the best id: before[0] is p - p = 0 < thres
-    return torch.empty_like(logits).scatter_(-1, indices, ordered)
-
-
-def min_p(logits: Tensor, thres: float = 0.1) -> Tensor:
-    """Keeps the ids at least `thres` times as probable as the best one (arXiv 2407.01082).
-
-    Args:
-        logits: `[b, v]`.
-        thres: 0 keeps all, 1 only the best.
-
-    Raises:
-        ValueError: `thres` outside [0, 1].
-    """
-    if not 0 <= thres <= 1:
-        raise ValueError(f"thres must be in [0, 1], a share of the best id's probability, got {thres}")
-    if thres == 0:
-        return logits
-    best = logits.amax(dim=-1, keepdim=True)
-    return logits.masked_fill(logits < best + math.log(thres), NEGATIVE_INFINITY)
-
-
-def check_temperature(temperature: float) -> None:
-    """Raises ValueError unless `temperature` is finite, and 0 or not so small that logits overflow."""
-    number = isinstance(temperature, (int, float)) and math.isfinite(temperature)
-    if not number or temperature < 0 or 0 < temperature < LEAST_TEMPERATURE:
-        raise ValueError(
-            f"temperature must be a number >= 0 (0 = greedy, else at least {LEAST_TEMPERATURE:g}), got {temperature!r}"
-        )
-
-
-def gumbel_noise(rows: int, size: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-    """Standard Gumbel noise, float32 `[rows, size]`, drawn on the generator's device and moved to `device`."""
-    source = device if generator is None else generator.device
-    noise = torch.empty(rows, size, device=source).exponential_(generator=generator)
-    return noise.log_().neg_().to(device)
+def keys_of(numbers: Sequence[int], seed: int | Sequence[int], device: torch.device) -> Tensor:
+    """Keys of the noise of sources with these numbers, int64 `[n]`: made of one seed and the number, or of its own seed."""
+    if isinstance(seed, int):
+        return row_keys(torch.tensor(numbers, dtype=torch.long, device=device), seed & LARGEST_SEED)
+    seeds = [seed[number] & LARGEST_SEED for number in numbers]
+    return row_keys(torch.tensor(seeds, dtype=torch.long, device=device))
 
 
 def draw(logits: Tensor, temperature: float, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The id of each row with the highest `logits / temperature + noise`, `[b]`, and that value `[b]`.
+    """The id of each row with the highest `logits / temperature + noise`, `[b]`, and this value, `[b]`.
 
-    With Gumbel noise this draws from `softmax(logits / temperature)`. The value is not finite where every logit was
-    -inf or one was NaN: the caller looks at it when it suits (`check_drawn`), which spares a synchronisation per step.
+    With Gumbel noise `[b, v]` this draws from `softmax(logits / temperature)`; without noise it takes the best id. The value
+    is not finite if all logits of a row are -inf, or one is NaN. `check_drawn` tests this later: each test waits for the device.
     """
     if temperature > 0 and noise is not None:
         logits = torch.add(noise, logits, alpha=1 / temperature)
@@ -108,28 +65,173 @@ def draw(logits: Tensor, temperature: float, noise: Tensor | None) -> tuple[Tens
 
 
 def check_drawn(values: Tensor) -> None:
-    """Raises ValueError if a draw found nothing to choose from; `values` as `draw` returns them."""
+    """Raises ValueError if a draw had nothing to choose from; `values` are those of `draw`."""
     if not bool(torch.isfinite(values).all()):
         if bool(torch.isnan(values).any()):
-            raise ValueError("logits hold NaN: the weights or the conditioning of the model are not finite")
+            raise ValueError(NAN_LOGITS)
         raise ValueError(
             "filter_logits_fn leaves no id to choose from (all logits of a row are -inf): loosen the filter"
             " or forbid fewer ids"
         )
 
 
-def sample(logits: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-    """Draws one id per row of `logits` `[b, v]` from `softmax(logits / temperature)`; temperature 0 takes the best.
+def restriction(options: DecodingOptions, limits: Limits, device: torch.device) -> Restriction:
+    """Forbids the ids that `limits` forbids, then applies the filter; greedy decoding takes no filter."""
+    banned = limits.banned(device)
+    keep = options.filter_logits_fn if options.temperature > 0 else None
+    keywords = dict(options.filter_fn_kwargs or {})
 
-    Returns:
-        int64 `[b]`.
+    def restrict(logits: Tensor) -> Tensor:
+        if banned is not None:
+            logits = logits.index_fill(1, banned, NEGATIVE_INFINITY)
+        return logits if keep is None else keep(logits, **keywords)
 
-    Raises:
-        ValueError: negative temperature, logits with NaN, or a row in which everything is -inf.
+    return restrict
+
+
+class Sampling:
+    """Sampling as a strategy of `loop.decode`, greedy at temperature 0. One row for each source.
+
+    Args:
+        numbers: the sources' numbers.
+        options: `temperature`, the filter and `max_length` count.
+        limits: of the target vocabulary.
+        seed: one for all sources, or a sequence with a seed for each source number.
+        device: of the logits.
     """
-    check_temperature(temperature)
-    logits = logits.float()
-    noise = gumbel_noise(*logits.shape, logits.device, generator) if temperature > 0 else None
-    ids, values = draw(logits, temperature, noise)
-    check_drawn(values)
-    return ids
+
+    rows: int = 1
+
+    def __init__(
+        self,
+        numbers: Sequence[int],
+        *,
+        options: DecodingOptions,
+        limits: Limits,
+        seed: int | Sequence[int],
+        device: torch.device,
+    ):
+        self.temperature, self.max_length, self.eos_id = options.temperature, options.max_length, limits.eos_id
+        self.restrict, self.every = restriction(options, limits, device), check_every(device)
+        self.numbers = list(numbers)
+        self.columns = 0  # steps since the oldest source in the batch began
+        self.begun = [0] * len(self.numbers)  # column of each source's first id
+        rows = len(self.numbers)
+        self.keys = keys_of(self.numbers, seed, device)  # [s]
+        self.ids = torch.zeros(
+            rows, FLUSH_EVERY, dtype=torch.long, device=device
+        )  # [s, room], all columns that are written
+        self.log_probs = torch.zeros(rows, FLUSH_EVERY, device=device)  # [s, room]
+        self.pending: list[tuple[Tensor, Tensor, Tensor]] = []  # ids, log-probabilities and values [s], not yet written
+        self.newest = torch.empty(rows, 0, dtype=torch.long, device=device)  # [s, 1] after the first step
+        self.over = torch.zeros(rows, dtype=torch.bool, device=device)  # [s], reached end-of-sequence
+        self.over_before = self.over  # [s], one step ago
+        self.noise = torch.empty(rows, 0, 1, device=device)  # [s, steps, v], made ahead
+        self.noise_used = 0  # steps of it
+
+    def advance(self, logits: Tensor) -> None:
+        noise = self._next_noise(logits.shape[1]) if self.temperature > 0 else None
+        log_probs = logits.log_softmax(dim=-1)  # before the filter, which may write into its input
+        drawn, values = draw(self.restrict(logits), self.temperature, noise)
+        self.newest = drawn[:, None]
+        self.pending.append((drawn, log_probs.gather(1, self.newest)[:, 0], values))
+        self.columns += 1
+        if self.columns == 1 or len(self.pending) >= FLUSH_EVERY:
+            self._flush()
+        self.over_before = self.over
+        if self.eos_id is not None:
+            self.over = self.over | (drawn == self.eos_id)
+
+    def _next_noise(self, size: int) -> Tensor:
+        """Noise `[s, v]` of each source's next id: a function of its key and of how many ids it has."""
+        if self.noise_used == self.noise.shape[1]:
+            left = self.max_length - self.columns + max(self.begun)  # of the youngest source
+            steps = max(1, min(NOISE_AHEAD // (len(self.numbers) * size), left))
+            ages = torch.tensor([self.columns - begun for begun in self.begun], device=self.keys.device)
+            self.noise, self.noise_used = gumbel_at(self.keys, _ahead(ages, steps), size), 0
+        self.noise_used += 1
+        return self.noise[:, self.noise_used - 1]
+
+    def last_ids(self) -> Tensor:
+        return self.newest
+
+    def gained(self) -> dict[int, Tensor]:
+        rows = zip(self.numbers, self.newest, self.over_before.tolist(), strict=True)
+        return {number: ids for number, ids, over in rows if not over}
+
+    def ended(self, waiting: bool) -> list[int]:
+        full = self.columns - min(self.begun) >= self.max_length
+        if not full and (self.eos_id is None or self.columns % self.every):
+            return []
+        full_before = self.columns - self.max_length  # sources that began at this column or before it are full
+        rows = zip(self.over.tolist(), self.begun, strict=True)
+        slots = [slot for slot, (over, begun) in enumerate(rows) if over or begun <= full_before]
+        live = len(self.numbers)
+        enough = SHARE_TO_FILL * len(slots) >= live if waiting else worth_leaving(len(slots), live)
+        return slots if full or (slots and (enough or len(slots) == live)) else []
+
+    def hypotheses(self, slots: list[int]) -> list[list[Hypothesis]]:
+        self._flush()
+        place = torch.tensor(slots, device=self.ids.device)
+        begun = torch.tensor([self.begun[slot] for slot in slots], device=self.ids.device)
+        ids, columns = self.ids[place, : self.columns], torch.arange(self.columns, device=self.ids.device)
+        lengths = (self.columns - begun).clamp_max(self.max_length)
+        ends = torch.zeros_like(ids, dtype=torch.bool)
+        if self.eos_id is not None:
+            ends = (ids == self.eos_id) & (columns >= begun[:, None]) & (columns < (begun + lengths)[:, None])
+        over = ends.any(dim=1)
+        lengths = torch.where(over, ends.int().argmax(dim=1) - begun + 1, lengths)
+        own = (columns >= begun[:, None]) & (columns < (begun + lengths)[:, None])
+        scores = self.log_probs[place, : self.columns].masked_fill(~own, 0).sum(dim=1) / lengths
+        rows = zip(ids, begun.tolist(), lengths.tolist(), scores.tolist(), over.tolist(), strict=True)
+        has_end = self.eos_id is not None
+        return [
+            [Hypothesis(row[first : first + length], score, truncated=has_end and not whole)]
+            for row, first, length, score, whole in rows
+        ]
+
+    def replace(self, slots: list[int], other: Sampling) -> None:
+        self._flush()
+        other._flush()
+        last = self.columns - 1
+        for slot, number in zip(slots, other.numbers, strict=True):
+            self.numbers[slot], self.begun[slot] = number, last
+        self.ids[slots, last], self.log_probs[slots, last] = other.ids[:, 0], other.log_probs[:, 0]
+        self.over[slots], self.newest[slots], self.keys[slots] = other.over, other.newest, other.keys
+        _, steps, size = self.noise[:, self.noise_used :].shape
+        if steps:
+            self.noise[slots, self.noise_used :] = gumbel_at(
+                other.keys, _ahead(torch.ones_like(other.keys), steps), size
+            )
+        self._forget(min(self.begun))
+
+    def _forget(self, columns: int) -> None:
+        """Drops the first columns, whose sources have left the batch, once they are more than half."""
+        if 2 * columns > self.columns:
+            self.ids, self.log_probs = self.ids[:, columns:].clone(), self.log_probs[:, columns:].clone()
+            self.columns, self.begun = self.columns - columns, [begun - columns for begun in self.begun]
+
+    def keep(self, slots: list[int]) -> None:
+        self._flush()
+        self.numbers, self.begun = ([held[slot] for slot in slots] for held in (self.numbers, self.begun))
+        place = torch.tensor(slots, device=self.ids.device)
+        self.ids, self.log_probs, self.keys = self.ids[place], self.log_probs[place], self.keys[place]
+        self.over, self.newest, self.noise = self.over[place], self.newest[place], self.noise[place]
+
+    def _flush(self) -> None:
+        """Writes pending ids to the history, and checks that each draw had something to choose from."""
+        if not self.pending:
+            return
+        ids, log_probs, values = (torch.stack(column, dim=1) for column in zip(*self.pending, strict=True))
+        check_drawn(values)
+        start, room = self.columns - len(self.pending), self.ids.shape[1]
+        if self.columns > room:
+            more = (0, max(room, FLUSH_EVERY))
+            self.ids, self.log_probs = F.pad(self.ids, more), F.pad(self.log_probs, more)
+        self.ids[:, start : self.columns], self.log_probs[:, start : self.columns] = ids, log_probs
+        self.pending.clear()
+
+
+def _ahead(ages: Tensor, steps: int) -> Tensor:
+    """The next `steps` places of rows that have `ages` `[s]` ids: `[s, steps]`."""
+    return ages[:, None] + torch.arange(steps, device=ages.device)

@@ -1,24 +1,82 @@
-"""What decoding strategies call: `step(ids [r, n], cache) -> logits [r, n', v]`, with guidance and the prompt inside.
+"""One decoding step of a model: `step(ids [r, n], cache) -> logits [r, n', v]`, with guidance and the prompt inside.
 
-A `DecoderStep` is made for one call of `generate` from the model's decoder. A call on an empty cache puts the start
-token in front, so that `[r, 0]` gives the logits of the first id. `draft` and `verify` run the lower and the upper layers
-apart, for speculative decoding. Does not know how ids are chosen.
+`Seq2Seq` is what decoding asks of a model. A `DecoderStep` is made for one call of `generate`. A call on an empty cache puts
+the start token in front, so that ids `[r, 0]` give the logits of the first id. `draft` and `verify` run the lower and the
+upper layers apart, for speculative decoding.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spear_tts_pytorch.model.positions import add_sinusoids, diagonal_prior, timeline
+from spear_tts_pytorch.nn.fused.fused_decoder import FusedDecoder
 from spear_tts_pytorch.nn.fused.kv_cache import KVCache
-from spear_tts_pytorch.tokens import Modality, lengths_of
+from spear_tts_pytorch.nn.transformer import EarlyExit, Transformer
+from spear_tts_pytorch.tokens import Batch, Modality, Vocabulary, lengths_of
 
-if TYPE_CHECKING:
-    from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
+
+class Seq2Seq(Protocol):
+    """An encoder-decoder over ids of both modalities, as far as decoding is concerned."""
+
+    training: bool
+    target_transformer: Transformer
+    early_exit: EarlyExit | None
+    early_exit_layer: int | None
+    cond_drop_prob: float
+    vocabulary: Mapping[Modality, Vocabulary]
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def wav2vec(self) -> Any: ...
+
+    @property
+    def target_has_early_exit(self) -> bool: ...
+
+    def table(self, modality: Modality) -> Tensor:
+        """Embeddings of a modality's ids, `[v, dim]`."""
+        ...
+
+    def to_ids(
+        self,
+        x: Batch,
+        modality: Modality,
+        name: str,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+        empty_rows: bool = True,
+        right_padded: bool = True,
+    ) -> Tensor:
+        """Checked ids `[b, n]` of texts, waveforms or ids."""
+        ...
+
+    def source_ids(self, source: Batch, source_type: Modality, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
+        """Checked ids `[b, n]` of sources; every row has some."""
+        ...
+
+    def encode_ids(
+        self, ids: Tensor, modality: Modality, position_rate: float | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Encoded sources `[b, m, dim]`, their mask `[b, m]` and positions `[1, m]`."""
+        ...
+
+    def embed_target(self, ids: Tensor, modality: Modality, first: list[int]) -> tuple[Tensor, Tensor | None]:
+        """Embeddings of target ids, the start token in front of rows that begin, and positions if the model has any."""
+        ...
+
+    def cross_mask(
+        self, allowed: Tensor | None, source_positions: Tensor, target_positions: Tensor | None
+    ) -> Tensor | None:
+        """The mask of cross-attention, boolean or additive; None for no mask."""
+        ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
 class GuidedCache(KVCache):
@@ -43,47 +101,32 @@ class DecoderStep:
     """Decoding steps of one model for one target modality.
 
     Args:
-        model: whose decoder, embeddings and early exit to use, as they are now.
+        model: gives embeddings, masks and the early exit, as they are now.
+        decoder: the model's decoder for this target modality, see `accelerate.fused_decoder`.
         target_type: what is decoded.
-        cond_scale: classifier-free guidance (arXiv 2207.12598); 1 is none.
-        rows, steps: how many rows and steps to expect; what pays depends on them, results do not.
-        drafts: whether `draft` and `verify` will be called.
+        cond_scale: scale of classifier-free guidance (arXiv 2207.12598); 1 is no guidance.
     """
 
-    def __init__(
-        self,
-        model: TextToSemantic,
-        target_type: Modality,
-        cond_scale: float = 1.0,
-        *,
-        rows: int = 1,
-        steps: int = 1,
-        drafts: bool = False,
-    ):
-        self.model, self.target_type, self.cond_scale = model, target_type, cond_scale
-        rows = rows if cond_scale == 1.0 else 2 * rows
-        self.decoder = model.fused_decoder(target_type, rows, steps, drafts)
-        self.table = model.token_emb[target_type].weight
-        self.start_token = model.start_token[target_type]
-        self.rate = model.text_position_rate if target_type == "text" else 1.0
-        self._padded_mask: tuple[Tensor | None, Tensor | None] = (None, None)
+    def __init__(self, model: Seq2Seq, decoder: FusedDecoder, target_type: Modality, cond_scale: float = 1.0):
+        self.model, self.decoder, self.target_type, self.cond_scale = model, decoder, target_type, cond_scale
+        self._allowed: tuple[Tensor | None, Tensor | None] = (None, None)  # a cache's mask, and what was made of it
 
     def new_cache(self, context: Tensor, mask: Tensor, positions: Tensor, prompt: Tensor | None = None) -> KVCache:
         """An empty cache for sources `[s, m, dim]` with their mask `[s, m]` and positions `[s, m]`.
 
-        `prompt` `[s, n]`, padded on the right, is what the rows begin with: the next call of the step, with ids of the
+        `prompt` `[s, n]`, padded on the right, holds the first ids of the rows: the next call of the step, with ids of the
         shape [s, 0], goes on from its ends.
         """
-        kind, depth = KVCache, len(self.decoder.layers)
+        kind = KVCache
         if self.cond_scale != 1.0:
             kind, context, positions = GuidedCache, context.repeat(2, 1, 1), positions.repeat(2, 1)
             mask = torch.cat((mask, torch.zeros_like(mask)))
-        cache = kind(depth, context, mask, positions)
+        cache = kind(len(self.decoder.layers), context, mask, positions)
         if prompt is not None:
-            lengths = lengths_of(prompt, self.model.pad_id[self.target_type])
+            lengths = lengths_of(prompt, self.model.vocabulary[self.target_type].pad_id)
             self(prompt[:, :-1], cache)
             cache.truncate(lengths.tolist())
-            cache.prompted = prompt.gather(1, lengths[:, None] - 1)  # the last of each row is still to be read
+            cache.prompted = prompt.gather(1, lengths[:, None] - 1)  # the last id of each row is still to be read
         return cache
 
     @torch.no_grad()
@@ -103,44 +146,35 @@ class DecoderStep:
     @torch.no_grad()
     def verify(self, cache: KVCache) -> Tensor:
         """The model's logits `[r, m, v]` of the positions drafted since the last `verify`."""
-        hidden, positions = zip(*cache.pending, strict=True)
+        hidden = torch.cat([x for x, _ in cache.pending], dim=1)
+        drafted = [positions for _, positions in cache.pending if positions is not None]
         cache.pending.clear()
-        positions = None if positions[0] is None else torch.cat(positions, dim=1)
-        mask, layer = self._cross_mask(cache, positions), self.model.early_exit_layer
-        return self._guided(self.decoder(torch.cat(hidden, dim=1), cache, mask, first=layer, head="logits")[1])
+        mask = self._cross_mask(cache, torch.cat(drafted, dim=1) if drafted else None)
+        return self._guided(self.decoder(hidden, cache, mask, first=self.model.early_exit_layer or 0, head="logits")[1])
 
     def _embed(self, ids: Tensor, cache: KVCache) -> tuple[Tensor, Tensor | None]:
-        """Embeddings `[r, n', dim]` of ids behind what the cache holds, and their positions where the model needs them."""
+        """Embeddings `[r, n', dim]` of ids behind those in the cache, and their positions if the model needs them."""
         if cache.prompted is not None and ids.shape[1] == 0:
             ids, cache.prompted = cache.prompted, None
         lengths = cache.lengths
         if self.cond_scale != 1.0:
             ids, lengths = ids.repeat(2, 1), lengths * 2
-        starts = lengths[0] == 0
-        x = F.embedding(ids.clamp(0, self.table.shape[0] - 1), self.table)
-        if starts:
-            x = torch.cat((self.start_token.expand(x.shape[0], 1, -1).to(x.dtype), x), dim=1)
-        if not (self.model.add_positions or self.model.cross_attention_prior):
-            return x, None
-        positions = timeline(lengths, x.shape[1], self.rate, ids.device)
-        return (add_sinusoids(x, positions) if self.model.add_positions else x), positions
+        return self.model.embed_target(ids, self.target_type, lengths)
 
     def _cross_mask(self, cache: KVCache, positions: Tensor | None) -> Tensor | None:
         """Which source each new position reads, null first: `[s, 1, 1 or queries, 1 + m]`, or None for everything."""
-        if self._padded_mask[0] is not cache.context_mask:
+        if self._allowed[0] is not cache.context_mask:
             allowed = F.pad(cache.context_mask, (1, 0), value=True)[:, None, None, :]
-            self._padded_mask = cache.context_mask, None if bool(allowed.all()) else allowed
-        allowed = self._padded_mask[1]
-        if not self.model.cross_attention_prior:
-            return allowed
-        if positions.shape[0] > 1:  # rows of one source are queries of it, one after the other
-            positions = positions.reshape(cache.sources, -1)
-        else:
-            positions = positions.repeat(1, cache.rows // cache.sources)
-        prior = F.pad(diagonal_prior(positions, cache.context_positions), (1, 0))[:, None].to(self.table.dtype)
-        return prior if allowed is None else prior.masked_fill(~allowed, float("-inf"))
+            self._allowed = cache.context_mask, None if bool(allowed.all()) else allowed
+        if positions is not None:
+            if positions.shape[0] > 1:  # rows of one source are queries of it, one after the other
+                positions = positions.reshape(cache.sources, -1)
+            else:
+                positions = positions.repeat(1, cache.rows // cache.sources)
+        return self.model.cross_mask(self._allowed[1], cache.context_positions, positions)
 
-    def _guided(self, logits: Tensor) -> Tensor:
+    def _guided(self, logits: Tensor | None) -> Tensor:
+        assert logits is not None
         if self.cond_scale == 1.0:
             return logits
         conditioned, unconditioned = logits.chunk(2)

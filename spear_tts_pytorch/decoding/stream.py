@@ -1,20 +1,59 @@
 """A stream of generated ids: pieces of a batch while it is being decoded.
 
-In: the steps of a decoding strategy, each of which can say what it has added. Out: ids `[b, <= chunk]`. Knows nothing of
-models or of how ids are chosen.
+In: the progress of a decoding strategy. Out: ids `[b, <= chunk]`, which put together are those of `generate`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from spear_tts_pytorch.decoding.loop import DecodeResult
-from spear_tts_pytorch.tokens import pad_sequences
+from spear_tts_pytorch.decoding.accelerate import Accelerated
+from spear_tts_pytorch.decoding.generate import Run, begin
+from spear_tts_pytorch.decoding.loop import DecodeResult, Hypothesis, Limits
+from spear_tts_pytorch.decoding.options import SamplingKeywords, options_of, with_options
+from spear_tts_pytorch.decoding.sampling import seed_of
+from spear_tts_pytorch.tokens import Batch, pad_sequences
+from spear_tts_pytorch.utils.checks import evaluating
+
+
+@with_options(SamplingKeywords)
+@torch.no_grad()
+def generate_stream(
+    model: Accelerated,
+    source: Batch,
+    *,
+    chunk: int = 1,
+    source_mask: Tensor | None = None,
+    source_lengths: Tensor | None = None,
+    prompt: Batch | None = None,
+    generator: torch.Generator | None = None,
+    **options: Unpack[SamplingKeywords],
+) -> TokenStream:
+    """`generate`, in pieces: an iterator over ids `[b, <= chunk]` as they are accepted.
+
+    Put together, the pieces are what `generate` returns with the same arguments and generator. Afterwards, `result`
+    holds the scores, and `seconds_to_first` the time until the first piece. Beam search has no ids before its end.
+
+    Args:
+        chunk: most ids of a row in a piece.
+        source, source_mask, source_lengths, prompt, generator, options: as in `generate`.
+
+    Raises:
+        ValueError, TypeError: as `generate`, at the call; a chunk below 1.
+    """
+    how = options_of("generate_stream", SamplingKeywords, options)
+    how.check(model)
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1 id, got {chunk}")
+    with evaluating(model):
+        source = model.source_ids(source, how.source_type, source_mask, source_lengths)
+        run = begin(model, source, how, prompt=prompt, seed=seed_of(generator))
+    return TokenStream(run, len(source), chunk, how.max_length, Limits.of(model.vocabulary[how.target_type]))
 
 
 class TokenStream(Iterator[Tensor]):
@@ -22,17 +61,18 @@ class TokenStream(Iterator[Tensor]):
 
     Attributes:
         result: the whole `DecodeResult`, once the stream has ended; None before.
-        seconds_to_first: from the first request to the first piece; None before.
+        seconds_to_first: from the first request to the first piece, in seconds; None before.
     """
 
-    def __init__(self, steps: Generator[Any, None, DecodeResult], chunk: int, pad_id: int):
-        self._steps, self._chunk, self._pad_id = steps, chunk, pad_id
-        self._rows: list[Tensor] | None = None  # what each row has that was not handed out yet
+    def __init__(self, run: Run, rows: int, chunk: int, max_length: int, limits: Limits):
+        self._run, self._chunk, self._max_length, self._limits = run, chunk, max_length, limits
+        self._rows: list[list[Tensor]] = [[] for _ in range(rows)]  # ids of each row, in the parts that they came in
+        self._lengths, self._open = [0] * rows, [True] * rows
         self._handed_out = 0
+        self._found: dict[int, list[Hypothesis]] = {}
         self.result: DecodeResult | None = None
         self.seconds_to_first: float | None = None
 
-    @torch.no_grad()
     def __next__(self) -> Tensor:
         started = time.perf_counter()
         piece = self._piece()
@@ -46,17 +86,27 @@ class TokenStream(Iterator[Tensor]):
     def _piece(self) -> Tensor | None:
         """The next columns of the batch: those that every row that goes on has."""
         while self.result is None:
-            try:
-                step = next(self._steps)
-            except StopIteration as stop:
-                self.result = stop.value
+            progress = next(self._run.steps, None)
+            if progress is None:
+                self.result = self._run.result(self._found)
                 break
-            new = step.newest_rows()
-            self._rows = new if self._rows is None else [torch.cat(pair) for pair in zip(self._rows, new, strict=True)]
-            open_rows = [row for row, ended in zip(self._rows, step.have_ended(), strict=True) if not ended]
-            if open_rows and min(map(len, open_rows)) >= self._chunk:
-                piece = pad_sequences([row[: self._chunk] for row in self._rows], self._pad_id)
-                self._rows = [row[self._chunk :] for row in self._rows]
-                return piece
+            self._found.update(progress.finished)
+            for row, ids in progress.gained().items():
+                self._take(row, ids)
+            open_lengths = [length for length, is_open in zip(self._lengths, self._open, strict=True) if is_open]
+            if open_lengths and min(open_lengths) >= self._handed_out + self._chunk:
+                return pad_sequences([self._cut(row) for row in range(len(self._rows))], self._limits.pad_id)
         piece = self.result.ids[:, self._handed_out : self._handed_out + self._chunk]
         return piece if piece.shape[1] else None
+
+    def _take(self, row: int, ids: Tensor) -> None:
+        self._rows[row].append(ids)
+        self._lengths[row] += len(ids)
+        ended = self._limits.eos_id is not None and int(ids[-1]) == self._limits.eos_id
+        self._open[row] = not ended and self._lengths[row] < self._max_length
+
+    def _cut(self, row: int) -> Tensor:
+        """The ids of a row in the columns of the next piece; the ids before them are forgotten."""
+        ids = torch.cat(self._rows[row])
+        self._rows[row] = [ids[self._chunk :]]
+        return ids[: self._chunk]

@@ -1,62 +1,78 @@
 """Which parameters of a model train: freezing by part, for the stages of the recipe.
 
-`FreezingMixin` asks the module for `source_transformer`, `target_transformer`, `token_emb` and `start_token`. Tokenizers
-are not parts of the module and can not be unfrozen by it.
+Each function changes `requires_grad` of its own part only. Tokenizers are not parts of a model and are never unfrozen.
 """
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from torch import nn
 
+from spear_tts_pytorch.nn.transformer import Transformer
 from spear_tts_pytorch.tokens import Modality
 
 
-class FreezingMixin:
-    """Freezing for `TextToSemantic`. Each method changes `requires_grad` of its own part only."""
+class Freezable(Protocol):
+    """A model with an encoder, a decoder, and embeddings of both modalities."""
 
-    source_transformer: nn.Module
-    target_transformer: nn.Module
+    source_transformer: Transformer
+    target_transformer: Transformer
     token_emb: nn.ModuleDict
     start_token: nn.ParameterDict
 
-    def unfreeze_all(self) -> None:
-        """Makes every parameter trainable."""
-        self.requires_grad_(True)
+    def requires_grad_(self, requires_grad: bool = True) -> object: ...
 
-    def freeze_encoder(self) -> None:
-        self.source_transformer.requires_grad_(False)
 
-    def freeze_encoder_below_layer(self, layer: int) -> None:
-        """Freezes the first `layer` encoder layers and trains the others."""
-        layers = self._encoder_layers(layer)
-        self.source_transformer.requires_grad_(True)
-        layers[:layer].requires_grad_(False)
+def unfreeze_all(model: Freezable) -> None:
+    """Makes every parameter trainable."""
+    model.requires_grad_(True)
 
-    def freeze_encoder_above_layer(self, layer: int) -> None:
-        """Freezes the encoder but for its first `layer` layers: the paper's choice for finetuning (arXiv 2302.03540)."""
-        layers = self._encoder_layers(layer)
-        self.source_transformer.requires_grad_(False)
-        layers[:layer].requires_grad_(True)
 
-    def freeze_decoder(self, except_cross_attention: bool = False) -> None:
-        """Freezes the decoder; the paper goes on training its cross-attention (`except_cross_attention`)."""
-        self.target_transformer.requires_grad_(False)
-        if except_cross_attention:
-            for block in self.target_transformer.layers:
-                block.cross_attention.requires_grad_(True)
+def freeze_encoder(model: Freezable) -> None:
+    """Freezes the encoder's layers."""
+    model.source_transformer.requires_grad_(False)
 
-    def freeze_speech_emb(self) -> None:
-        self._freeze_emb("speech")
 
-    def freeze_text_emb(self) -> None:
-        self._freeze_emb("text")
+def freeze_encoder_below_layer(model: Freezable, layer: int) -> None:
+    """Freezes the first `layer` encoder layers and trains the others."""
+    layers = _encoder_layers(model, layer)
+    model.source_transformer.requires_grad_(True)
+    layers[:layer].requires_grad_(False)
 
-    def _freeze_emb(self, modality: Modality) -> None:
-        self.token_emb[modality].requires_grad_(False)
-        self.start_token[modality].requires_grad = False
 
-    def _encoder_layers(self, layer: int) -> nn.ModuleList:
-        layers = self.source_transformer.layers
-        if not isinstance(layer, int) or not 0 <= layer <= len(layers):
-            raise ValueError(f"layer must be 0 to {len(layers)}, the encoder's depth; got {layer}")
-        return layers
+def freeze_encoder_above_layer(model: Freezable, layer: int) -> None:
+    """Freezes the encoder but for its first `layer` layers: the paper's choice for finetuning (arXiv 2302.03540)."""
+    layers = _encoder_layers(model, layer)
+    model.source_transformer.requires_grad_(False)
+    layers[:layer].requires_grad_(True)
+
+
+def freeze_decoder(model: Freezable, except_cross_attention: bool = False) -> None:
+    """Freezes the decoder. The paper goes on training its cross-attention: `except_cross_attention=True`."""
+    model.target_transformer.requires_grad_(False)
+    if except_cross_attention:
+        for block in model.target_transformer.layers:
+            block.cross_attention.requires_grad_(True)
+
+
+def freeze_speech_emb(model: Freezable) -> None:
+    """Freezes the embeddings and the start token of speech."""
+    _freeze_emb(model, "speech")
+
+
+def freeze_text_emb(model: Freezable) -> None:
+    """Freezes the embeddings and the start token of text."""
+    _freeze_emb(model, "text")
+
+
+def _freeze_emb(model: Freezable, modality: Modality) -> None:
+    model.token_emb[modality].requires_grad_(False)
+    model.start_token[modality].requires_grad_(False)
+
+
+def _encoder_layers(model: Freezable, layer: int) -> nn.ModuleList:
+    layers = model.source_transformer.layers
+    if not isinstance(layer, int) or not 0 <= layer <= len(layers):
+        raise ValueError(f"layer must be 0 to {len(layers)}, the encoder's depth; got {layer}")
+    return layers

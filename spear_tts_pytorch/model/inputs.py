@@ -6,8 +6,8 @@ Knows nothing of embeddings, end-of-sequence or tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
-from spear_tts_pytorch.tokens import INTEGER_DTYPES, Vocabulary, pad_sequences
-
-Row: TypeAlias = Tensor | np.ndarray | Sequence[int] | Sequence[float]
-Batch: TypeAlias = Tensor | np.ndarray | Sequence[str] | Sequence[Row]
+from spear_tts_pytorch.tokens import INTEGER_DTYPES, Batch, Vocabulary, pad_sequences
 
 
 def to_ids(

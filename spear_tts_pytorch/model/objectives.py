@@ -1,109 +1,156 @@
-"""What a batch adds to the loss beside cross entropy: CTC head, early exit head, alignment regulariser, dropped conditions.
+"""The loss of a batch: cross entropy, and what a model adds to it: CTC head, early exit head, alignment regulariser.
 
-`ObjectiveMixin` asks the model for these heads, its vocabularies and options. In: encoder and decoder outputs, target
-ids. Out: scalars. The formulas are `losses`'s; which of them a call wants is `forward`'s business.
+In: encoder and decoder outputs, target ids. Out: scalars. The formulas are in `losses.py`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
 from torch import Tensor, nn
 
 from spear_tts_pytorch.model import losses
+from spear_tts_pytorch.model.config import ModelConfig
 from spear_tts_pytorch.nn.transformer import EarlyExit
-from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, lengths_of, valid_mask
+from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, lengths_of, valid_mask, with_start
 from spear_tts_pytorch.utils.noise import uniform_rows
 
-CONDITION = 3  # what a row's noise is for
+CONDITION = 3  # purpose of a row's noise: whether it loses its source
 
 
-class ObjectiveMixin:
-    """Parts of the loss of `TextToSemantic`."""
+class Learner(Protocol):
+    """A model with heads to learn."""
 
     training: bool
-    vocabulary: dict[str, Vocabulary]
+    config: ModelConfig
     label_smoothing: float
     cond_drop_prob: float
+    vocabulary: dict[Modality, Vocabulary]
     early_exit: EarlyExit | None
-    early_exit_layer: int | None
-    detach_early_exit_embed: bool
     to_ctc_logits: nn.Linear | None
-    align_reg_loss_weight: float
-    align_reg_use_logsumexp_pool: bool
-    align_reg_logsumexp_pool_temp: float
 
-    @property
-    def _smoothing(self) -> float:
-        return self.label_smoothing if self.training else 0.0
 
-    def _drop_probability(self, probability: float | None) -> float:
-        if probability is None:
-            return self.cond_drop_prob if self.training else 0.0
-        if not 0 <= probability <= 1:
-            raise ValueError(f"cond_drop_prob must be between 0 and 1, got {probability}")
-        return probability
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """Outputs of a forward pass.
 
-    @staticmethod
-    def _drop_condition(mask: Tensor, probability: float, row_keys: Tensor | None) -> Tensor | None:
-        """Which rows lose their source, `[b]`; None where none can."""
-        if probability == 0:
-            return None
-        return uniform_rows((mask.shape[0], 1), mask.device, row_keys, CONDITION)[:, 0] < probability
+    Attributes:
+        source, source_mask: encoded sources `[b, m, dim]`, and True at their real positions, `[b, m]`.
+        hidden, hiddens: the decoder's output `[b, n + 1, dim]`, and that of each layer.
+        logits: `[b, n + 1, v]`.
+        dropped: rows that did not see their source, `[b]`; None if none could lose it.
+    """
 
-    def _check_call(
-        self, source_type: Modality, target_type: Modality, early_exit_loss: bool, ctc_weight: float
-    ) -> None:
-        for name, value in (("source_type", source_type), ("target_type", target_type)):
+    source: Tensor
+    source_mask: Tensor
+    hidden: Tensor
+    hiddens: list[Tensor]
+    logits: Tensor
+    dropped: Tensor | None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Which parts a loss has.
+
+    Attributes:
+        source_type, target_type: "speech" or "text".
+        early_exit: adds the early exit head's loss.
+        regularize: adds the alignment regulariser where rows lost their source.
+        ctc_weight: share of the CTC head's loss; the rest is cross entropy.
+    """
+
+    source_type: Modality
+    target_type: Modality
+    early_exit: bool = False
+    regularize: bool = True
+    ctc_weight: float = 0.0
+
+    def check(self, model: Learner) -> None:
+        """Raises ValueError if the model has no head for a part, or a part is not for these modalities."""
+        for name, value in (("source_type", self.source_type), ("target_type", self.target_type)):
             if value not in MODALITIES:
                 raise ValueError(f"{name} must be 'speech' or 'text', got {value!r}")
-        if early_exit_loss and self.early_exit is None:
+        if self.early_exit and model.early_exit is None:
             raise ValueError("return_early_exit_loss needs a model with target_early_exit_layer")
-        if early_exit_loss and (source_type, target_type) != ("text", "speech"):
-            raise ValueError(f"the early exit head is for text to speech, not {source_type} to {target_type}")
-        if not 0 <= ctc_weight <= 1:
-            raise ValueError(f"ctc_weight must be between 0 and 1, got {ctc_weight}")
-        if ctc_weight > 0 and (source_type, target_type) != ("speech", "text"):
-            raise ValueError(f"the CTC head is for speech to text, not {source_type} to {target_type}")
-        if ctc_weight > 0 and self.to_ctc_logits is None:
-            raise ValueError(f"ctc_weight {ctc_weight} needs a model built with ctc=True")
+        if self.early_exit and (self.source_type, self.target_type) != ("text", "speech"):
+            raise ValueError(f"the early exit head is for text to speech, not {self.source_type} to {self.target_type}")
+        if not 0 <= self.ctc_weight <= 1:
+            raise ValueError(f"ctc_weight must be between 0 and 1, got {self.ctc_weight}")
+        if self.ctc_weight > 0 and (self.source_type, self.target_type) != ("speech", "text"):
+            raise ValueError(f"the CTC head is for speech to text, not {self.source_type} to {self.target_type}")
+        if self.ctc_weight > 0 and model.to_ctc_logits is None:
+            raise ValueError(f"ctc_weight {self.ctc_weight} needs a model built with ctc=True")
 
-    def _early_exit_loss(self, hiddens: list[Tensor], target: Tensor) -> Tensor:
-        hidden = hiddens[self.early_exit_layer - 1]
-        logits = self.early_exit(hidden.detach() if self.detach_early_exit_embed else hidden)
-        return losses.cross_entropy(logits[:, :-1], target, self.vocabulary["speech"].pad_id, self._smoothing)
 
-    def _alignment_loss(
-        self,
-        source: Tensor,
-        target: Tensor,
-        source_mask: Tensor,
-        target_mask: Tensor,
-        dropped: Tensor,
-        drop_prob: float,
-    ) -> Tensor:
-        if self.align_reg_loss_weight <= 0:
-            return source.new_zeros(())
-        temperature = self.align_reg_logsumexp_pool_temp if self.align_reg_use_logsumexp_pool else None
-        rows = source, target, source_mask, target_mask, dropped
-        regularizer = losses.alignment_regularizer(*rows, drop_prob, temperature)
-        return regularizer * self.align_reg_loss_weight
+def drop_probability(model: Learner, given: float | None) -> float:
+    """Share of rows that lose their source: given, or by default the model's, in training only."""
+    if given is None:
+        return model.cond_drop_prob if model.training else 0.0
+    if not 0 <= given <= 1:
+        raise ValueError(f"cond_drop_prob must be between 0 and 1, got {given}")
+    return given
 
-    # connectionist temporal classification
 
-    def ctc_logits(self, semantic_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities `[b, n + 1, V]` of text ids (blank 0) at each semantic id `[b, n]` and its eos; lengths `[b]`."""
-        if self.to_ctc_logits is None:
-            raise ValueError("ctc_logits needs a model built with ctc=True")
-        source_emb, mask, _ = self.encode(semantic_ids, "speech")
-        return self._ctc_log_probs(source_emb), mask.sum(dim=-1)
+def drop_condition(mask: Tensor, probability: float, row_keys: Tensor | None) -> Tensor | None:
+    """Which rows lose their source, `[b]`, for sources with the mask `[b, m]`; None where none can."""
+    if probability == 0:
+        return None
+    return uniform_rows((mask.shape[0], 1), mask.device, row_keys, CONDITION)[:, 0] < probability
 
-    def _ctc_log_probs(self, source_emb: Tensor) -> Tensor:
-        return self.to_ctc_logits(source_emb).float().log_softmax(dim=-1)
 
-    def _ctc_loss(self, source_emb: Tensor, mask: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Per target id, ends of sequence included, so that batches of any rows weigh as with cross entropy."""
-        vocabulary = self.vocabulary["text"]
-        count = valid_mask(target, vocabulary.pad_id).sum()
-        target = target.masked_fill(target == vocabulary.eos_id, vocabulary.pad_id)
-        log_probs = self._ctc_log_probs(source_emb)
-        lengths = lengths_of(target, vocabulary.pad_id)
-        return losses.ctc(log_probs, mask.sum(dim=-1), target, lengths, vocabulary.pad_id) / count, log_probs
+def loss_of(model: Learner, decoded: Decoded, target: Tensor, objective: Objective, drop_prob: float) -> Tensor:
+    """The loss of target ids `[b, n]`, ends of sequence included."""
+    pad_id = model.vocabulary[objective.target_type].pad_id
+    smoothing = model.label_smoothing if model.training else 0.0
+    loss = losses.cross_entropy(decoded.logits[:, :-1], target, pad_id, smoothing)
+    if objective.ctc_weight > 0:
+        of_ctc, _ = ctc_loss(model, decoded.source, decoded.source_mask, target)
+        loss = (1 - objective.ctc_weight) * loss + objective.ctc_weight * of_ctc
+    if objective.early_exit:
+        loss = loss + losses.cross_entropy(_exit_logits(model, decoded)[:, :-1], target, pad_id, smoothing)
+    if objective.regularize and decoded.dropped is not None and objective.source_type != objective.target_type:
+        loss = loss + _alignment_loss(model, decoded, with_start(valid_mask(target, pad_id)), drop_prob)
+    return loss
+
+
+def _exit_logits(model: Learner, decoded: Decoded) -> Tensor:
+    assert model.early_exit is not None and model.config.target_early_exit_layer is not None
+    hidden = decoded.hiddens[model.config.target_early_exit_layer - 1]
+    return model.early_exit(hidden.detach() if model.config.detach_early_exit_embed else hidden)
+
+
+def _alignment_loss(model: Learner, decoded: Decoded, target_mask: Tensor, drop_prob: float) -> Tensor:
+    config, dropped = model.config, decoded.dropped
+    if config.align_reg_loss_weight <= 0 or dropped is None:
+        return decoded.source.new_zeros(())
+    temperature = config.align_reg_logsumexp_pool_temp if config.align_reg_use_logsumexp_pool else None
+    regularizer = losses.alignment_regularizer(
+        decoded.source, decoded.hidden, decoded.source_mask, target_mask, dropped, drop_prob, temperature
+    )
+    return regularizer * config.align_reg_loss_weight
+
+
+def ctc_log_probs(model: Learner, encoded: Tensor) -> Tensor:
+    """Log-probabilities `[b, m, V]` of text ids (blank: text_pad_id) at each position of encoded speech `[b, m, dim]`.
+
+    Raises:
+        ValueError: the model has no CTC head.
+    """
+    if model.to_ctc_logits is None:
+        raise ValueError("CTC needs a model built with ctc=True")
+    return model.to_ctc_logits(encoded).float().log_softmax(dim=-1)
+
+
+def ctc_loss(model: Learner, encoded: Tensor, mask: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The CTC loss of target ids `[b, n]`, and the log-probabilities `[b, m, V]` that it is of.
+
+    It is a mean over target ids, ends of sequence included, so that batches of any rows weigh as with cross entropy.
+    """
+    vocabulary = model.vocabulary["text"]
+    count = valid_mask(target, vocabulary.pad_id).sum()
+    target = target.masked_fill(target == vocabulary.eos_id, vocabulary.pad_id)
+    log_probs = ctc_log_probs(model, encoded)
+    lengths = lengths_of(target, vocabulary.pad_id)
+    return losses.ctc(log_probs, mask.sum(dim=-1), target, lengths, vocabulary.pad_id) / count, log_probs

@@ -1,27 +1,29 @@
 """Models on disk: a folder with `model.safetensors` and `config.json`, the Hub, and checkpoints of releases up to 0.4.8.
 
-`PretrainedMixin` gives a module `save_pretrained`, `from_pretrained`, `push_to_hub` and `load`. It asks the module for
-`arguments` (what its constructor was given), `tokenizer_encode` and `wav2vec`. Nothing is unpickled but tensors and numbers.
+In: a model, or a folder's name. Out: files, constructor arguments and weights. Nothing is unpickled but tensors and numbers.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from spear_tts_pytorch.model.config import ModelConfig
+from spear_tts_pytorch.tokenizers import load_semantic_tokenizer, tokenizer_from_dict
 from spear_tts_pytorch.utils.distributed import sharded_like
 from spear_tts_pytorch.utils.restricted import load_tensors
 from spear_tts_pytorch.version import __version__
 
 WEIGHTS, CONFIG, SEMANTIC_TOKENIZER = "model.safetensors", "config.json", "semantic_tokenizer"
+HUB_KEYWORDS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 
 # parameter names up to 0.4.8, which had one list of [self-attention, cross-attention, feedforward] per layer
 _RENAMES = [
@@ -38,7 +40,7 @@ _RENAMES = [
     (r"to_early_exit_semantic_logits\.1\.", "early_exit.norm."),
     (r"to_early_exit_semantic_logits\.2\.", "early_exit.to_logits."),
 ]
-# what older files hold twice, hold although it is computed, or should not have held
+# keys of older files that stand there twice, that are computed, or that belong to the speech tokenizer
 _DROPPED = re.compile(r"^(semantic_token_emb\.|to_logits\.|wav2vec\.)|rotary_emb\.|\.attend\.mask$")
 
 
@@ -55,109 +57,134 @@ def rename_old_keys(state: dict[str, Any], prefix: str = "") -> None:
             state[prefix + name] = state.pop(key)
 
 
-class PretrainedMixin(
-    ModelHubMixin,
-    library_name="spear-tts-pytorch",
-    license="mit",
-    tags=["text-to-speech", "spear-tts"],
-    paper_url="https://arxiv.org/abs/2302.03540",
-):
-    """Saving and loading for `TextToSemantic`."""
+class Pretrained(Protocol):
+    """A model that is saved and loaded."""
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        self.write_pretrained(save_directory, self.state_dict())
+    config: ModelConfig
+    tokenizer_encode: Any
+    wav2vec: Any
 
-    def write_pretrained(self, save_directory: str | Path, weights: dict[str, Tensor]) -> None:
-        """What `save_pretrained` writes but for the model card, with weights from elsewhere, as sharded training needs."""
-        folder = Path(save_directory)
-        save_file({key: value.contiguous() for key, value in weights.items()}, folder / WEIGHTS)
-        config = {"library_version": __version__, "arguments": self.arguments, "text_tokenizer": None}
-        if hasattr(self.tokenizer_encode, "to_dict"):
-            config["text_tokenizer"] = self.tokenizer_encode.to_dict()
-        if hasattr(self.wav2vec, "save"):
-            self.wav2vec.save(folder / SEMANTIC_TOKENIZER)
-        (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    @property
+    def arguments(self) -> dict[str, Any]: ...
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any):
-        """The model saved in a folder or on the Hub, in evaluation mode.
+    def state_dict(self) -> dict[str, Tensor]: ...
 
-        Args:
-            pretrained_model_name_or_path: a folder written by `save_pretrained`, or a Hub id such as "someone/model".
-            kwargs: huggingface_hub's (`revision`, `token`, `cache_dir`, ...), or constructor arguments to replace.
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> object: ...
 
-        Raises:
-            FileNotFoundError: there is no such folder, or it is not a model's.
-            ValueError: damaged files, or a model of a newer release.
-        """
-        name = str(pretrained_model_name_or_path)
-        folder = Path(name)
-        if not folder.is_dir() and (folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~"))):
-            raise FileNotFoundError(f"no model folder {name!r}: give a folder written by save_pretrained, or a Hub id")
-        if folder.is_dir():
-            _read_config(folder)
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
-    @classmethod
-    def _from_pretrained(cls, *, model_id: str, token: str | bool | None = None, **kwargs: Any):
-        for retired in ("proxies", "resume_download"):  # passed on by huggingface_hub before 1.0
-            kwargs.pop(retired, None)
-        hub = {k: kwargs.pop(k) for k in ("revision", "cache_dir", "force_download", "local_files_only")}
-        folder = Path(model_id)
-        if not folder.is_dir():
-            folder = Path(snapshot_download(model_id, token=token, **hub))
-        config = _read_config(folder)
-        arguments = {**config["arguments"], **_tokenizers(folder, config), **kwargs}
-        known = set(inspect.signature(cls.__init__).parameters)
-        if set(kwargs) - known:
-            raise TypeError(f"from_pretrained has no argument {sorted(set(kwargs) - known)[0]!r}")
-        unknown = sorted(set(arguments) - known)
-        if unknown:
-            raise ValueError(
-                f"{folder} was written by release {config.get('library_version')}, whose {unknown[0]} this one does not "
-                "know: upgrade spear-tts-pytorch"
-            )
-        model = cls(**arguments)
-        model.load_weights(_read_weights(folder / WEIGHTS)["model"], source=str(folder))
-        return model.eval()
+def write_pretrained(model: Pretrained, save_directory: str | Path, weights: dict[str, Tensor]) -> None:
+    """Writes what `save_pretrained` writes but for the model card, with weights from elsewhere, as sharded training needs."""
+    folder = Path(save_directory)
+    save_file({key: value.contiguous() for key, value in weights.items()}, folder / WEIGHTS)
+    config: dict[str, Any] = {"library_version": __version__, "arguments": model.arguments, "text_tokenizer": None}
+    if hasattr(model.tokenizer_encode, "to_dict"):
+        config["text_tokenizer"] = model.tokenizer_encode.to_dict()
+    if hasattr(model.wav2vec, "save"):
+        model.wav2vec.save(folder / SEMANTIC_TOKENIZER)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def load(self, path: str | Path, strict: bool = True) -> dict[str, Any]:
-        """Loads weights from a model folder, a `.safetensors` file, or a `.pt` file of a release up to 0.4.8.
 
-        Returns what the `.pt` file held (`model`, and in a trainer's file `optim` and `scheduler`), or `{"model": ...}`.
+def model_folder(name: str, hub: Mapping[str, Any]) -> Path:
+    """The folder of a saved model; one on the Hub is downloaded to the cache.
 
-        Raises:
-            FileNotFoundError: nothing at `path`.
-            ValueError: the file holds no model, or one of another architecture (the message lists keys and shapes).
-        """
-        path = Path(path)
-        if not path.exists():
-            raise FileNotFoundError(f"path {path} does not exist")
-        if path.is_dir():
-            path = path / WEIGHTS
-        package = _read_weights(path)
-        if isinstance(package, dict) and package and all(isinstance(value, Tensor) for value in package.values()):
-            package = {"model": package}  # a bare state dict
-        if not isinstance(package, dict) or not isinstance(package.get("model"), dict):
-            raise ValueError(f"{path} holds no model: expected a dictionary with the key 'model', got {_kind(package)}")
-        self.load_weights(package["model"], source=str(path), strict=strict)
-        return package
+    Args:
+        name: a folder written by `save_pretrained`, or a Hub id such as "someone/model".
+        hub: keywords of huggingface_hub: `revision`, `token`, `cache_dir`, ...
 
-    def load_weights(self, state: dict[str, Tensor], source: str, strict: bool = True) -> None:
-        """Loads a state dict, of this or an older release; a mismatch is a ValueError that says what differs."""
-        state = dict(state)
-        rename_old_keys(state)
-        own = self.state_dict()
-        problems = [f"missing {key}" for key in own if key not in state] if strict else []
-        problems += [f"unexpected {key}" for key in state if key not in own] if strict else []
-        for key in own.keys() & state.keys():
-            if own[key].shape != state[key].shape:
-                problems.append(f"{key} is {list(state[key].shape)} there and {list(own[key].shape)} here")
-        if problems:
-            shown = "; ".join(sorted(problems)[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-            raise ValueError(f"{source} holds a model of another architecture: {shown}")
-        state = {key: sharded_like(value, own[key]) if key in own else value for key, value in state.items()}
-        self.load_state_dict(state, strict=strict)
+    Raises:
+        FileNotFoundError: there is no such folder, or it is not a model's.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"no model folder {name!r}: give a folder written by save_pretrained, or a Hub id")
+    return Path(snapshot_download(name, **hub))
+
+
+def saved_arguments(folder: Path, changes: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """The constructor's arguments of the model saved in a folder, tokenizers included, with some of them changed.
+
+    Args:
+        known: names of all arguments that the constructor takes.
+
+    Raises:
+        TypeError: `changes` has another name.
+        ValueError: a damaged configuration, or one of a newer release.
+        FileNotFoundError: the folder is not a model's.
+    """
+    config = _read_config(folder)
+    if set(changes) - set(known):
+        raise TypeError(f"from_pretrained has no argument {sorted(set(changes) - set(known))[0]!r}")
+    arguments = {**config["arguments"], **_tokenizers(folder, config), **changes}
+    unknown = sorted(set(arguments) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{folder} was written by release {config.get('library_version')}, whose {unknown[0]} this one does not "
+            "know: upgrade spear-tts-pytorch"
+        )
+    return arguments
+
+
+def load(model: Pretrained, path: str | Path, strict: bool = True) -> dict[str, Any]:
+    """Loads weights from a model folder, a `.safetensors` file, or a `.pt` file of a release up to 0.4.8.
+
+    Args:
+        path: the folder or file.
+        strict: False loads the weights that fit by name, and leaves the others.
+
+    Returns:
+        The contents of the `.pt` file (`model`, and in a trainer's file `optim` and `scheduler`), or `{"model": ...}`.
+
+    Raises:
+        FileNotFoundError: nothing at `path`.
+        ValueError: the file holds no model, or one of another architecture (the message lists keys and shapes).
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"path {path} does not exist")
+    if path.is_dir():
+        path = path / WEIGHTS
+    package = _read_weights(path)
+    if isinstance(package, dict) and package and all(isinstance(value, Tensor) for value in package.values()):
+        package = {"model": package}  # a bare state dict
+    if not isinstance(package, dict) or not isinstance(package.get("model"), dict):
+        raise ValueError(f"{path} holds no model: expected a dictionary with the key 'model', got {_kind(package)}")
+    load_weights(model, package["model"], source=str(path), strict=strict)
+    return package
+
+
+def load_weights(model: Pretrained, state: Mapping[str, Tensor], source: str, strict: bool = True) -> None:
+    """Loads a state dict, of this or an older release.
+
+    Args:
+        source: where it is from, for errors.
+
+    Raises:
+        ValueError: keys or shapes differ; the message lists them.
+    """
+    state = dict(state)
+    rename_old_keys(state)
+    own = model.state_dict()
+    problems = [f"missing {key}" for key in own if key not in state] if strict else []
+    problems += [f"unexpected {key}" for key in state if key not in own] if strict else []
+    for key in own.keys() & state.keys():
+        if own[key].shape != state[key].shape:
+            problems.append(f"{key} is {list(state[key].shape)} there and {list(own[key].shape)} here")
+    if problems:
+        shown = "; ".join(sorted(problems)[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise ValueError(f"{source} holds a model of another architecture: {shown}")
+    state = {key: sharded_like(value, own[key]) if key in own else value for key, value in state.items()}
+    model.load_state_dict(state, strict=strict)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The state dict in a model folder.
+
+    Raises:
+        ValueError: a damaged file.
+    """
+    return _read_weights(folder / WEIGHTS)["model"]
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -195,15 +222,11 @@ def _kind(package: Any) -> str:
     return f"keys {sorted(map(str, package))[:5]}" if isinstance(package, dict) else type(package).__name__
 
 
-def _tokenizers(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _tokenizers(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """The tokenizers saved beside a model, as constructor arguments."""
     found: dict[str, Any] = {}
     if config.get("text_tokenizer") is not None:
-        from spear_tts_pytorch.tokenizers.text import tokenizer_from_dict
-
         found["tokenizer_encode"] = tokenizer_from_dict(config["text_tokenizer"])
     if (folder / SEMANTIC_TOKENIZER).is_dir():
-        from spear_tts_pytorch.tokenizers.semantic import load_semantic_tokenizer
-
         found["wav2vec"] = load_semantic_tokenizer(folder / SEMANTIC_TOKENIZER)
     return found

@@ -12,6 +12,7 @@ import small
 import torch
 
 from spear_tts_pytorch import TextToSemantic, TextToSemanticWrapper
+from spear_tts_pytorch.decoding.accelerate import fused_decoder
 
 TYPES = small.TEXT_TO_SPEECH
 PAD = -1
@@ -75,22 +76,27 @@ def test_rounding_is_of_decoding_alone_and_follows_the_weights(tmp_path):
     plain, target = model.generate(source, **options), torch.randint(0, 20, (2, 6))
     logits = model(source, target, **TYPES)
     assert model.quantize("int8") is model
-    rounded = model.fused_decoder("speech", 1, 1)
-    assert rounded is model.fused_decoder("speech", 1, 1) and rounded.layers[0].to_out.weight.dtype == torch.int8
+    rounded = fused_decoder(model, "speech", rows=1, steps=1)
+    assert (
+        rounded is fused_decoder(model, "speech", rows=1, steps=1)
+        and rounded.layers[0].to_out.weight.dtype == torch.int8
+    )
     assert torch.equal(model(source, target, **TYPES), logits)
     model.save_pretrained(tmp_path)
     assert torch.equal(TextToSemantic.from_pretrained(tmp_path).eval().generate(source, **options), plain)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(other.generate(source, **options), model.generate(source, **options))
-        assert other.fused_decoder("speech", 1, 1) is not rounded
+        assert fused_decoder(other, "speech", rows=1, steps=1) is not rounded
     for weight in (model.token_emb["speech"].weight, model.target_transformer.layers[1].attention.to_out.weight):
         original = weight.detach().clone()
         saved = (8 * original).round() / 8  # sums are exact: rounding does not tell
         weight.data.copy_(saved)
-        former = model.fused_decoder("speech", 1, 1)
+        former = fused_decoder(model, "speech", rows=1, steps=1)
         for changed in (saved.roll(1, 0), saved.roll(1, 1), -saved):
             weight.data.copy_(changed)  # past the version counter
-            assert model.fused_decoder("speech", 1, 1) is not former, "weights moved within their tensor count, too"
+            assert fused_decoder(model, "speech", rows=1, steps=1) is not former, (
+                "weights moved within their tensor count, too"
+            )
         weight.data.copy_(original)
     model.double().float()
     model.target_transformer.layers[0] = copy.deepcopy(model.target_transformer.layers[0])
@@ -141,7 +147,7 @@ def test_compiled_steps_are_the_steps(precision):
     options = dict(cond_drop_prob=0.2, target_early_exit_layer=1, add_positions=True, cross_attention_prior=True)
     model = make_model(autoset_semantic_eos_id=False, **options).quantize(precision)
     compiled = copy.deepcopy(model).compile()
-    assert compiled.fused_decoder("speech", 1, 1).compiled is not None
+    assert fused_decoder(compiled, "speech", rows=1, steps=1).compiled is not None
     counters.clear()
     strategies = [
         (sources(5), dict(max_length=150)),

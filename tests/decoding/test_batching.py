@@ -1,6 +1,5 @@
 """Many sources at once: each gets what it gets alone, in order, under the budget, and a bad one harms no other."""
 
-import inspect
 import io
 import sys
 import warnings
@@ -11,7 +10,6 @@ import small
 import torch
 
 from spear_tts_pytorch.decoding.step import DecoderStep
-from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 
 TYPES, SPEECH = small.TEXT_TO_SPEECH, small.SPEECH_TO_TEXT
 QUIET = dict(progress=False)
@@ -473,7 +471,6 @@ def test_the_mode_is_put_back():
     assert all(map(same, results, again))
 
 
-@pytest.mark.skipif("prompt" not in inspect.signature(TextToSemantic.generate).parameters, reason="no prompts here")
 def test_each_source_goes_on_from_its_own_prompt(model):
     rows, prompts = make_rows([3, 5, 2, 4]), make_rows([2, 1, 4, 3], size=12)
     options = dict(temperature=0.0, max_length=8, **TYPES)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from fake_step import FakeCache, FakeStep
+from strategies import sample_ids
 
-from spear_tts_pytorch.decoding import loop
-from spear_tts_pytorch.decoding.loop import DecodeResult, sample_ids
-from spear_tts_pytorch.decoding.sampling import top_k, top_p
+from spear_tts_pytorch.decoding import sampling
+from spear_tts_pytorch.decoding.filters import top_k, top_p
+from spear_tts_pytorch.decoding.loop import DecodeResult
 
 EOS, PAD = 3, -1
 
@@ -20,10 +21,6 @@ def run(step: FakeStep, rows: int = 8, **options) -> DecodeResult:
 
 def fake(rows: int = 8, length: int = 100, seed: int = 0, sharpness: float = 1.0) -> FakeStep:
     return FakeStep(length=length, sources=rows, seed=seed, sharpness=sharpness)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_greedy_follows_the_table():
@@ -38,7 +35,7 @@ def test_greedy_follows_the_table():
 
 
 def test_eos_stays_and_padding_follows():
-    result = run(fake(), generator=seeded(0))
+    result = run(fake(), seed=0)
     assert (result.ids == EOS).any(dim=1).tolist() == (~result.truncated).tolist()
     for row in result.ids.tolist():
         if EOS in row:
@@ -50,7 +47,7 @@ def test_eos_stays_and_padding_follows():
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"filter_logits_fn": top_k, "filter_fn_kwargs": {"k": 2}}])
 def test_scores_are_mean_log_probabilities_of_the_unfiltered_distribution(options):
     step = fake()
-    result = run(step, generator=seeded(3), **options)
+    result = run(step, seed=3, **options)
     for row, ids in enumerate(result.ids):
         ids, total = ids[ids != PAD], 0.0
         for position, token in enumerate(ids.tolist()):
@@ -60,24 +57,24 @@ def test_scores_are_mean_log_probabilities_of_the_unfiltered_distribution(option
 
 def test_rows_that_ended_leave_the_batch():
     step = fake(rows=32)
-    run(step, rows=32, max_length=100, generator=seeded(0))
+    run(step, rows=32, max_length=100, seed=0)
     seen = step.rows_seen
     assert seen == sorted(seen, reverse=True) and len(set(seen)) > 3 and seen[-1] <= 4
 
 
 @pytest.mark.parametrize("policy", [lambda gone, live: False, lambda gone, live: gone > 0])
 def test_results_do_not_depend_on_when_rows_leave(policy, monkeypatch):
-    expected = run(fake(rows=16), rows=16, generator=seeded(5), filter_logits_fn=top_p)
-    monkeypatch.setattr(loop, "worth_leaving", policy)
-    result = run(fake(rows=16), rows=16, generator=seeded(5), filter_logits_fn=top_p)
+    expected = run(fake(rows=16), rows=16, seed=5, filter_logits_fn=top_p)
+    monkeypatch.setattr(sampling, "worth_leaving", policy)
+    result = run(fake(rows=16), rows=16, seed=5, filter_logits_fn=top_p)
     assert torch.equal(result.ids, expected.ids)
     torch.testing.assert_close(result.scores, expected.scores)
 
 
 def test_results_do_not_depend_on_how_often_they_are_written(monkeypatch):
-    expected = run(fake(), max_length=100, generator=seeded(5), eos_id=None)
-    monkeypatch.setattr(loop, "FLUSH_EVERY", 7)
-    result = run(fake(), max_length=100, generator=seeded(5), eos_id=None)
+    expected = run(fake(), max_length=100, seed=5, eos_id=None)
+    monkeypatch.setattr(sampling, "FLUSH_EVERY", 7)
+    result = run(fake(), max_length=100, seed=5, eos_id=None)
     assert torch.equal(result.ids, expected.ids)
 
 
@@ -91,7 +88,7 @@ def test_a_row_gets_the_same_whoever_shares_its_batch():
 
 
 def test_same_seed_same_result():
-    first, second, other = (run(fake(), generator=seeded(seed)) for seed in (0, 0, 1))
+    first, second, other = (run(fake(), seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first.ids, second.ids)
     assert first.ids.shape != other.ids.shape or not torch.equal(first.ids, other.ids)
 
@@ -101,7 +98,7 @@ def test_draws_follow_the_strings_probabilities():
     rows, base = 40_000, fake(rows=1)
     step = FakeStep(length=3, sources=rows)
     step.table = base.table[:, :3].expand(rows, -1, -1, -1, -1)
-    result = run(step, rows=rows, max_length=3, generator=seeded(0), temperature=1.0)
+    result = run(step, rows=rows, max_length=3, seed=0, temperature=1.0)
     drawn, counts = result.ids.unique(dim=0, return_counts=True)
     found = {tuple(t for t in ids if t != PAD): n for ids, n in zip(drawn.tolist(), counts.tolist(), strict=True)}
     statistic, cells, rest = 0.0, 0, [0.0, 0]
@@ -117,31 +114,36 @@ def test_draws_follow_the_strings_probabilities():
 
 
 def test_forbidden_ids_are_never_drawn():
-    result = run(fake(), forbid_ids=(0, EOS), generator=seeded(0))
+    result = run(fake(), forbid_ids=(0, EOS), seed=0)
     assert set(result.ids.unique().tolist()) == {1, 2} and result.truncated.all()
 
 
 def test_every_row_runs_to_the_end_without_eos():
-    result = run(fake(), eos_id=None, generator=seeded(0))
+    result = run(fake(), eos_id=None, seed=0)
     assert result.ids.shape == (8, 20) and (result.ids != PAD).all() and not result.truncated.any()
 
 
 @pytest.mark.parametrize("steps", [2, 8, 50])
 def test_results_do_not_depend_on_how_often_ends_are_looked_for(steps, monkeypatch):
-    expected = run(fake(), generator=seeded(5))
-    monkeypatch.setattr(loop, "check_every", lambda device: steps)
-    result = run(fake(), generator=seeded(5))
+    expected = run(fake(), seed=5)
+    monkeypatch.setattr(sampling, "check_every", lambda device: steps)
+    result = run(fake(), seed=5)
     assert torch.equal(result.ids, expected.ids)
     torch.testing.assert_close(result.scores, expected.scores)
     assert torch.equal(result.truncated, expected.truncated)
 
 
 @pytest.mark.parametrize("leaving", [True, False])
-def test_the_callback_sees_every_id_once_and_padding_after_the_end(leaving, monkeypatch):
-    monkeypatch.setattr(loop, "worth_leaving", lambda gone, live: leaving and gone > 0)
-    columns: list[torch.Tensor] = []
-    result = run(fake(), generator=seeded(0), on_token=columns.append)
-    assert torch.equal(torch.stack(columns, dim=1), result.ids)
+def test_progress_tells_every_id_once(leaving, monkeypatch):
+    monkeypatch.setattr(sampling, "worth_leaving", lambda gone, live: leaving and gone > 0)
+    rows: list[list[int]] = [[] for _ in range(8)]
+
+    def note(progress):
+        for number, ids in progress.gained().items():
+            rows[number] += ids.tolist()
+
+    result = run(fake(), seed=0, on_step=note)
+    assert rows == [[token for token in ids if token != PAD] for ids in result.ids.tolist()]
 
 
 def test_only_the_last_position_of_the_logits_counts():
@@ -157,9 +159,6 @@ def test_only_the_last_position_of_the_logits_counts():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_length": 0}, "max_length"),
-        ({"rows": 0}, "rows"),
-        ({"temperature": -0.5}, "temperature"),
         ({"filter_logits_fn": lambda logits: logits.fill_(float("-inf"))}, "filter_logits_fn"),
         ({"forbid_ids": (0, 1, 2, 3)}, "forbid"),
     ],

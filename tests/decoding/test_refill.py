@@ -5,13 +5,13 @@ from functools import partial
 import pytest
 import torch
 from fake_step import FakeCache, FakeStep
+from strategies import CPU, beam_search, options_and_limits, sample_ids
 
-from spear_tts_pytorch.decoding.beam import beam_search
-from spear_tts_pytorch.decoding.loop import sample_ids
-from spear_tts_pytorch.decoding.refill import Admitted, BeamSearch, Sampling, decode_many
+from spear_tts_pytorch.decoding.beam import BeamSearch
+from spear_tts_pytorch.decoding.loop import Admitted, decode, drained
+from spear_tts_pytorch.decoding.sampling import Sampling
 
 EOS, PAD = 3, -1
-CPU = torch.device("cpu")
 SOURCES = [0, 2, 1, 1, 0, 2, 2, 2, 0, 1, 0, 0, 2, 1, 0]
 
 
@@ -52,14 +52,19 @@ class Line:
 
 def decoded(step, sources, begin, slots):
     line = Line(step, sources)
-    found = dict(decode_many(line.step, line.admit, begin, slots))
+    found = drained(decode(line.step, line.admit, begin, slots))
     assert sorted(found) == list(range(len(sources)))
     return [found[number] for number in range(len(sources))], line
 
 
 def sampling(temperature=1.0, **options):
-    noise = dict(generator=lambda number: torch.Generator().manual_seed(number), restrict=lambda logits: logits)
-    return partial(Sampling, **noise, temperature=temperature, eos_id=EOS, device=CPU, **options)
+    how, limits = options_and_limits(EOS, temperature=temperature, **options)
+    return partial(Sampling, options=how, limits=limits, seed=5, device=CPU)
+
+
+def beams(beam_size, **options):
+    how, limits = options_and_limits(EOS, beam_search_decode=True, beam_size=beam_size, **options)
+    return partial(BeamSearch, options=how, limits=limits, device=CPU)
 
 
 def alone(step, source):
@@ -86,11 +91,10 @@ def test_greedy_decoding_is_that_of_each_source_alone(slots):
 def test_beams_are_those_of_each_source_alone(slots, length_penalty):
     for seed in range(5):
         step = FakeStep(length=12, seed=seed, sharpness=2.0)
-        common = dict(beam_size=3, n_best=2, eos_id=EOS, max_length=12, length_penalty=length_penalty)
-        begin = partial(BeamSearch, temperature=1.0, forbid=None, device=CPU, **common)
-        results, _ = decoded(step, SOURCES, begin, slots)
+        common = dict(beam_size=3, n_best=2, max_length=12, length_penalty=length_penalty)
+        results, _ = decoded(step, SOURCES, beams(**common), slots)
         for source, found in zip(SOURCES, results, strict=True):
-            wanted = beam_search(alone(step, source), FakeCache(1), 1, pad_id=PAD, **common).n_best[0]
+            wanted = beam_search(alone(step, source), FakeCache(1), 1, eos_id=EOS, pad_id=PAD, **common).n_best[0]
             assert [(one.ids.tolist(), one.truncated) for one in found] == [
                 (one.ids.tolist(), one.truncated) for one in wanted
             ]
@@ -121,7 +125,7 @@ def test_draws_have_the_distribution_of_the_logits():
 
     line.step = quick
     counts = dict.fromkeys(table, 0)
-    for _, (best,) in decode_many(quick, line.admit, sampling(max_length=3), 500):
+    for (best,) in drained(decode(quick, line.admit, sampling(max_length=3), 500)).values():
         counts[tuple(best.ids.tolist())] += 1
     statistic = sum((counts[string] - n * p) ** 2 / (n * p) for string, p in table.items())
     freedom = len(table) - 1
@@ -142,10 +146,7 @@ def test_places_do_not_stay_empty_while_others_wait(slots):
 def test_nothing_to_choose_from_and_nan_are_said(strategy, value, waiting):
     step = FakeStep(length=5)
     step.table[1] = value
-    begin = sampling(max_length=5)
-    if strategy == "beams":
-        common = dict(length_penalty=0.0, temperature=1.0, forbid=None, device=CPU)
-        begin = partial(BeamSearch, beam_size=2, n_best=1, eos_id=EOS, max_length=5, **common)
+    begin = sampling(max_length=5) if strategy == "sampling" else beams(2, max_length=5)
     with pytest.raises(ValueError, match="NaN|no id"):
         decoded(step, [0] * waiting + [1], begin, 2)
 
@@ -161,6 +162,6 @@ def test_nobody_goes_beyond_the_maximal_length_in_waiting_for_others():
         longest.append(max(len(seen) for _, seen in cache.rows) + ids.shape[1])
         return plain(ids, cache)
 
-    results = list(decode_many(watched, line.admit, sampling(max_length=20), 32))
+    results = drained(decode(watched, line.admit, sampling(max_length=20), 32))
     assert len(results) == 96 and max(longest) == 19  # the last id is not read
-    assert sum(best.truncated for _, (best,) in results) >= 9
+    assert sum(best.truncated for (best,) in results.values()) >= 9

@@ -1,113 +1,75 @@
-"""Filters keep what they promise; draws follow the distribution."""
-
-from __future__ import annotations
+"""Draws: the distribution, the noise that belongs to a row, and draws without a choice."""
 
 import math
 
 import pytest
 import torch
 
-from spear_tts_pytorch.decoding.sampling import min_p, sample, top_k, top_p
+from spear_tts_pytorch.decoding.options import check_temperature
+from spear_tts_pytorch.decoding.sampling import check_drawn, draw, keys_of, seed_of
+from spear_tts_pytorch.utils.noise import gumbel_at
 
 LOGITS = torch.randn(6, 40, generator=torch.Generator().manual_seed(0)) * 2
+CPU = torch.device("cpu")
 
 
-def kept(logits: torch.Tensor) -> list[set[int]]:
-    return [set(row.isfinite().nonzero()[:, 0].tolist()) for row in logits]
+def noise_of(rows, size, seed=1):
+    """Noise of the first id of each row, `[r, v]`."""
+    return gumbel_at(keys_of(range(rows), seed, CPU), torch.zeros(rows, 1, dtype=torch.long), size)[:, 0]
 
 
-def best(n: int) -> list[set[int]]:
-    return [set(row.argsort(descending=True)[:n].tolist()) for row in LOGITS]
-
-
-@pytest.mark.parametrize(
-    ("options", "count"),
-    [({}, 4), ({"thres": 0.11}, 5), ({"thres": 1.0}, 40), ({"k": 1}, 1), ({"k": 7}, 7), ({"k": 99}, 40)],
-)
-def test_top_k_keeps_the_best_by_share_or_count(options, count):
-    filtered = top_k(LOGITS, **options)
-    assert kept(filtered) == best(count)
-    assert torch.equal(filtered[filtered.isfinite()], LOGITS[filtered.isfinite()])
-
-
-@pytest.mark.parametrize("thres", [0.01, 0.3, 0.9, 0.999, 1.0])
-def test_top_p_keeps_the_smallest_sufficient_set(thres):
-    filtered, probabilities = top_p(LOGITS, thres), LOGITS.softmax(-1)
-    for row, chosen in enumerate(kept(filtered)):
-        masses = sorted((probabilities[row, i].item() for i in chosen), reverse=True)
-        assert chosen == best(len(chosen))[row]
-        assert sum(masses) >= thres - 1e-5
-        assert sum(masses[:-1]) < thres  # without the least probable of them it would not be enough
-    assert torch.equal(filtered[filtered.isfinite()], LOGITS[filtered.isfinite()])
-
-
-def test_top_p_keeps_the_id_that_reaches_the_threshold():
-    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    assert kept(top_p(logits, 0.6)) == [{0, 1}]
-    assert kept(top_p(logits, 0.4)) == [{0}]
-
-
-@pytest.mark.parametrize("thres", [0.0, 0.05, 0.5, 1.0])
-def test_min_p_keeps_what_is_probable_beside_the_best(thres):
-    probabilities = LOGITS.softmax(-1)
-    expected = [set((row >= thres * row.max()).nonzero()[:, 0].tolist()) for row in probabilities]
-    assert kept(min_p(LOGITS, thres)) == expected
-
-
-@pytest.mark.parametrize("fn", [top_k, top_p, min_p])
-def test_filters_leave_their_input_alone_and_the_best_id_in(fn):
-    logits = LOGITS.clone()
-    logits[:, 3] = float("-inf")
-    before = logits.clone()
-    filtered = fn(logits)
-    assert torch.equal(logits, before)
-    assert torch.equal(filtered.argmax(-1), before.argmax(-1))
-    assert not filtered[:, 3].isfinite().any()
-
-
-@pytest.mark.parametrize(
-    ("fn", "options", "message"),
-    [
-        (top_k, {"thres": 0.0}, "thres"),
-        (top_k, {"thres": 1.1}, "thres"),
-        (top_k, {"k": 0}, "k must"),
-        (top_p, {"thres": 0.0}, "thres"),
-        (top_p, {"thres": 1.5}, "thres"),
-        (min_p, {"thres": -0.1}, "thres"),
-        (min_p, {"thres": 2.0}, "thres"),
-    ],
-)
-def test_thresholds_out_of_range_are_refused(fn, options, message):
-    with pytest.raises(ValueError, match=message):
-        fn(LOGITS, **options)
+def drawn(logits, temperature, seed=1):
+    ids, values = draw(logits, temperature, noise_of(*logits.shape, seed) if temperature else None)
+    check_drawn(values)
+    return ids
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_draws_follow_the_distribution(temperature):
     """Chi-square over 7 ids and 100,000 draws; p < 1e-6 (a statistic above 38 at 6 degrees) never at a fixed seed."""
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5, float("-inf"), 0.2, -0.5])
-    draws = sample(logits.expand(100_000, -1), temperature, torch.Generator().manual_seed(1))
-    counts = torch.bincount(draws, minlength=8)
+    counts = torch.bincount(drawn(logits.expand(100_000, -1), temperature), minlength=8)
     expected = 100_000 * (logits / temperature).softmax(-1)
     assert counts[5] == 0
     possible = expected > 0
     assert ((counts - expected)[possible] ** 2 / expected[possible]).sum() < 38
 
 
+def test_draws_at_places_of_one_row_follow_the_distribution():
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
+    noise = gumbel_at(keys_of([3], 5, CPU), torch.arange(100_000)[None], 4)[0]
+    counts = torch.bincount(draw(logits.expand(100_000, -1), 1.0, noise)[0], minlength=4)
+    expected = 100_000 * logits.softmax(-1)
+    assert ((counts - expected) ** 2 / expected).sum() < 31  # p < 1e-6 at 3 degrees
+
+
 def test_temperature_zero_takes_the_best():
-    assert torch.equal(sample(LOGITS, temperature=0), LOGITS.argmax(-1))
-    assert torch.equal(sample(LOGITS.double(), temperature=0), LOGITS.argmax(-1))
+    assert torch.equal(drawn(LOGITS, 0), LOGITS.argmax(-1))
+    assert torch.equal(drawn(LOGITS.double(), 0), LOGITS.argmax(-1))
 
 
-def test_draws_are_reproducible_by_generator():
-    draws = [sample(LOGITS, 1.0, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+def test_the_seed_decides():
+    draws = [drawn(LOGITS, 1.0, seed) for seed in (0, 0, 1)]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 
-@pytest.mark.parametrize("temperature", [-1.0, math.nan, math.inf])
+def test_keys_follow_the_number_or_the_sources_own_seed():
+    assert torch.equal(keys_of([4, 2], 7, CPU), keys_of(range(5), 7, CPU)[[4, 2]])
+    own = keys_of([1, 0], [10, 20], CPU)
+    assert torch.equal(own, keys_of([0, 1], [20, 10], CPU)) and len(own.unique()) == 2
+    assert len(keys_of(range(1000), 2**64 + 5, CPU).unique()) == 1000  # any whole number will do
+
+
+def test_a_generator_gives_one_seed_after_the_other():
+    generator = torch.Generator().manual_seed(3)
+    seeds = [seed_of(generator), seed_of(generator), seed_of(torch.Generator().manual_seed(3))]
+    assert seeds[0] == seeds[2] != seeds[1]
+
+
+@pytest.mark.parametrize("temperature", [-1.0, math.nan, math.inf, None, "1", True])
 def test_impossible_temperatures_are_refused(temperature):
     with pytest.raises(ValueError, match="temperature"):
-        sample(LOGITS, temperature)
+        check_temperature(temperature)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -116,4 +78,4 @@ def test_rows_without_a_choice_are_refused(value, message, temperature):
     logits = LOGITS.clone()
     logits[2] = value
     with pytest.raises(ValueError, match=message):
-        sample(logits, temperature)
+        drawn(logits, temperature)

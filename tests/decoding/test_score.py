@@ -90,7 +90,7 @@ DECODINGS = [{"temperature": 0.0}, {"temperature": 0.7, "filter_fn_kwargs": {"k"
 @pytest.mark.parametrize("decoding", DECODINGS)
 @pytest.mark.parametrize(("source_type", "target_type"), DIRECTIONS)
 def test_the_mean_is_the_score_that_generate_returns(model, source_type, target_type, decoding):
-    source = make_ids(source_type, [3, 6, 4, 1, 5, 2, 7, 2])
+    source = make_ids(source_type, [3, 6, 4, 1, 5, 2, 7, 2] * 4)
     types = dict(source_type=source_type, target_type=target_type)
     generator = torch.Generator().manual_seed(3)
     options = dict(generator=generator, max_length=9, return_scores=True)

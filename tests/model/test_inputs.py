@@ -240,7 +240,7 @@ def test_a_target_row_without_ids_needs_an_end_of_sequence_to_learn():
         (dict(semantic_pad_id=20), "semantic_pad_id 20"),
         (dict(semantic_pad_id=5), "semantic_pad_id 5"),
         (dict(text_pad_id=30), "text_pad_id 30"),
-        (dict(text_pad_id=-1, ctc=True), "ctc takes text_pad_id for its blank"),
+        (dict(text_pad_id=-1, ctc=True), "with ctc=True, text_pad_id is the CTC blank"),
         (dict(attn_dropout=-0.1), "attn_dropout must be at least 0"),
         (dict(ff_dropout=1.0), "ff_dropout must be at least 0 and below 1"),
         (dict(label_smoothing=1.1), "label_smoothing must be"),

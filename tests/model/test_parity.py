@@ -9,8 +9,10 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from strategies import beam_search
 
-from spear_tts_pytorch.decoding.beam import beam_search
+from spear_tts_pytorch.decoding.generate import encoded
+from spear_tts_pytorch.decoding.options import DecodingOptions
 from spear_tts_pytorch.model.pretrained import rename_old_keys
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.objectives import SpeechSpeechPretrainWrapper, deletion_mask, take
@@ -299,7 +301,7 @@ def test_n_best(fixtures, load, name, pair):
     source_type, target = pair.split("__")
     options = numbers["decode"][f"beam4__{pair}"]
     source = load_file(fixtures / f"{name}.expected.safetensors")[f"source_{source_type}"]
-    step, cache = model._begin(source, source_type, target, 1.0)
+    step, cache = encoded(model, source, DecodingOptions(source_type=source_type, target_type=target))
     result = beam_search(
         step,
         cache,

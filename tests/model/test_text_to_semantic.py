@@ -8,6 +8,8 @@ import pytest
 import small
 import torch
 
+from spear_tts_pytorch.decoding.generate import encoded
+from spear_tts_pytorch.decoding.options import DecodingOptions
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer
 from spear_tts_pytorch.tokens import mask_after_eos
@@ -63,7 +65,7 @@ def test_a_padded_row_is_the_row_alone(variant, source_type, target_type):
 def test_cached_logits_are_the_uncached(variant, source_type, target_type):
     model = make_model(**VARIANTS[variant])
     source, target = make_ids(source_type, [3, 7]), make_ids(target_type, [9, 9], seed=1)
-    step, cache = model._begin(source, source_type, target_type, 1.0)
+    step, cache = encoded(model, source, DecodingOptions(source_type=source_type, target_type=target_type))
     empty = target[:, :0]
     pieces = [step(empty, cache), step(target[:, :4], cache)] + [step(target[:, i : i + 1], cache) for i in range(4, 9)]
     uncached = model(source, target, source_type=source_type, target_type=target_type)
@@ -74,7 +76,7 @@ def test_cached_logits_are_the_uncached(variant, source_type, target_type):
 def test_cache_rows_of_unequal_length_give_the_uncached_logits(variant):
     model = make_model(**VARIANTS[variant])
     source, target = make_ids("text", [3, 7]), make_ids("speech", [9, 9], seed=1)
-    step, cache = model._begin(source, "text", "speech", 1.0)
+    step, cache = encoded(model, source, DecodingOptions())
     step(target[:, :5], cache)  # start token and 5 ids
     cache.truncate([3, 6])  # the first row forgets 3 of them
     new = torch.stack((target[0, 2:4], target[1, 5:7]))

@@ -1,0 +1,146 @@
+"""The arguments that build a model, checked once: `ModelConfig`, which is also what `config.json` holds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from typing_extensions import Required, TypedDict
+
+from spear_tts_pytorch.tokens import Modality, Vocabulary
+from spear_tts_pytorch.utils.checks import typechecked
+
+
+class ModelKeywords(TypedDict, total=False):
+    """Keywords of `TextToSemantic` beside its tokenizers, see `ModelConfig`."""
+
+    source_depth: Required[int]
+    target_depth: Required[int]
+    dim_head: int
+    heads: int
+    target_kv_heads: int | None
+    attn_dropout: float
+    ff_mult: float
+    ff_dropout: float
+    semantic_pad_id: int
+    text_pad_id: int
+    autoset_semantic_eos_id: bool
+    autoset_text_eos_id: bool
+    attn_flash: bool
+    cond_drop_prob: float
+    target_early_exit_layer: int | None
+    detach_early_exit_embed: bool
+    align_reg_loss_weight: float
+    align_reg_use_logsumexp_pool: bool
+    align_reg_logsumexp_pool_temp: float
+    label_smoothing: float
+    emb_dropout: float
+    add_positions: bool
+    cross_attention_prior: bool
+    text_position_rate: float
+    ctc: bool
+
+
+@typechecked
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes and options of a model; `TextToSemantic` explains them. Creating one checks them.
+
+    Raises:
+        TypeError: an argument of another type.
+        ValueError: an argument out of range, or arguments that contradict each other.
+    """
+
+    dim: int
+    source_depth: int
+    target_depth: int
+    num_text_token_ids: int
+    num_semantic_token_ids: int
+    dim_head: int = 64
+    heads: int = 8
+    target_kv_heads: int | None = None
+    attn_dropout: float = 0.0
+    ff_mult: float = 4
+    ff_dropout: float = 0.0
+    semantic_pad_id: int = -1
+    text_pad_id: int = 0
+    autoset_semantic_eos_id: bool = True
+    autoset_text_eos_id: bool = True
+    attn_flash: bool = False
+    cond_drop_prob: float = 0.0
+    target_early_exit_layer: int | None = None
+    detach_early_exit_embed: bool = False
+    align_reg_loss_weight: float = 0.1
+    align_reg_use_logsumexp_pool: bool = True
+    align_reg_logsumexp_pool_temp: float = 0.1
+    label_smoothing: float = 0.0
+    emb_dropout: float = 0.0
+    add_positions: bool = False
+    cross_attention_prior: bool = False
+    text_position_rate: float = 1.0
+    ctc: bool = False
+
+    def __post_init__(self) -> None:
+        sizes = self.dim, self.heads, self.dim_head, self.source_depth, self.target_depth
+        if min(sizes) < 1 or self.dim_head % 2:
+            raise ValueError(
+                f"dim {self.dim}, heads {self.heads}, dim_head {self.dim_head}, source_depth {self.source_depth} and "
+                f"target_depth {self.target_depth} must be at least 1, and dim_head even for rotary positions"
+            )
+        for name in ("cond_drop_prob", "attn_dropout", "ff_dropout", "emb_dropout", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        for name in ("ff_mult", "text_position_rate", "align_reg_logsumexp_pool_temp"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        exit_layer = self.target_early_exit_layer
+        if exit_layer is not None and not 0 < exit_layer <= self.target_depth:
+            raise ValueError(
+                f"target_early_exit_layer must be 1 to target_depth ({self.target_depth}), got {exit_layer}"
+            )
+        self._check_padding()
+
+    def _check_padding(self) -> None:
+        speech, text = self.num_semantic_token_ids, self.num_text_token_ids
+        if 0 <= self.semantic_pad_id <= speech or self.text_pad_id == text:
+            raise ValueError(
+                f"semantic_pad_id {self.semantic_pad_id} must be no speech id or end-of-sequence (0 to {speech}), and "
+                f"text_pad_id {self.text_pad_id} not the text's end-of-sequence ({text}): leave them at -1 and 0"
+            )
+        if self.ctc and not 0 <= self.text_pad_id < text:
+            raise ValueError(
+                f"with ctc=True, text_pad_id is the CTC blank and must be a text id, got {self.text_pad_id}"
+            )
+
+    def vocabulary(self) -> dict[Modality, Vocabulary]:
+        """The ids of both modalities."""
+        speech = self.num_semantic_token_ids, self.semantic_pad_id, self.autoset_semantic_eos_id
+        text = self.num_text_token_ids, self.text_pad_id, self.autoset_text_eos_id
+        return {"speech": Vocabulary("speech", *speech), "text": Vocabulary("text", *text)}
+
+    def stack(self) -> dict[str, Any]:
+        """Arguments that encoder and decoder share."""
+        names = ("dim", "dim_head", "heads", "attn_dropout", "ff_mult", "ff_dropout", "attn_flash")
+        return {name: getattr(self, name) for name in names}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON types."""
+        return asdict(self)
+
+
+def vocabulary_size(name: str, given: int | None, tokenizer: Any, attribute: str, may_add: bool = False) -> int:
+    """A vocabulary's size: given, or read off its tokenizer, to which it may add ids.
+
+    Raises:
+        ValueError: neither gives a size, or they contradict each other.
+    """
+    own = getattr(tokenizer, attribute, None)
+    if given is None and own is None:
+        raise ValueError(f"{name} is missing: give it, or a tokenizer that has {attribute}")
+    if given is not None and own is not None and (given < own or (given > own and not may_add)):
+        raise ValueError(f"{name} is {given}, but the tokenizer's {attribute} is {own}: leave one of them out")
+    size = int(own if given is None else given)
+    if size < 1:
+        raise ValueError(f"{name} must be at least 1, got {size}")
+    return size

@@ -1,0 +1,82 @@
+"""From ids to the inputs of encoder and decoder: embeddings with positions, and the mask of cross-attention.
+
+In: checked ids `[b, n]`. Out: `[b, n, dim]`. Training and decoding share these functions, so that they agree by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spear_tts_pytorch.model.positions import add_sinusoids, diagonal_prior, timeline
+from spear_tts_pytorch.tokens import Modality, Vocabulary
+
+
+class Embedder(Protocol):
+    """A model with embeddings of both modalities."""
+
+    token_emb: nn.ModuleDict
+    start_token: nn.ParameterDict
+    emb_dropout: nn.Module
+    add_positions: bool
+    cross_attention_prior: bool
+    text_position_rate: float
+
+    @property
+    def vocabulary(self) -> Mapping[Modality, Vocabulary]: ...
+
+
+def position_rate(model: Embedder, modality: Modality) -> float:
+    """Steps of the speech timeline between two ids of a modality."""
+    return model.text_position_rate if modality == "text" else 1.0
+
+
+def embed(model: Embedder, ids: Tensor, modality: Modality, positions: Tensor | None) -> Tensor:
+    """Ids `[b, n]` at positions `[b or 1, n]` to embeddings `[b, n, dim]`; padding gets the row of id 0."""
+    ids = ids.masked_fill(ids == model.vocabulary[modality].pad_id, 0)
+    x: Tensor = model.token_emb[modality](ids)
+    return x if positions is None or not model.add_positions else add_sinusoids(x, positions)
+
+
+def embed_target(
+    model: Embedder, ids: Tensor, modality: Modality, first: list[int], dropout: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Embeddings of target ids `[r, n]`, each row's from its position `first` on.
+
+    Where rows begin (position 0), the start token comes before the ids.
+
+    Returns:
+        `[r, n', dim]`, and the positions `[r or 1, n']` on the speech timeline, None for a model that needs none.
+    """
+    starts = first[0] == 0
+    positions = None
+    if model.add_positions or model.cross_attention_prior:
+        positions = timeline(first, ids.shape[1] + int(starts), position_rate(model, modality), ids.device)
+    own = positions[:, 1:] if starts and positions is not None else positions
+    x = embed(model, ids, modality, own)
+    x = model.emb_dropout(x) if dropout else x
+    if starts:
+        start: Tensor = model.start_token[modality].expand(x.shape[0], 1, -1)
+        start = start if positions is None or not model.add_positions else add_sinusoids(start, positions[:, :1])
+        x = torch.cat((start.to(x.dtype), x), dim=1)
+    return x, positions
+
+
+def cross_mask(
+    model: Embedder, allowed: Tensor | None, source_positions: Tensor | None, target_positions: Tensor | None
+) -> Tensor | None:
+    """The mask of cross-attention: boolean, with the prior additive; None for no mask.
+
+    Args:
+        allowed: True at source positions that may be read, null first, `[s, 1, 1, 1 + m]`; None for all.
+        source_positions, target_positions: `[s or 1, m]` and `[s or 1, n]`, on the speech timeline.
+    """
+    if not model.cross_attention_prior or source_positions is None or target_positions is None:
+        return allowed
+    prior = F.pad(diagonal_prior(target_positions, source_positions), (1, 0))[:, None]
+    prior = prior.to(model.start_token["text"].dtype)
+    return prior if allowed is None else prior.masked_fill(~allowed, float("-inf"))
