@@ -6,6 +6,7 @@ from shell import one_line_error, spear_tts
 from spear_tts_pytorch.cli import main
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["generate", "no/model", "a"], ["label", "no/model", "speech", "pairs"]])
 def test_missing_model_is_one_line(command):
     done = spear_tts(*command, HF_HUB_OFFLINE="1")

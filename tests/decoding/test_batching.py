@@ -257,6 +257,7 @@ def test_places_that_come_free_are_taken_at_once(model):
     assert sum(rows_seen) < 1.2 * needed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("strategy", ["greedy", "beam"])
 @pytest.mark.parametrize("options", [{}, dict(cross_attention_prior=True, add_positions=True)])

@@ -191,6 +191,7 @@ def test_draws_have_exactly_the_distribution_of_the_model(sources, name, tempera
     assert p_value(sources, name, temperature, eos_id) > 0.001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.95, 1.05])
 @pytest.mark.parametrize("sources", [1, 7])
 def test_the_test_above_sees_acceptance_biased_by_five_per_cent(share, sources, monkeypatch):
@@ -199,6 +200,7 @@ def test_the_test_above_sees_acceptance_biased_by_five_per_cent(share, sources, 
     assert p_value(sources, "none", 1.0, EOS) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "calls"), [(1, 1000), (7, 1000)])
 def test_rows_of_small_batches_have_the_distribution_of_the_model(rows, calls):
     """Here the number of drafts follows a row's own fate, and other rows' fates, from one call to the next."""

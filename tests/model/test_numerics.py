@@ -40,6 +40,7 @@ LOSSES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["autocast", "weights"])
 @pytest.mark.parametrize("options", [{}, EVERYTHING | {"attn_dropout": 0.1, "ff_dropout": 0.1, "emb_dropout": 0.1}])
 def test_bfloat16_trains_without_nan(kind, options):
@@ -147,6 +148,7 @@ def test_compiled_for_a_cpu():
     torch.testing.assert_close(loss, model(*make_batch(), **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"add_positions": True, "text_position_rate": 2.0}])
 @pytest.mark.parametrize(("modality", "pad"), [("text", 0), ("speech", -1)])
 def test_the_encoder_exports_for_any_batch(modality, pad, options):

@@ -38,6 +38,7 @@ def trained():
     return *models, characters, pairs
 
 
+@pytest.mark.slow
 def test_labels_are_the_texts_with_and_without_a_language_model(trained):
     reader, _, characters, pairs = trained
     batch = pad_sequences([units for units, _ in pairs], -1)
@@ -49,6 +50,7 @@ def test_labels_are_the_texts_with_and_without_a_language_model(trained):
         assert alone.tolist() == read[3][0].tolist() and score == pytest.approx(read[3][1], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_cost_is_least_for_the_true_text_and_infinite_for_an_impossible_one(trained):
     reader, _, characters, pairs = trained
     backtranslator = CTCBacktranslator(reader)
@@ -58,6 +60,7 @@ def test_cost_is_least_for_the_true_text_and_infinite_for_an_impossible_one(trai
     assert backtranslator.cost(units[None], characters.encode(["abcabcabcabc"])).isinf()
 
 
+@pytest.mark.slow
 def test_speak_greedy_and_best_of_several(trained):
     reader, speaker, characters, pairs = trained
     greedy = speak(speaker, TEXTS, max_length=20, batch_size=3)

@@ -90,6 +90,7 @@ def examples() -> list[list[str]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_examples_in_help_work_as_typed(demo_folder, tmp_path, monkeypatch, capfd):
     """In a folder that holds spear-tts-demo/, as each says of itself; the demo's own example runs in CI."""
     monkeypatch.chdir(tmp_path)
@@ -108,6 +109,7 @@ def test_the_examples_in_help_work_as_typed(demo_folder, tmp_path, monkeypatch, 
     assert there >= {"said.wav", "demo-ids", "demo-pairs", "demo-report", "split-pairs", "merged-pairs", "unique-pairs"}
 
 
+@pytest.mark.slow
 def test_results_print_in_three_lines_or_less(recipe_result):
     corpus = espeak_corpus(labelled=2, unlabelled=4, test=1, progress=False)
     column = recipe_result.columns["d"]

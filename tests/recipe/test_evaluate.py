@@ -42,6 +42,7 @@ def trained() -> tuple[SemanticASR, list[float]]:
     return evaluator, evaluator.fit(made_up_pairs(300), steps=150, batch_tokens=600, lr=5e-3, progress=False)
 
 
+@pytest.mark.slow
 def test_the_evaluator_learns(trained):
     evaluator, history = trained
     assert len(history) == 150

@@ -30,6 +30,7 @@ def tokenizer(request, clips, fixtures):
     return HubertWithKmeans(folder / "hubert_tiny.pt", folder / "hubert_tiny_L2_km20.bin", output_layer=2)
 
 
+@pytest.mark.slow
 def test_64_clips_have_the_ids_in_batches_of_8_that_they_have_alone(tokenizer, clips):
     assert len(clips) == 64
     for start in range(0, 64, 8):

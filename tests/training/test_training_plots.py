@@ -59,6 +59,7 @@ def test_shows_the_whole_item_and_leaves_nothing_behind(drawn, tmp_path):
     assert not trainer.model._forward_pre_hooks and trainer.model.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_plotting_changes_nothing_of_the_run(tmp_path, stage):
     def run(plotting):

@@ -1,5 +1,6 @@
 """Rows of two processes: the alignment regulariser and its gradient are those of one process with all rows."""
 
+import pytest
 import small
 import torch
 import torch.distributed as dist
@@ -42,6 +43,7 @@ def process(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
     mp.spawn(process, args=(str(tmp_path),), nprocs=2)
     loss, model = regularizer(slice(0, 5))
