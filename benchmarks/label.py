@@ -1,4 +1,4 @@
-"""Pseudo-labelling real speech with beam 4: utterances per second, and what that makes of 60,000 hours.
+"""Pseudo-labelling real speech with beam 4: utterances per second, and time and disk space for 60,000 hours.
 
     pip install --target old --no-deps spear-tts-pytorch==0.4.8 rotary-embedding-torch==0.6.5 audiolm-pytorch==2.4.0
     SPEAR_TTS_CORPORA=corpora python benchmarks/label.py --predecessor old
@@ -6,8 +6,8 @@
 A model of width 128, 3 + 3 layers is trained on asterisk_en in the folder SPEAR_TTS_CORPORA (speech to text, characters,
 MelKmeans ids without repeats), and then transcribes --utterances of its clips, each side with its own generator and into
 its own folder. Both have the same weights. 0.4.8 takes one clip at a time: in larger batches it cuts clips to the shortest.
-Contestants stay loaded, each in a process of its own, and take turns of a part of the clips; speeds are medians over the
-turns, ratios medians of the turns' ratios. Transcripts are compared: where they differ, `model.score` says whose is likelier.
+Contestants stay loaded, each in a process of its own, and take turns of a part of the clips. Speeds are medians over the
+turns, ratios medians of the turns' ratios. Transcripts are compared; where they differ, `model.score` tells the likelier one.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def prepare(corpus: str, work: Path, steps: int, count: int) -> float:
         model,
         dataset=[(ids, characters([one.text])[0]) for ids, one in zip(speech, clips, strict=True)],
         num_train_steps=steps,
-        num_warmup_steps=50,
+        num_warmup_steps=min(50, steps),
         lr=2e-3,
         batch_tokens=4000,
         freeze_encoder=False,
@@ -115,7 +115,7 @@ def predecessor(folder: str, work: Path, max_length: int) -> Callable[[Any], dic
     model = TextToSemantic(WIDTH, num_semantic_token_ids=CLUSTERS, num_text_token_ids=size, **SIZE).eval()
 
     def turn(part: tuple[int, int] | None) -> dict[str, Any]:
-        if part is None:  # every value says which entry of the state dict it stands in
+        if part is None:  # each tensor is filled with the number of its entry in the state dict
             state = model.state_dict()
             numbered = {name: torch.full_like(value, number) for number, (name, value) in enumerate(state.items())}
             torch.save({"model": numbered, "names": list(state)}, work / "names.pt")
@@ -136,7 +136,7 @@ def predecessor(folder: str, work: Path, max_length: int) -> Callable[[Any], dic
 
 
 def write_old_weights(work: Path) -> None:
-    """Our weights under the names that release 0.4.8 has for them."""
+    """Writes our weights under the names of release 0.4.8."""
     import torch
 
     from spear_tts_pytorch import TextToSemantic
@@ -152,7 +152,7 @@ def write_old_weights(work: Path) -> None:
 
 
 def compared(work: Path, mine: list[list[int]], theirs: list[list[int]]) -> dict[str, int]:
-    """How many transcripts are the same, and of the others in how many which side's is likelier."""
+    """Counts the transcripts that are the same and, among the others, those where ours or theirs is likelier."""
     import torch
 
     from spear_tts_pytorch import TextToSemantic
@@ -170,7 +170,7 @@ def compared(work: Path, mine: list[list[int]], theirs: list[list[int]]) -> dict
 
 
 def figures(answers: dict[str, list[dict[str, Any]]], parts: list[tuple[int, int]], seconds: float) -> dict[str, Any]:
-    """The turns' medians, and hours and bytes for HOURS of speech."""
+    """Medians of the turns, and days and bytes for HOURS of speech."""
     speed = {
         name: [(end - begin) / one["seconds"] for (begin, end), one in zip(parts, turns, strict=False)]
         for name, turns in answers.items()

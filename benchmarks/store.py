@@ -1,4 +1,4 @@
-"""How quickly and with how much memory a store of pairs is opened, read at random, written, merged and deduplicated.
+"""Time and memory of a store of pairs: opened, read at random, written, merged and deduplicated.
 
 Rows are synthetic: 250 semantic ids of 0 to 499 and 60 text ids on average, lengths log-normal, ids skewed, a text of as
 many characters. Each phase runs in a process of its own; its peak of resident memory is printed. Files are removed.
@@ -73,7 +73,7 @@ def many(root: Path, rows: int) -> None:
 
 
 def alone(name: str, function: Callable[..., dict[str, Any]], *arguments: Any) -> None:
-    """Runs a phase in a fresh process and prints what it found, its seconds and its peak memory."""
+    """Runs a phase in a fresh process and prints its figures, seconds and peak memory."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.apply(timed, (function, *arguments))
     print(f"{name}: {json.dumps(found)}", flush=True)
@@ -92,7 +92,7 @@ def timed(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str,
 
 
 def tables(rows: int, seed: int) -> Iterator[pa.Table]:
-    """Synthetic pairs, `BATCH` at a time; every hundredth id and contents of the second seed are of the first one's."""
+    """Synthetic pairs, `BATCH` at a time. Every hundredth pair is the same for all seeds, except its score."""
     pools = {}
     random = np.random.default_rng(0)
     for name, low, high in (("semantic_ids", 0, 500), ("text_ids", 1, 30)):
@@ -101,7 +101,7 @@ def tables(rows: int, seed: int) -> Iterator[pa.Table]:
     for start in range(0, rows, BATCH):
         count = min(BATCH, rows - start)
         random = np.random.default_rng((seed, start))
-        repeated = np.random.default_rng((0, start))  # what seed 0 draws here
+        repeated = np.random.default_rng((0, start))  # the draws of seed 0
         columns = {}
         draws = {}
         for name, mean in (("semantic_ids", 250), ("text_ids", 60)):

@@ -3,10 +3,10 @@
     pip install "spear-tts-pytorch[hubert]"
     SPEAR_TTS_CORPORA=corpora python benchmarks/tokenization.py
 
-`corpora` holds `asterisk_en/` in LJSpeech's layout (25 minutes). Prints, medians of `--rounds`: how long `MelKmeans.fit` of
-64 clusters takes; how many times real time it tokenizes; HuBERT base (random weights) against the forward pass of
-`transformers` on the same batches, up to the same layer, in turn; and the most memory of a process, torch, model and the
-25 minutes included, that tokenizes 60 minutes in one call.
+`corpora` holds `asterisk_en/` in LJSpeech's layout (25 minutes). The figures are medians of `--rounds`: the seconds of
+`MelKmeans.fit` with 64 clusters; the speed of `MelKmeans` in times real time; the speed of HuBERT base (random weights)
+against the forward pass of `transformers` on the same batches, up to the same layer, in turn. Last come the seconds and the
+most memory of a process that tokenizes 60 minutes in one call; torch, the model and the 25 minutes are included.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def seconds_of(work) -> float:
 
 
 def random_hubert(folder: str):
-    """HuBERT base with random weights, as a tokenizer and as transformers has it, up to the same layer."""
+    """HuBERT base with random weights, up to one layer: as our tokenizer, and as the model of transformers."""
     from transformers import HubertConfig, HubertModel
 
     from spear_tts_pytorch.tokenizers.hubert import HubertWithKmeans
@@ -75,7 +75,7 @@ def hubert_against_transformers(clips: list[np.ndarray], sample_hz: int, rounds:
 
 
 def one_hour(kind: str, clips: list[np.ndarray], sample_hz: int) -> None:
-    """Prints the megabytes that 60 minutes in one call take."""
+    """Prints the seconds and megabytes of 60 minutes in one call."""
     if kind == "hubert":
         with tempfile.TemporaryDirectory() as folder:
             tokenizer, _ = random_hubert(folder)

@@ -1,17 +1,17 @@
-"""Training on real speech of all lengths: useful tokens per second, and how long until a given loss.
+"""Training on real speech of all lengths: useful tokens per second, and steps and seconds until a given loss.
 
     pip install --target old --no-deps spear-tts-pytorch==0.4.8 rotary-embedding-torch==0.6.5 audiolm-pytorch==2.4.0
     SPEAR_TTS_CORPORA=corpora python benchmarks/train_corpus.py --predecessor old
 
 The corpus is asterisk_en in the folder SPEAR_TTS_CORPORA, or any that `read_corpus` reads. Each contestant trains a model
-of width 192, 3 + 3 layers, with the trainer, the batches and the optimizer that its users get; ours has batches by
-tokens, as many in an epoch as 0.4.8 has batches of --batch-size clips. Useful tokens are ids that are not padding. All
-contestants stay loaded, each in a process of its own, and take turns of a few steps; speeds are medians over the turns,
-ratios medians of the turns' ratios.
+of width 192, 3 + 3 layers, with the trainer, the batches and the optimizer that its users get. Ours has batches by tokens,
+as many in an epoch as 0.4.8 has batches of --batch-size clips. Useful tokens are ids that are not padding. All contestants
+stay loaded, each in a process of its own, and take turns of a few steps. Speeds are medians over the turns, ratios medians
+of the turns' ratios.
 
-Losses are compared after each turn, untimed, on the same clips of the training set, one clip at a time, so that none is
-padded: 0.4.8 counts its padding of speech as speech. Nobody validates or saves. Clips of more than --longest seconds are
-left out for all, since 0.4.8 pads whole batches to them, with attention matrices of gigabytes.
+Losses are compared after each turn, untimed, on the same clips of the training set. They are computed one clip at a time,
+because 0.4.8 counts its padding of speech as speech. There is no validation and no checkpoint. Clips of more than --longest
+seconds are left out for all, because 0.4.8 pads whole batches to them, with attention matrices of gigabytes.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def build(model_class: type) -> Any:
 
 
 def options(steps: int) -> dict[str, Any]:
-    return dict(num_train_steps=steps, num_warmup_steps=WARMUP, lr=LR, valid_frac=0.0)
+    return dict(num_train_steps=steps, num_warmup_steps=min(WARMUP, steps), lr=LR, valid_frac=0.0)
 
 
 def ours(name: str, stage: str, items: Any, steps: int, batch_tokens: int) -> Any:
@@ -126,7 +126,7 @@ def predecessor(folder: str, stage: str, items: Any, steps: int, batch_size: int
 
 
 class Counted:
-    """An iterator over batches that counts the ids in them, and those of them that are no padding."""
+    """An iterator over batches. It counts their ids: `padded` all, `useful` without padding."""
 
     def __init__(self, batches: Iterator[Any]):
         self.batches, self.useful, self.padded = batches, 0, 0
@@ -160,7 +160,7 @@ def watched_loss(trainer: Any, items: Any) -> float:
 
 
 def load(name: str, args: argparse.Namespace) -> Callable[[int], dict[str, Any]]:
-    """In a contestant's process: n training steps to what they took and brought."""
+    """In a contestant's process: a function from a number of training steps to their seconds, ids and loss."""
     items = dataset(args.pairs, args.stage)
     if name == RELEASE:
         trainer = predecessor(args.predecessor, args.stage, items, args.steps + 1, args.batch_size)
@@ -181,7 +181,7 @@ def load(name: str, args: argparse.Namespace) -> Callable[[int], dict[str, Any]]
 
 
 def table(answers: dict[str, list[dict[str, Any]]], turn: int) -> dict[str, dict[str, Any]]:
-    """What the turns come to, by contestant."""
+    """The figures of all turns, by contestant."""
     speeds = {name: [one["useful"] / one["seconds"] for one in turns] for name, turns in answers.items()}
     goal = answers[RELEASE][-1]["loss"] if RELEASE in answers else None
     found = {}
@@ -203,7 +203,7 @@ def table(answers: dict[str, list[dict[str, Any]]], turn: int) -> dict[str, dict
 
 
 def same_batches(lengths: list[tuple[int, ...]], batch_size: int) -> int:
-    """The smallest budget with which batches by tokens are no more in an epoch than batches of so many items."""
+    """The smallest `batch_tokens` with which an epoch has no more batches than with `batch_size` items in each."""
     from spear_tts_pytorch.data.loader import TokenBudgetBatchSampler
 
     budget = round(batch_size * mean(sum(one) for one in lengths))

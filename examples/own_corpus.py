@@ -2,22 +2,21 @@
 
     python examples/own_corpus.py FOLDER --labelled 60
 
-Only `--labelled` of the texts are trained on; the others serve to measure. Sizes and steps are those of the demo, for
-minutes of work on two CPU cores: with hours of speech raise them all.
+The models train on `--labelled` of the texts only; the other texts serve to measure. Sizes and steps are those of the demo,
+which takes minutes on two CPU cores. With hours of speech raise them all.
 """
 
 import argparse
 from dataclasses import replace
 
 from spear_tts_pytorch.data.corpora import ljspeech_corpus
-from spear_tts_pytorch.recipe import run_recipe
-from spear_tts_pytorch.recipe.steps import RecipeConfig
+from spear_tts_pytorch.recipe import RecipeConfig, run_recipe
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder")
-    parser.add_argument("--labelled", type=int, default=60)
+    parser.add_argument("folder", help="folder of the corpus")
+    parser.add_argument("--labelled", type=int, default=60, help="texts to train on (default %(default)s)")
     parser.add_argument(
         "--steps", type=float, default=1.0, help="times the demo's training steps (default %(default)s)"
     )

@@ -1,20 +1,20 @@
-"""Training on a folder of ids, in one process or many: pretraining on all of it, then text to speech on what has a text.
+"""Training on a folder of ids, in one process or many: pretraining on all clips, then text to speech on clips with a text.
 
     spear-tts tokenize my-corpus my-ids               # metadata.csv (id|text) and wavs/, or any layout that it reads
     python examples/train.py my-ids --output my-model
 
-What is interrupted goes on when the same command is given again. With `accelerate launch` the same script runs
+After an interruption the same command goes on from the last checkpoint. With `accelerate launch` the same script runs
 
 on several GPUs of one machine:
 
     accelerate launch --multi_gpu --num_processes 8 --mixed_precision bf16 examples/train.py my-ids
 
-on two machines of eight (on the other one, --machine_rank 1); --output must be a folder that all of them see:
+on two machines of eight GPUs (the other one has --machine_rank 1); --output must be a folder that both machines see:
 
     accelerate launch --multi_gpu --num_machines 2 --machine_rank 0 --num_processes 16 --main_process_ip 10.0.0.1 \\
         --main_process_port 29500 --mixed_precision bf16 examples/train.py my-ids --output /shared/my-model
 
-and in several processes on CPUs (`--cpu` starts more than one of them only by MPI, so this goes the other way):
+and in several processes on CPUs (accelerate's own `--cpu` starts several processes only by MPI):
 
     ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 examples/train.py my-ids
 

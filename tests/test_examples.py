@@ -1,4 +1,4 @@
-"""The training script of examples/ does what its opening says: by two processes that `accelerate launch` starts."""
+"""The training script of examples/ runs in two processes that `accelerate launch` starts; the other one starts."""
 
 import os
 import subprocess
@@ -49,3 +49,7 @@ def test_two_processes_train_and_save_a_model(ids, tmp_path):
         assert len(state["rng"]) == 2  # one for each process
     model = TextToSemantic.from_pretrained(output / "model")
     assert model.generate(["one two"], source_type="text", target_type="speech", max_length=5).shape[0] == 1
+
+
+def test_the_recipe_script_starts():
+    run([sys.executable, str(ROOT / "examples" / "own_corpus.py"), "--help"])
