@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import house
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "spear_tts_pytorch"
 
@@ -29,6 +31,12 @@ def test_the_map_has_each_file_once():
         "not on the map": set(),
         "not there": set(),
     }
+
+
+def test_files_import_from_above_on_the_map():
+    place = {file.removesuffix(".py").replace("/", "."): number for number, file in enumerate(mapped_files())}
+    arrows = [(name, other) for name, others in house.imports(PACKAGE).items() for other in others]
+    assert [arrow for arrow in arrows if set(arrow) <= set(place) and place[arrow[0]] < place[arrow[1]]] == []
 
 
 def test_the_shared_helpers_are_named():

@@ -11,8 +11,24 @@ PACKAGE = Path(spear_tts_pytorch.__file__).parent
 ROOT = PACKAGE.parent
 
 
+def test_no_circle_of_imports():
+    assert house.circles(PACKAGE) == []
+
+
+def test_imports_go_down_the_map():
+    assert house.wrong_arrows(PACKAGE) == []
+
+
 def test_few_files_at_the_top():
     assert len(house.top_files(PACKAGE)) <= house.MOST_FILES_ON_TOP
+
+
+def test_no_mixins():
+    assert house.mixins(PACKAGE) == []
+
+
+def test_no_function_of_many_parameters_but_documented_public_ones():
+    assert house.wide_functions(PACKAGE) == []
 
 
 @pytest.mark.parametrize("folder", ["examples", "benchmarks"])
