@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-ANSWER = 0.0
+ANSWER = 1.0
 SCALAR, COPY = torch.ops.aten._local_scalar_dense.default, torch.ops.aten._to_copy.default
 
 
