@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -56,8 +56,15 @@ class Vocabulary:
 
     def check(self, ids: Tensor, name: str, *, empty_rows: bool = True, right_padded: bool = True) -> Tensor:
         """`check_ids` for this vocabulary."""
-        options = dict(modality=self.modality, empty_rows=empty_rows, right_padded=right_padded)
-        return check_ids(ids, name=name, num_ids=self.size, pad_id=self.pad_id, **options)
+        return check_ids(
+            ids,
+            name=name,
+            num_ids=self.size,
+            pad_id=self.pad_id,
+            modality=self.modality,
+            empty_rows=empty_rows,
+            right_padded=right_padded,
+        )
 
 
 def check_ids(
@@ -93,7 +100,8 @@ def check_ids(
     padding = ids == pad_id
     outside = ((ids < 0) | (ids >= num_ids)) & ~padding
     hole = padding[:, :-1] & ~padding[:, 1:]
-    has_outside, has_hole, has_empty = torch.stack((outside.any(), hole.any(), padding.all(dim=-1).any())).tolist()
+    flags = torch.stack((outside.any(), hole.any(), padding.all(dim=-1).any()))
+    has_outside, has_hole, has_empty = cast("list[bool]", flags.tolist())
     if has_outside:
         raise ValueError(
             f"{name} holds the id {int(ids[outside][0])}, but {modality} ids are 0 to {num_ids - 1} (padding {pad_id}): "
@@ -164,5 +172,5 @@ def strip(row: Tensor, pad_id: int, eos_id: int | None) -> Tensor:
 
 def remove_repeats(row: Tensor) -> tuple[Tensor, Tensor]:
     """One row of ids `[n]` without consecutive repeats `[m]`, and how often each stood there `[m]`."""
-    ids, durations = torch.unique_consecutive(row, return_counts=True)
+    ids, durations = cast("tuple[Tensor, Tensor]", torch.unique_consecutive(row, return_counts=True))
     return ids.long(), durations

@@ -50,7 +50,7 @@ def speculation(step, cache, rows, *, seed=0, draft_cost=1 / 6, **options):
 def speculate(step, cache, rows, *, on_step=None, **options):
     """A `SpeculativeResult`; `on_step` gets each `Progress`."""
     run = speculation(step, cache, rows, **options)
-    return run.result(collected(drained(watched(iter(run), on_step)), run.pad_id))
+    return run.result(drained(watched(iter(run), on_step)))
 
 
 def watched(steps, on_step):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from threading import RLock
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -155,7 +155,7 @@ def _state(model: Accelerated, target_type: Modality) -> State:
     modules = [model.target_transformer, model.early_exit or nn.Identity()]
     weights = [model.table(target_type), *(weight for module in modules for weight in module.parameters())]
     numbers = torch.stack([number for weight in weights for number in _checksum(weight.detach())])
-    return weights[0].device, weights[0].dtype, tuple(numbers.tolist())
+    return weights[0].device, weights[0].dtype, tuple(cast("list[float]", numbers.tolist()))
 
 
 def _checksum(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
 from tqdm.auto import tqdm
 from typing_extensions import Unpack
 
@@ -42,10 +42,10 @@ class Generated:
         others: of a beam search with `n_best` above 1 the other hypotheses, best first.
     """
 
-    ids: LongTensor
+    ids: Tensor
     score: float
     truncated: bool
-    others: list[Generated] = field(default_factory=list)
+    others: list[Generated] = field(default_factory=list["Generated"])
 
 
 @with_options(ManyKeywords)
@@ -151,7 +151,7 @@ class _Job:
     prompts: list[Tensor] | None
     ids: list[Tensor | None] = field(init=False)
     results: list[Generated | None] = field(init=False)
-    problems: dict[int, str] = field(default_factory=dict)  # why a source was skipped
+    problems: dict[int, str] = field(default_factory=dict[int, str])  # why a source was skipped
     succeeded: bool = False
 
     def __post_init__(self) -> None:
@@ -299,12 +299,15 @@ def _first_seed(seed: int | Sequence[int] | None, generator: torch.Generator | N
 def _as_rows(sources: Any) -> list[Any]:
     if isinstance(sources, str):
         raise TypeError("sources is a single text: give a list of texts")
-    of_objects = isinstance(sources, np.ndarray) and sources.dtype.kind in "OU" and sources.ndim == 1
-    if isinstance(sources, (Tensor, np.ndarray)) and sources.ndim != 2 and not of_objects:
-        raise ValueError(f"sources must be a list of rows, or have the shape [b, n], got {list(sources.shape)}")
-    if not isinstance(sources, Iterable):
+    if isinstance(sources, (Tensor, np.ndarray)):
+        of_objects = isinstance(sources, np.ndarray) and sources.dtype.kind in "OU" and sources.ndim == 1
+        if sources.ndim != 2 and not of_objects:
+            raise ValueError(
+                f"sources must be a list of rows, or have the shape [b, n], got {list(cast(Any, sources).shape)}"
+            )
+    elif not isinstance(sources, Iterable):
         raise TypeError(f"sources must be a list of texts, ids or waveforms, got {type(sources).__name__}")
-    return list(sources)
+    return list(cast("Iterable[Any]", sources))
 
 
 def _size(source: Any, samples_per_id: int) -> int:

@@ -7,6 +7,7 @@ end-of-sequence included, is `log_probability / n ** length_penalty`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -95,7 +96,7 @@ class BeamSearch:
         return {}  # which beam wins is known at the end
 
     def ended(self, waiting: bool) -> list[int]:
-        return (~self.open).nonzero()[:, 0].tolist()
+        return cast("list[int]", (~self.open).nonzero()[:, 0].tolist())
 
     def hypotheses(self, slots: list[int]) -> list[list[Hypothesis]]:
         found = [self.kept.pop(self.numbers[slot]) for slot in slots]
@@ -125,7 +126,7 @@ class BeamSearch:
         """Keeps the end-of-sequence candidates among the best `beam_size` that beat a kept hypothesis."""
         scores = self._score(best[:, : self.beam_size], lengths[:, None])
         new = is_eos[:, : self.beam_size] & (scores > self.worst[:, None]) & self.open[:, None]
-        for row, column in new.nonzero().tolist():
+        for row, column in _places(new):
             prefix = self.ids[row, parents[row, column], self.begun[row] :]
             ids = torch.cat((prefix, prefix.new_tensor([self.eos_id])))
             self._keep(row, Hypothesis(ids, float(scores[row, column]), truncated=False))
@@ -136,7 +137,7 @@ class BeamSearch:
         if not bool(full.any()):
             return
         scores = self._score(self.log_probs, lengths[:, None])
-        for row, column in ((scores > self.worst[:, None]) & full[:, None]).nonzero().tolist():
+        for row, column in _places((scores > self.worst[:, None]) & full[:, None]):
             ids = self.ids[row, column, self.begun[row] :].clone()
             self._keep(row, Hypothesis(ids, float(scores[row, column]), self.eos_id is not None))
 
@@ -161,3 +162,8 @@ class BeamSearch:
         ):  # greedy search stops at the first end-of-sequence, even if a longer hypothesis would score higher
             can &= torch.isneginf(self.worst)
         return can
+
+
+def _places(mask: Tensor) -> list[list[int]]:
+    """Row and column of each True in a mask `[r, c]`, in order."""
+    return cast("list[list[int]]", mask.nonzero().tolist())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from spear_tts_pytorch.decoding.generate import begin, decoder_step, strategy_of
 from spear_tts_pytorch.decoding.loop import Admitted, Hypothesis, Limits, decode
 from spear_tts_pytorch.decoding.options import DecodingOptions
 from spear_tts_pytorch.decoding.step import DecoderStep
-from spear_tts_pytorch.tokens import mask_from_lengths, pad_sequences
+from spear_tts_pytorch.tokens import Modality, mask_from_lengths, pad_sequences
 from spear_tts_pytorch.utils.checks import evaluating
 
 Rows = Iterator[tuple[int, Tensor]]  # numbers and source ids [n], without padding
@@ -85,7 +86,7 @@ class _Waiting:
         chunk: int,
     ):
         self.model, self.step, self.rows, self.prompts, self.chunk = model, step, rows, prompts, chunk
-        self.source_type = options.source_type
+        self.source_type: Modality = options.source_type
         self.source_pad = model.vocabulary[options.source_type].pad_id
         self.target_pad = model.vocabulary[options.target_type].pad_id
         self.encoded: list[tuple[int, Tensor, Tensor]] = []  # number, encoded source [m, dim], its positions [m]
@@ -114,6 +115,7 @@ class _Waiting:
         if batch:
             ids = pad_sequences([row for _, row in batch], self.source_pad).to(self.model.device)
             context, mask, positions = self.model.encode_ids(ids, self.source_type)
-            for (number, _), encoded, length in zip(batch, context, mask.sum(dim=1).tolist(), strict=True):
+            lengths = cast("list[int]", mask.sum(dim=1).tolist())
+            for (number, _), encoded, length in zip(batch, context, lengths, strict=True):
                 self.encoded.append((number, encoded[:length], positions[0, :length]))
         return bool(batch)

@@ -1,14 +1,14 @@
 """From the log-probabilities of a CTC head to ids: greedily, or by prefix beam search with a language model.
 
 In: `log_probs [b, n, v]` with the number of real frames of each row, `lengths [b]`. Out: rows of ids, without blanks,
-padding or end-of-sequence. `CharacterLM` is a language model over ids, fitted in memory on whatever texts there are.
-Knows nothing of models; which characters the ids stand for is not its business.
+padding or end-of-sequence. `CharacterLM` is a language model over ids, fitted in memory on texts.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -41,9 +41,9 @@ def ctc_greedy(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> list[Tenso
     """
     _check_frames(log_probs, lengths, blank)
     best = log_probs.argmax(dim=-1).cpu()
-    rows = []
-    for row, length in zip(best, lengths.tolist(), strict=True):
-        merged = torch.unique_consecutive(row[:length])
+    rows: list[Tensor] = []
+    for row, length in zip(best, cast("list[int]", lengths.tolist()), strict=True):
+        merged = cast(Tensor, torch.unique_consecutive(row[:length]))
         rows.append(merged[merged != blank])
     return rows
 
@@ -86,7 +86,7 @@ class CharacterLM:
         model = cls(vocab_size, order, pad_id)
         seen = 0
         for sequence in sequences:
-            model._count(sequence.tolist() if isinstance(sequence, Tensor) else list(sequence))
+            model._count(_as_list(sequence))
             seen += 1
         if seen == 0:
             raise ValueError("sequences is empty: a language model needs at least one text")
@@ -133,14 +133,18 @@ class CharacterLM:
         known = self._log_probs.get(context)
         if known is None:
             with np.errstate(divide="ignore"):
-                known = np.log(self._distribution(context)).tolist()
+                known = cast("list[float]", np.log(self._distribution(context)).tolist())
             self._log_probs[context] = known
         return known
 
     def log_prob(self, ids: Sequence[int] | Tensor) -> float:
         """Natural log-probability of a whole text, end-of-sequence included."""
-        ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        return sum(self.next_log_probs(ids[:n])[token] for n, token in enumerate([*ids, self.vocab_size]))
+        row = _as_list(ids)
+        return sum(self.next_log_probs(row[:n])[token] for n, token in enumerate([*row, self.vocab_size]))
+
+
+def _as_list(ids: Sequence[int] | Tensor) -> list[int]:
+    return cast("list[int]", ids.tolist()) if isinstance(ids, Tensor) else list(ids)
 
 
 class _Prefixes:
@@ -154,7 +158,7 @@ class _Prefixes:
         self.next: list[list[float] | None] = [None]  # the language model's log-probabilities, once needed
 
     def ids(self, node: int, most: int | None = None) -> list[int]:
-        found = []
+        found: list[int] = []
         while node > 0 and (most is None or len(found) < most):
             found.append(self.last[node])
             node = self.parent[node]
@@ -227,8 +231,8 @@ def ctc_beam_search(
     if bool(torch.isnan(log_probs).any()):
         raise ValueError("log_probs hold NaN: the weights of the model are not finite")
     frames = log_probs.detach().to("cpu", torch.float64).numpy()
-    found = []
-    for row, length in zip(frames, lengths.tolist(), strict=True):
+    found: list[tuple[Tensor, float]] = []
+    for row, length in zip(frames, cast("list[int]", lengths.tolist()), strict=True):
         prefixes = _Prefixes(lm, lm_weight, length_bonus)
         ids, score = _search_row(row[:length], blank, beam_size, prefixes, min_log_prob, margin)
         found.append((torch.tensor(ids, dtype=torch.long), score))
@@ -315,7 +319,7 @@ def _last_of_the_beam(grown: Beam, extra: list[float], beam_size: int) -> float:
 
 def _prune(grown: Beam, extra: list[float], beam_size: int, margin: float) -> Beam:
     """The best `beam_size` prefixes by probability and language model, none worse than the best by over `margin`."""
-    ranked = []
+    ranked: list[tuple[float, int]] = []
     for node, (ending, other) in grown.items():
         total = ending + other
         if total > 0.0:

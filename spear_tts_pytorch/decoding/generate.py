@@ -30,7 +30,6 @@ from spear_tts_pytorch.decoding.loop import (
 )
 from spear_tts_pytorch.decoding.options import (
     BeamKeywords,
-    CommonKeywords,
     DecodingKeywords,
     DecodingOptions,
     options_of,
@@ -218,9 +217,17 @@ def begin(
     numbers = range(rows) if numbers is None else numbers
     step, cache = encoded(model, source, options, prompt)
     if options.spec_decode:
-        common = dict(options=options, limits=limits, seed=seed, device=model.device)
-        speculation = Speculation(step, cache, numbers, draft_cost=draft_cost(model), **common)
-        return Run(iter(speculation), lambda found: speculation.result(collected(found, limits.pad_id)))
+        speculation = Speculation(
+            step,
+            cache,
+            numbers,
+            options=options,
+            limits=limits,
+            seed=seed,
+            device=model.device,
+            draft_cost=draft_cost(model),
+        )
+        return Run(iter(speculation), speculation.result)
     admit = admit_all(step, cache, numbers, model.device)
     steps = decode(step, admit, strategy_of(options, limits, seed, model.device), rows)
     return Run(steps, partial(collected, pad_id=limits.pad_id))
@@ -294,11 +301,17 @@ def alignment(
     def note(layer: Any, inputs: tuple[Any, ...]) -> None:
         weights.append(layer.weights(*inputs[:3]))
 
-    hooks = [block.cross_attention.register_forward_pre_hook(note) for block in model.target_transformer.layers]
+    layers = [block.cross_attention for block in model.target_transformer.blocks]
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers if layer is not None]
     try:
         with evaluating(model):
-            types: CommonKeywords = dict(source_type=source_type, target_type=target_type)
-            model(source, target, source_position_rate=source_position_rate, **types)
+            model(
+                source,
+                target,
+                source_type=source_type,
+                target_type=target_type,
+                source_position_rate=source_position_rate,
+            )
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,12 +1,13 @@
 """Sampling and greedy decoding: one id for each row and step.
 
-In: logits `[r, v]`, options, and the noise of each row. Out: ids, drawn from `softmax(filter(logits) / temperature)`. What a row
-gets depends on its key and on its own logits, not on the other rows of the batch, nor on how sources are put into batches.
+In: logits `[r, v]`, options, and the noise of each row. Out: ids, drawn from `softmax(filter(logits) / temperature)`. A row's
+ids depend on its key and on its own logits, not on other rows or on how sources are put into batches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -55,8 +56,9 @@ def keys_of(numbers: Sequence[int], seed: int | Sequence[int], device: torch.dev
 def draw(logits: Tensor, temperature: float, noise: Tensor | None) -> tuple[Tensor, Tensor]:
     """The id of each row with the highest `logits / temperature + noise`, `[b]`, and this value, `[b]`.
 
-    With Gumbel noise `[b, v]` this draws from `softmax(logits / temperature)`; without noise it takes the best id. The value
-    is not finite if all logits of a row are -inf, or one is NaN. `check_drawn` tests this later: each test waits for the device.
+    With Gumbel noise `[b, v]` this draws from `softmax(logits / temperature)`; without noise it takes the best id. The
+    value is not finite if all logits of a row are -inf, or one is NaN. `check_drawn` tests this later: each test makes an
+    accelerator wait.
     """
     if temperature > 0 and noise is not None:
         logits = torch.add(noise, logits, alpha=1 / temperature)
@@ -156,7 +158,8 @@ class Sampling:
         return self.newest
 
     def gained(self) -> dict[int, Tensor]:
-        rows = zip(self.numbers, self.newest, self.over_before.tolist(), strict=True)
+        over_before = cast("list[bool]", self.over_before.tolist())
+        rows = zip(self.numbers, self.newest, over_before, strict=True)
         return {number: ids for number, ids, over in rows if not over}
 
     def ended(self, waiting: bool) -> list[int]:
@@ -164,7 +167,7 @@ class Sampling:
         if not full and (self.eos_id is None or self.columns % self.every):
             return []
         full_before = self.columns - self.max_length  # sources that began at this column or before it are full
-        rows = zip(self.over.tolist(), self.begun, strict=True)
+        rows = zip(cast("list[bool]", self.over.tolist()), self.begun, strict=True)
         slots = [slot for slot, (over, begun) in enumerate(rows) if over or begun <= full_before]
         live = len(self.numbers)
         enough = SHARE_TO_FILL * len(slots) >= live if waiting else worth_leaving(len(slots), live)
@@ -183,12 +186,10 @@ class Sampling:
         lengths = torch.where(over, ends.int().argmax(dim=1) - begun + 1, lengths)
         own = (columns >= begun[:, None]) & (columns < (begun + lengths)[:, None])
         scores = self.log_probs[place, : self.columns].masked_fill(~own, 0).sum(dim=1) / lengths
-        rows = zip(ids, begun.tolist(), lengths.tolist(), scores.tolist(), over.tolist(), strict=True)
-        has_end = self.eos_id is not None
-        return [
-            [Hypothesis(row[first : first + length], score, truncated=has_end and not whole)]
-            for row, first, length, score, whole in rows
-        ]
+        truncated = cast("list[bool]", (~over).tolist() if self.eos_id is not None else [False] * len(slots))
+        parts = cast("list[list[int]]", torch.stack((begun, begun + lengths), dim=1).tolist())
+        rows = zip(ids, parts, cast("list[float]", scores.tolist()), truncated, strict=True)
+        return [[Hypothesis(row[first:last], score, cut)] for row, (first, last), score, cut in rows]
 
     def replace(self, slots: list[int], other: Sampling) -> None:
         self._flush()

@@ -86,7 +86,9 @@ def score(
         if len(source) != len(ids):
             raise ValueError(f"source has {len(source)} rows and target {len(ids)}: they must agree")
         token_log_probs = torch.zeros(ids.shape, device=ids.device)
-        for rows in torch.arange(len(ids)).split(batch_size or len(ids)):
+        size = batch_size or len(ids)
+        for start in range(0, len(ids), size):
+            rows = slice(start, start + size)
             found = _log_probs(model, source[rows], ids[rows], options)
             token_log_probs[rows, : found.shape[1]] = found
     mask = valid_mask(ids, model.vocabulary[target_type].pad_id)
@@ -116,7 +118,8 @@ def _trimmed(ids: Tensor, pad_id: int) -> Tensor:
 
 def _log_probs(model: Seq2Seq, source: Tensor, target: Tensor, options: DecodingOptions) -> Tensor:
     """Log-probabilities `[b, n]` of target ids `[b, n]`, anything at padding."""
-    source_pad, target_pad = (model.vocabulary[one].pad_id for one in (options.source_type, options.target_type))
+    source_pad = model.vocabulary[options.source_type].pad_id
+    target_pad = model.vocabulary[options.target_type].pad_id
     source, target = _trimmed(source, source_pad), _trimmed(target, target_pad)
     mask = valid_mask(source, source_pad)  # may leave out ids inside a row
     inputs = dict(source_type=options.source_type, target_type=options.target_type, source_mask=mask)
@@ -132,8 +135,8 @@ def _log_probs(model: Seq2Seq, source: Tensor, target: Tensor, options: Decoding
 def _log_probs_of(logits: Tensor, ids: Tensor) -> Tensor:
     """Logits `[b, n, v]` and ids `[b, n]` to log-probabilities, float32 `[b, n]`."""
     rows = max(1, SLICE // logits[0].numel())
-    parts = []
-    for some, chosen in zip(logits.split(rows), ids.split(rows), strict=True):
-        some = some.float()
+    parts: list[Tensor] = []
+    for start in range(0, len(ids), rows):
+        some, chosen = logits[start : start + rows].float(), ids[start : start + rows]
         parts.append(some.gather(2, chosen[..., None])[..., 0] - some.logsumexp(dim=-1))
     return torch.cat(parts)

@@ -8,15 +8,15 @@ advance by unequal numbers of ids; rows that ended leave the batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spear_tts_pytorch.decoding.loop import Cache, DecodeResult, Hypothesis, Limits, Progress, worth_leaving
+from spear_tts_pytorch.decoding.loop import Cache, DecodeResult, Hypothesis, Limits, Progress, collected, worth_leaving
 from spear_tts_pytorch.decoding.options import DecodingOptions
 from spear_tts_pytorch.decoding.sampling import check_drawn, draw, keys_of, restriction
 from spear_tts_pytorch.utils.noise import gumbel_at, uniform_at
@@ -256,13 +256,13 @@ class Speculation:
         unusable = (counted & ~torch.isfinite(best)).any(dim=1)
         hits = torch.minimum(q, self.lenience * p[:, :n]).sum(dim=-1).masked_fill(~counted[:, :n], 0).sum(dim=1)
         report = [gained, self.ended, torch.minimum(kept, gained), hits, unusable]
-        *report, unusable = torch.stack([column.float() for column in report]).tolist()
+        *numbers, unusable = cast("list[list[float]]", torch.stack([column.float() for column in report]).tolist())
         if any(unusable):
             check_drawn(best[counted])
         self._write(tokens, log_probs.gather(2, tokens[..., None])[..., 0])
         self.lengths = self.lengths + gained
         self.last = tokens.gather(1, (gained - 1).clamp_min(0)[:, None])  # of rows that ended, any id will do
-        self._settle(k, tokens, report)
+        self._settle(k, tokens, numbers)
 
     def _write(self, ids: Tensor, log_probs: Tensor) -> None:
         """Writes `[r, n]` behind what the rows have."""
@@ -310,13 +310,13 @@ class Speculation:
         scores = self.log_probs[:, :longest].masked_fill(~real, 0).sum(dim=1) / counts
         truncated = [False] * len(counts)
         if self.eos_id is not None:
-            truncated = (~((ids == self.eos_id) & real).any(dim=1)).tolist()
-        rows = zip(ids, self.counts, scores.tolist(), truncated, strict=True)
+            truncated = cast("list[bool]", (~((ids == self.eos_id) & real).any(dim=1)).tolist())
+        rows = zip(ids, self.counts, cast("list[float]", scores.tolist()), truncated, strict=True)
         return [[Hypothesis(row[:count], score, cut)] for row, count, score, cut in rows]
 
-    def result(self, collected: DecodeResult) -> SpeculativeResult:
-        """The result of a batch, with what the drafts were worth."""
-        share = self.accepted / max(self.drafted, 1)
+    def result(self, found: Mapping[int, list[Hypothesis]]) -> SpeculativeResult:
+        """The result of a batch, with the worth of its drafts."""
+        plain, share = collected(found, self.pad_id), self.accepted / max(self.drafted, 1)
         return SpeculativeResult(
-            collected.ids, collected.scores, collected.truncated, collected.n_best, share, self.drafted, self.cycles
+            plain.ids, plain.scores, plain.truncated, plain.n_best, share, self.drafted, self.cycles
         )

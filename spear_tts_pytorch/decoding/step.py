@@ -7,28 +7,32 @@ upper layers apart, for speculative decoding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from spear_tts_pytorch.nn.fused.fused_decoder import FusedDecoder
 from spear_tts_pytorch.nn.fused.kv_cache import KVCache
 from spear_tts_pytorch.nn.transformer import EarlyExit, Transformer
-from spear_tts_pytorch.tokens import Batch, Modality, Vocabulary, lengths_of
+from spear_tts_pytorch.tokens import Batch, Modality, Vocabulary, lengths_of, with_start
 
 
 class Seq2Seq(Protocol):
     """An encoder-decoder over ids of both modalities, as far as decoding is concerned."""
 
-    training: bool
     target_transformer: Transformer
     early_exit: EarlyExit | None
     early_exit_layer: int | None
     cond_drop_prob: float
-    vocabulary: Mapping[Modality, Vocabulary]
+
+    @property
+    def vocabulary(self) -> Mapping[Modality, Vocabulary]: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def eval(self) -> object: ...
 
     @property
     def device(self) -> torch.device: ...
@@ -71,7 +75,7 @@ class Seq2Seq(Protocol):
         ...
 
     def cross_mask(
-        self, allowed: Tensor | None, source_positions: Tensor, target_positions: Tensor | None
+        self, allowed: Tensor | None, source_positions: Tensor | None, target_positions: Tensor | None
     ) -> Tensor | None:
         """The mask of cross-attention, boolean or additive; None for no mask."""
         ...
@@ -108,7 +112,9 @@ class DecoderStep:
     """
 
     def __init__(self, model: Seq2Seq, decoder: FusedDecoder, target_type: Modality, cond_scale: float = 1.0):
-        self.model, self.decoder, self.target_type, self.cond_scale = model, decoder, target_type, cond_scale
+        self.model, self.decoder = model, decoder
+        self.target_type: Modality = target_type
+        self.cond_scale = cond_scale
         self._allowed: tuple[Tensor | None, Tensor | None] = (None, None)  # a cache's mask, and what was made of it
 
     def new_cache(self, context: Tensor, mask: Tensor, positions: Tensor, prompt: Tensor | None = None) -> KVCache:
@@ -125,7 +131,7 @@ class DecoderStep:
         if prompt is not None:
             lengths = lengths_of(prompt, self.model.vocabulary[self.target_type].pad_id)
             self(prompt[:, :-1], cache)
-            cache.truncate(lengths.tolist())
+            cache.truncate(cast("list[int]", lengths.tolist()))
             cache.prompted = prompt.gather(1, lengths[:, None] - 1)  # the last id of each row is still to be read
         return cache
 
@@ -164,8 +170,7 @@ class DecoderStep:
     def _cross_mask(self, cache: KVCache, positions: Tensor | None) -> Tensor | None:
         """Which source each new position reads, null first: `[s, 1, 1 or queries, 1 + m]`, or None for everything."""
         if self._allowed[0] is not cache.context_mask:
-            allowed = F.pad(cache.context_mask, (1, 0), value=True)[:, None, None, :]
-            self._allowed = cache.context_mask, None if bool(allowed.all()) else allowed
+            self._allowed = cache.context_mask, _unless_all(cache.context_mask)
         if positions is not None:
             if positions.shape[0] > 1:  # rows of one source are queries of it, one after the other
                 positions = positions.reshape(cache.sources, -1)
@@ -179,3 +184,8 @@ class DecoderStep:
             return logits
         conditioned, unconditioned = logits.chunk(2)
         return unconditioned + (conditioned - unconditioned) * self.cond_scale
+
+
+def _unless_all(mask: Tensor | None) -> Tensor | None:
+    """A mask `[s, m]` of sources as one of keys, null first, `[s, 1, 1, 1 + m]`; None if all keys may be read."""
+    return None if mask is None or bool(mask.all()) else with_start(mask)[:, None, None, :]

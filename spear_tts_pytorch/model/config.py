@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 from typing_extensions import Required, TypedDict
 
@@ -140,7 +140,7 @@ def vocabulary_size(name: str, given: int | None, tokenizer: Any, attribute: str
         raise ValueError(f"{name} is missing: give it, or a tokenizer that has {attribute}")
     if given is not None and own is not None and (given < own or (given > own and not may_add)):
         raise ValueError(f"{name} is {given}, but the tokenizer's {attribute} is {own}: leave one of them out")
-    size = int(own if given is None else given)
+    size = int(cast(int, own if given is None else given))
     if size < 1:
         raise ValueError(f"{name} must be at least 1, got {size}")
     return size

@@ -21,7 +21,7 @@ class Embedder(Protocol):
 
     token_emb: nn.ModuleDict
     start_token: nn.ParameterDict
-    emb_dropout: nn.Module
+    emb_dropout: nn.Dropout
     add_positions: bool
     cross_attention_prior: bool
     text_position_rate: float

@@ -1,13 +1,12 @@
-"""What users hand to the model, as checked ids: texts, waveforms or ids, as tensors, arrays or lists of rows.
+"""Inputs of the model as checked ids: texts, waveforms or ids, as tensors, arrays or lists of rows.
 
 In: one batch of one modality, its vocabulary and its tokenizer. Out: int64 ids `[b, n]`, padded on the right.
-Knows nothing of embeddings, end-of-sequence or tasks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
-from spear_tts_pytorch.tokens import INTEGER_DTYPES, Batch, Vocabulary, pad_sequences
+from spear_tts_pytorch.tokens import INTEGER_DTYPES, MODALITIES, Batch, Modality, Vocabulary, pad_sequences
 
 
 def to_ids(
@@ -51,7 +50,7 @@ def to_ids(
     if isinstance(x, (list, tuple)) and len(x) == 0:
         raise ValueError(f"{name} is empty: give at least one row")
     if vocabulary.modality == "text" and isinstance(x, (list, tuple)) and all(isinstance(text, str) for text in x):
-        ids = _encode_texts(list(x), tokenizer, vocabulary, name)
+        ids = _encode_texts(cast("list[str]", list(x)), tokenizer, vocabulary, name)
     else:
         ids, own_lengths = _as_batch(x, vocabulary, name)
         if ids.is_floating_point() and vocabulary.modality == "speech":
@@ -66,8 +65,60 @@ def to_ids(
     return vocabulary.check(ids, name, empty_rows=empty_rows, right_padded=right_padded).to(device)
 
 
+class Reader(Protocol):
+    """A model with vocabularies and tokenizers."""
+
+    tokenizer_encode: Any
+    wav2vec: Any
+
+    @property
+    def vocabulary(self) -> Mapping[Modality, Vocabulary]: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+
+def batch_ids(
+    model: Reader,
+    x: Batch,
+    modality: Modality,
+    name: str,
+    lengths: Tensor | None = None,
+    mask: Tensor | None = None,
+    empty_rows: bool = True,
+    right_padded: bool = True,
+) -> Tensor:
+    """`to_ids` with a model's tokenizer and vocabulary of a modality: checked ids `[b, n]` on the model's device."""
+    if modality not in MODALITIES:
+        raise ValueError(f"{name}_type must be 'speech' or 'text', got {modality!r}")
+    return to_ids(
+        x,
+        model.vocabulary[modality],
+        name,
+        tokenizer=model.wav2vec if modality == "speech" else model.tokenizer_encode,
+        device=model.device,
+        lengths=lengths,
+        mask=mask,
+        empty_rows=empty_rows,
+        right_padded=right_padded,
+    )
+
+
+def source_ids(
+    model: Reader, source: Batch, source_type: Modality, mask: Tensor | None = None, lengths: Tensor | None = None
+) -> Tensor:
+    """Checked ids `[b, n]` of sources: every row has some; a mask may leave out ids inside a row."""
+    return batch_ids(model, source, source_type, "source", lengths, mask, empty_rows=False, right_padded=mask is None)
+
+
+def check_rows(source: int | None, target: int | None) -> None:
+    """Raises ValueError if source and target have different numbers of rows, as far as they are known."""
+    if source and target and source != target:
+        raise ValueError(f"source has {source} rows and target {target}: they must agree")
+
+
 def number_of_rows(x: Batch) -> int | None:
-    """How many rows a batch has, before anything is done with it; None if it does not say."""
+    """How many rows a batch has, before it is tokenized; None for a single row."""
     return len(x) if isinstance(x, (list, tuple)) or getattr(x, "ndim", 0) == 2 else None
 
 
@@ -77,7 +128,7 @@ def _encode_texts(texts: list[str], tokenizer: Callable[..., Any] | None, vocabu
         raise ValueError(f"{name} is text, which needs a tokenizer: pass tokenizer_encode to TextToSemantic")
     ids = tokenizer(texts)
     if isinstance(ids, (list, tuple)):
-        ids = pad_sequences([torch.as_tensor(row, dtype=torch.long) for row in ids], 0)
+        ids = pad_sequences([torch.as_tensor(row, dtype=torch.long) for row in cast("list[Any]", ids)], 0)
     ids = torch.as_tensor(ids) if isinstance(ids, np.ndarray) else ids
     if not isinstance(ids, Tensor) or ids.dtype not in INTEGER_DTYPES or ids.ndim != 2 or len(ids) != len(texts):
         got = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
@@ -112,13 +163,12 @@ def _as_batch(x: Batch, vocabulary: Vocabulary, name: str) -> tuple[Tensor, Tens
 
 def _tensor(x: Any, name: str, kinds: str, part: str) -> Tensor:
     try:
-        if isinstance(
-            x, np.ndarray
-        ):  # strides and byte orders that torch does not know, and no warning of read-only memory
-            x = np.array(x, dtype=x.dtype.newbyteorder("="))
+        if isinstance(x, np.ndarray):  # a copy that torch can read: native byte order, no negative strides, writable
+            array = cast("np.ndarray[Any, Any]", x)
+            return torch.as_tensor(np.array(array, dtype=array.dtype.newbyteorder("=")))
         return torch.as_tensor(x)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be {kinds}, but {part} is {type(x).__name__} ({error})") from error
+        raise TypeError(f"{name} must be {kinds}, but {part} is {type(cast(object, x)).__name__} ({error})") from error
 
 
 def _lengths(given: Tensor | None, own: Tensor | None, name: str) -> Tensor | None:

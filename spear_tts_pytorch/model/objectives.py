@@ -5,6 +5,7 @@ In: encoder and decoder outputs, target ids. Out: scalars. The formulas are in `
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,9 +27,11 @@ class Learner(Protocol):
     config: ModelConfig
     label_smoothing: float
     cond_drop_prob: float
-    vocabulary: dict[Modality, Vocabulary]
     early_exit: EarlyExit | None
     to_ctc_logits: nn.Linear | None
+
+    @property
+    def vocabulary(self) -> Mapping[Modality, Vocabulary]: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,11 +9,11 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from huggingface_hub import snapshot_download
+import huggingface_hub
+import safetensors.torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from spear_tts_pytorch.model.config import ModelConfig
@@ -75,7 +75,7 @@ class Pretrained(Protocol):
 def write_pretrained(model: Pretrained, save_directory: str | Path, weights: dict[str, Tensor]) -> None:
     """Writes what `save_pretrained` writes but for the model card, with weights from elsewhere, as sharded training needs."""
     folder = Path(save_directory)
-    save_file({key: value.contiguous() for key, value in weights.items()}, folder / WEIGHTS)
+    safetensors.torch.save_file({key: value.contiguous() for key, value in weights.items()}, folder / WEIGHTS)
     config: dict[str, Any] = {"library_version": __version__, "arguments": model.arguments, "text_tokenizer": None}
     if hasattr(model.tokenizer_encode, "to_dict"):
         config["text_tokenizer"] = model.tokenizer_encode.to_dict()
@@ -99,7 +99,7 @@ def model_folder(name: str, hub: Mapping[str, Any]) -> Path:
         return folder
     if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise FileNotFoundError(f"no model folder {name!r}: give a folder written by save_pretrained, or a Hub id")
-    return Path(snapshot_download(name, **hub))
+    return Path(cast(str, cast(Any, huggingface_hub).snapshot_download(name, **hub)))
 
 
 def saved_arguments(folder: Path, changes: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
@@ -145,11 +145,12 @@ def load(model: Pretrained, path: str | Path, strict: bool = True) -> dict[str, 
         raise FileNotFoundError(f"path {path} does not exist")
     if path.is_dir():
         path = path / WEIGHTS
-    package = _read_weights(path)
-    if isinstance(package, dict) and package and all(isinstance(value, Tensor) for value in package.values()):
+    found = _read_weights(path)
+    package = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    if package and all(isinstance(value, Tensor) for value in package.values()):
         package = {"model": package}  # a bare state dict
-    if not isinstance(package, dict) or not isinstance(package.get("model"), dict):
-        raise ValueError(f"{path} holds no model: expected a dictionary with the key 'model', got {_kind(package)}")
+    if not isinstance(package.get("model"), dict):
+        raise ValueError(f"{path} holds no model: expected a dictionary with the key 'model', got {_kind(found)}")
     load_weights(model, package["model"], source=str(path), strict=strict)
     return package
 
@@ -204,12 +205,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _read_weights(path: Path) -> Any:
-    """What a file of weights holds, the state dict under "model"; unpickles nothing but tensors and numbers."""
+    """The contents of a file of weights, the state dict under "model"; unpickles nothing but tensors and numbers."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
         if path.suffix == ".safetensors":
-            return {"model": load_file(path)}
+            return {"model": safetensors.torch.load_file(path)}
         return load_tensors(path)
     except (SafetensorError, OSError) as error:
         reason = str(error).split("\n")[0]
@@ -219,7 +220,9 @@ def _read_weights(path: Path) -> Any:
 def _kind(package: Any) -> str:
     if isinstance(package, Tensor):
         return f"a tensor of shape {list(package.shape)} (a pseudo-labelled pair, perhaps)"
-    return f"keys {sorted(map(str, package))[:5]}" if isinstance(package, dict) else type(package).__name__
+    if isinstance(package, dict):
+        return f"keys {sorted(map(str, cast('dict[Any, Any]', package)))[:5]}"
+    return type(package).__name__
 
 
 def _tokenizers(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:

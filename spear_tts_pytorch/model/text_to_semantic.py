@@ -1,7 +1,7 @@
 """The model: one encoder-decoder over speech and text ids, for all four pairs of modalities.
 
 In: ids `[b, n]` (or raw texts, or waveforms where a tokenizer was given). Out: logits `[b, n, v]`, losses, or generated
-ids. This file holds what is learned; the methods below the forward pass are functions of other rooms.
+ids. This file holds the learned parts and the forward pass; the other methods are functions of `decoding` and of this room.
 """
 
 from __future__ import annotations
@@ -20,18 +20,8 @@ from spear_tts_pytorch.decoding import accelerate, batching, stream
 from spear_tts_pytorch.decoding import generate as generation
 from spear_tts_pytorch.decoding import score as scoring
 from spear_tts_pytorch.decoding.accelerate import Acceleration
-from spear_tts_pytorch.model import embedding, freezing, pretrained
+from spear_tts_pytorch.model import embedding, freezing, inputs, objectives, pretrained
 from spear_tts_pytorch.model.config import ModelConfig, ModelKeywords, vocabulary_size
-from spear_tts_pytorch.model.inputs import number_of_rows, to_ids
-from spear_tts_pytorch.model.objectives import (
-    Decoded,
-    Objective,
-    ctc_log_probs,
-    ctc_loss,
-    drop_condition,
-    drop_probability,
-    loss_of,
-)
 from spear_tts_pytorch.model.positions import timeline
 from spear_tts_pytorch.nn.linear import linear
 from spear_tts_pytorch.nn.transformer import EarlyExit, Transformer
@@ -84,6 +74,9 @@ class TextToSemantic(
         ValueError: vocabularies not given or contradictory, `heads` not a multiple of `target_kv_heads`, a probability
             or layer out of range.
     """
+
+    wav2vec: Any
+    tokenizer_encode: Any
 
     @show_keywords(ModelKeywords, ModelConfig)
     def __init__(
@@ -152,9 +145,9 @@ class TextToSemantic(
             nn.init.normal_(self.start_token[modality], std=self.dim**-0.5)
         nn.init.constant_(self.target_transformer.final_norm.gamma, min(1.0, 4 * self.dim**-0.5))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         pretrained.rename_old_keys(state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def __repr__(self) -> str:
         config, parameters = self.config, sum(parameter.numel() for parameter in self.parameters())
@@ -194,38 +187,8 @@ class TextToSemantic(
         """Embeddings of a modality's ids, `[v, dim]`, which also give its logits."""
         return cast(nn.Embedding, self.token_emb[modality]).weight
 
-    # inputs
-
-    def to_ids(
-        self,
-        x: Batch,
-        modality: Modality,
-        name: str,
-        lengths: Tensor | None = None,
-        mask: Tensor | None = None,
-        empty_rows: bool = True,
-        right_padded: bool = True,
-    ) -> Tensor:
-        """Texts, waveforms or ids, as tensors, arrays or lists of rows, to checked ids `[b, n]`: see `inputs.to_ids`."""
-        if modality not in MODALITIES:
-            raise ValueError(f"{name}_type must be 'speech' or 'text', got {modality!r}")
-        return to_ids(
-            x,
-            self.vocabulary[modality],
-            name,
-            tokenizer=self.wav2vec if modality == "speech" else self.tokenizer_encode,
-            device=self.device,
-            lengths=lengths,
-            mask=mask,
-            empty_rows=empty_rows,
-            right_padded=right_padded,
-        )
-
-    def source_ids(self, source: Batch, source_type: Modality, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
-        """Checked ids of sources: every row has some; a mask may leave out ids inside a row."""
-        return self.to_ids(source, source_type, "source", lengths, mask, empty_rows=False, right_padded=mask is None)
-
-    # encoder
+    to_ids = inputs.batch_ids
+    source_ids = inputs.source_ids
 
     def encode(
         self,
@@ -258,10 +221,7 @@ class TextToSemantic(
         return self.source_transformer(x, mask=mask), mask, positions
 
     def encoder(self, source_type: Modality) -> nn.Module:
-        """The encoder as a module from ids `[b, n]` to embeddings and mask, for `torch.export` and its runtimes.
-
-        It shares its weights with the model, expects int64 ids padded on the right, and does not check them.
-        """
+        """The encoder as a module from unchecked int64 ids `[b, n]` to embeddings and mask, for `torch.export`."""
         if source_type not in MODALITIES:
             raise ValueError(f"source_type must be 'speech' or 'text', got {source_type!r}")
         return _Encoder(self, source_type)
@@ -269,7 +229,7 @@ class TextToSemantic(
     def ctc_logits(self, semantic_ids: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities `[b, n + 1, V]` of text ids (blank 0) at each semantic id `[b, n]` and its end; lengths `[b]`."""
         encoded, mask, _ = self.encode(semantic_ids, "speech")
-        return ctc_log_probs(self, encoded), mask.sum(dim=-1)
+        return objectives.ctc_log_probs(self, encoded), mask.sum(dim=-1)
 
     # decoder
 
@@ -330,27 +290,31 @@ class TextToSemantic(
         Raises:
             ValueError, TypeError: see `to_ids`; batches that differ; an early exit or CTC loss without that head.
         """
-        objective = Objective(source_type, target_type, return_early_exit_loss, should_sim_regularize, ctc_weight)
+        objective = objectives.Objective(
+            source_type, target_type, return_early_exit_loss, should_sim_regularize, ctc_weight
+        )
         objective.check(self)
-        drop_prob = drop_probability(self, cond_drop_prob)
+        drop_prob = objectives.drop_probability(self, cond_drop_prob)
         vocabulary = self.vocabulary[target_type]
         if check_ids:
-            _check_rows(number_of_rows(source), number_of_rows(target))
+            inputs.check_rows(inputs.number_of_rows(source), inputs.number_of_rows(target))
             may_be_empty = not return_loss or vocabulary.autoset_eos  # else nothing is learned from such a row
             target = self.to_ids(target, target_type, "target", target_lengths, target_mask, empty_rows=may_be_empty)
             source = self.source_ids(source, source_type, source_mask, source_lengths)
         assert isinstance(source, Tensor) and isinstance(target, Tensor)
-        _check_rows(len(source), len(target))
+        inputs.check_rows(len(source), len(target))
         if vocabulary.autoset_eos and return_loss:
             target = append_eos(target, vocabulary.eos_id, vocabulary.pad_id)
         encoded = self.encode_ids(source, source_type, source_position_rate)
         if ctc_weight == 1 and return_loss:
-            loss, logits = ctc_loss(self, *encoded[:2], target)
+            loss, logits = objectives.ctc_loss(self, *encoded[:2], target)
             return (loss, logits) if return_logits else loss
-        decoded = self._decode(target, target_type, *encoded, drop_condition(encoded[1], drop_prob, row_keys))
+        decoded = self._decode(
+            target, target_type, *encoded, objectives.drop_condition(encoded[1], drop_prob, row_keys)
+        )
         if not return_loss:
             return decoded.logits
-        loss = loss_of(self, decoded, target, objective, drop_prob)
+        loss = objectives.loss_of(self, decoded, target, objective, drop_prob)
         return (loss, decoded.logits[:, :-1]) if return_logits else loss
 
     def _decode(
@@ -361,14 +325,14 @@ class TextToSemantic(
         source_mask: Tensor,
         source_positions: Tensor,
         dropped: Tensor | None,
-    ) -> Decoded:
+    ) -> objectives.Decoded:
         """Runs the decoder over target ids `[b, n]`, with encoded sources `[b, m, dim]` as context."""
         x, positions = self.embed_target(target, target_type, [0], dropout=True)
         seen = source_mask if dropped is None else source_mask & ~dropped[:, None]
         allowed = with_start(seen)[:, None, None, :]
         context_mask = self.cross_mask(allowed, source_positions, positions)
         hidden, hiddens = self.target_transformer(x, context=source, context_mask=context_mask, return_hiddens=True)
-        return Decoded(source, source_mask, hidden, hiddens, self.to_logits(hidden, target_type), dropped)
+        return objectives.Decoded(source, source_mask, hidden, hiddens, self.to_logits(hidden, target_type), dropped)
 
     # generation and scoring: decoding/
 
@@ -379,7 +343,10 @@ class TextToSemantic(
     alignment = generation.alignment
     score = scoring.score
     quantize = accelerate.quantize
-    compile = accelerate.compile_steps
+
+    def compile(self, *, batch_sizes: tuple[int, ...] = (1, 2), warm_up: bool = True) -> Self:  # pyright: ignore[reportIncompatibleMethodOverride]  (release 0.5.0 gave the name this meaning)
+        """Compiles decoding steps: see `decoding.accelerate.compile_steps`."""
+        return accelerate.compile_steps(self, batch_sizes=batch_sizes, warm_up=warm_up)
 
     # which parameters train: freezing.py
 
@@ -421,15 +388,11 @@ class TextToSemantic(
         return model.eval()
 
 
-def _check_rows(source: int | None, target: int | None) -> None:
-    if source and target and source != target:
-        raise ValueError(f"source has {source} rows and target {target}: they must agree")
-
-
 class _Encoder(nn.Module):
     def __init__(self, model: TextToSemantic, source_type: Modality):
         super().__init__()
-        self.model, self.source_type = model, source_type
+        self.model = model
+        self.source_type: Modality = source_type
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         x, mask, _ = self.model.encode_ids(ids, self.source_type)

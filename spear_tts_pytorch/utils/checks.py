@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from beartype import BeartypeConf, beartype
 from torch import nn
@@ -12,8 +13,16 @@ typechecked = beartype(conf=BeartypeConf(violation_type=TypeError, is_pep484_tow
 """Checks annotated arguments at each call; a wrong type is a TypeError naming the argument."""
 
 
+class Switchable(Protocol):
+    """A module, as far as its mode is concerned."""
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def eval(self) -> object: ...
+
+
 @contextmanager
-def evaluating(module: nn.Module) -> Generator[None]:
+def evaluating(module: Switchable) -> Generator[None]:
     """Evaluation mode inside; after, also after an exception, the former mode of every part."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
