@@ -4,20 +4,16 @@ import gc
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 
-import joblib
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from spear_tts_pytorch.data.audio import load_audio
 from spear_tts_pytorch.data.corpora import Utterance
 from spear_tts_pytorch.data.tokenized import tokenize_corpus
 from spear_tts_pytorch.tokenizers import hubert
-from spear_tts_pytorch.tokenizers.fairseq_hubert import read_centroids
 from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer, load_semantic_tokenizer
 from spear_tts_pytorch.utils.restricted import RefusedError
 
@@ -52,18 +48,6 @@ def test_features_and_ids_are_the_recorded_ones(tokenizer, expected):
 
 def test_repr_says_layer_clusters_and_rates(tokenizer):
     assert repr(tokenizer) == "HubertWithKmeans(layer 2 of HubertModel: 20 clusters, 16000 Hz, 50 ids per second)"
-
-
-@pytest.mark.slow
-def test_nothing_of_fairseq_is_imported(files):
-    code = (
-        "import sys; sys.modules['fairseq'] = None\n"
-        "from spear_tts_pytorch.tokenizers.hubert import HubertWithKmeans\n"
-        f"HubertWithKmeans({str(files / 'hubert_tiny.pt')!r}, {str(files / 'hubert_tiny_L2_km20.bin')!r}, output_layer=2)\n"
-        "print([name for name in sys.modules if name.split('.')[0] in ('fairseq', 'sklearn', 'joblib')])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip().splitlines()[-1] == "['fairseq']"
 
 
 def test_a_huggingface_save_gives_the_same(tokenizer, files, expected, tmp_path):
@@ -208,21 +192,6 @@ def test_windows_use_every_frame_once(frames):
     used = [frame for begin, end, first, last in found for frame in range(first, last)]
     assert used == list(range(frames))
     assert all(begin <= first < last <= end <= begin + hubert.WINDOW for begin, end, first, last in found)
-
-
-def test_centroids_of_every_format(tmp_path, files):
-    wanted = read_centroids(files / "hubert_tiny_L2_km20.bin")
-    np.save(tmp_path / "a.npy", wanted.numpy())
-    np.savez(tmp_path / "a.npz", centers=wanted.numpy())
-    save_file({"centers": wanted}, tmp_path / "a.safetensors")
-    joblib.dump(wanted.numpy(), tmp_path / "a.bin", compress=3)
-    for name in ("a.npy", "a.npz", "a.safetensors", "a.bin"):
-        assert torch.equal(read_centroids(tmp_path / name), wanted)
-    np.save(tmp_path / "flat.npy", np.ones(3))
-    np.save(tmp_path / "objects.npy", np.array([{}]))
-    for name in ("flat.npy", "objects.npy"):
-        with pytest.raises(ValueError, match=name):
-            read_centroids(tmp_path / name)
 
 
 def test_bad_arguments_are_named(files, tmp_path, expected):

@@ -7,36 +7,16 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from babble import HZ, babble, make_clips
 from torch import nn
 
 from spear_tts_pytorch.data.corpora import fsdd_corpus, read_ljspeech
 from spear_tts_pytorch.tokenizers.mel import (
-    MelSettings,
-    griffin_lim,
     log_mel,
-    mel_filterbank,
-    mel_to_linear,
 )
 from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
 from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer, load_semantic_tokenizer, tokenize_waveform
 from spear_tts_pytorch.tokens import pad_sequences
-
-HZ = 16000
-
-
-def babble(seed, seconds=1.5, sample_hz=HZ):
-    """Vowel-like sounds of 60 to 200 ms, loud and soft: harmonics of a random pitch under two formants, some noise."""
-    rng = np.random.default_rng(seed)
-    pieces, total = [], 0
-    while total < seconds * sample_hz:
-        time = np.arange(int(rng.uniform(0.06, 0.2) * sample_hz)) / sample_hz
-        harmonics = np.arange(1, 25) * rng.uniform(90, 150)
-        formants = rng.choice([300, 500, 700]), rng.choice([1000, 1600, 2200])
-        heights = sum(np.exp(-(((harmonics - formant) / 200) ** 2)) for formant in formants) + 0.01
-        sound = (heights[:, None] * np.sin(2 * np.pi * harmonics[:, None] * time)).sum(axis=0)
-        pieces.append(10 ** rng.uniform(-3, -1) * sound + 0.0003 * rng.standard_normal(len(time)))
-        total += len(time)
-    return np.concatenate(pieces)[: int(seconds * sample_hz)].astype(np.float32)
 
 
 def coloured(clip):
@@ -46,7 +26,7 @@ def coloured(clip):
 
 @pytest.fixture(scope="module")
 def clips():
-    return [babble(seed) for seed in range(40)]
+    return make_clips()
 
 
 @pytest.fixture(scope="module")
@@ -133,17 +113,6 @@ def test_chunks_do_not_show(tokenizer, clips, monkeypatch):
     assert (tokenizer(wav) == whole).float().mean() > 0.99
 
 
-def test_fitting_is_reproducible_and_seeded(clips, tokenizer):
-    again = MelKmeans.fit(iter(clips), HZ, 20, progress=False)
-    assert again.fingerprint == tokenizer.fingerprint
-    assert MelKmeans.fit(clips, HZ, 20, seed=1, progress=False).fingerprint != tokenizer.fingerprint
-
-
-def test_fitting_on_part_of_much_audio(clips):
-    part = MelKmeans.fit((clips[i % 40] for i in range(200)), HZ, 10, max_frames=500, progress=False)
-    assert part(torch.tensor(clips[0]))[0].unique().numel() > 3
-
-
 @pytest.mark.parametrize("features", ["mfcc", "logmel"])
 @pytest.mark.parametrize("target", [8000, 16000, 22050])
 def test_features_and_rates(features, target):
@@ -179,12 +148,6 @@ def test_without_repeats_and_durations(tokenizer, clips):
         real = short != -1
         assert short[real].repeat_interleave(times[real]).equal(row[row != -1])
         assert (short[real][1:] != short[real][:-1]).all() and (times[~real] == 0).all()
-
-
-def test_run_lengths_are_those_of_the_training_audio(tokenizer, clips):
-    ids, durations = tokenizer.encode_with_durations(torch.tensor(np.stack(clips)))
-    expected = torch.stack([durations[ids == cluster].float().mean() for cluster in range(20)])
-    torch.testing.assert_close(tokenizer.run_lengths, expected)
 
 
 def test_resynthesis_says_the_same_ids_again(tokenizer, clips):
@@ -301,72 +264,9 @@ def test_bad_waveforms_are_refused(tokenizer, wav, options, error, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_clusters": 0}, "num_clusters must be at least 1"),
-        ({"num_clusters": 10_000}, "num_clusters=10000 needs at least as many frames, but the clips give"),
-        ({"normalize": "speaker"}, "needs speakers"),
-        ({"normalize": "speaker", "speakers": ["a"] * 3}, "3 speakers, but there are more clips"),
-        ({"normalize": "speaker", "speakers": ["a"] * 99}, "each of the 40 clips, got 99"),
-        ({"normalize": "corpus"}, "normalize must be"),
-        ({"features": "fbank"}, "features must be one of"),
-        ({"num_mels": 300}, "num_mels=300 is too many"),
-        ({"hop_seconds": 0.5}, "hop of 8000 samples"),
-    ],
-)
-def test_bad_fits_are_refused(clips, options, message):
-    with pytest.raises(ValueError, match=message):
-        MelKmeans.fit(clips, HZ, **{"num_clusters": 5, "progress": False, **options})
-
-
-def test_unusable_clips_are_left_out_with_a_warning(clips, tokenizer):
-    with pytest.warns(UserWarning, match="3 of 43 clips were left out"):
-        made = MelKmeans.fit(
-            [*clips, np.zeros(8000, np.float32), clips[0][:99], clips[0] * np.nan], HZ, 20, progress=False
-        )
-    assert made.fingerprint == tokenizer.fingerprint
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="the clips give 0"):
-        MelKmeans.fit([np.zeros(8000, np.float32)], HZ, 5, progress=False)
-
-
-def test_a_missing_package_is_named_with_its_remedy(clips, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "sklearn.cluster", None)
-    with pytest.raises(ImportError, match=r'pip install "spear-tts-pytorch\[demo\]"'):
-        MelKmeans.fit(clips, HZ, 5, progress=False)
-
-
 def test_tokenizers_with_lengths_are_called_once(tokenizer, clips):
     batch, lengths = torch.tensor(np.stack(clips[:2])), torch.tensor([24000, 9000])
     assert tokenize_waveform(tokenizer, batch, lengths).equal(tokenizer(batch, lengths))
-
-
-def test_linear_spectra_have_the_mel_bands_they_came_from(clips):
-    settings = MelSettings(sample_hz=16000, hop=320)
-    spectra = log_mel(torch.tensor(clips[0]), settings)
-    power = mel_to_linear(spectra, settings)
-    assert (power >= 0).all()
-    error = (power @ mel_filterbank(settings) - spectra.exp()).norm(dim=1) / spectra.exp().norm(dim=1)
-    assert error.median() < 0.1
-
-
-def test_griffin_lim_approaches_the_magnitudes(clips):
-    window = torch.hann_window(512)
-    magnitudes = torch.fft.rfft(torch.tensor(clips[0]).unfold(0, 512, 80) * window).abs()
-
-    def error(iterations):
-        wav = griffin_lim(magnitudes, 80, iterations=iterations)
-        found = torch.fft.rfft(wav.unfold(0, 512, 80) * window).abs()
-        return float((found - magnitudes).norm() / magnitudes.norm())
-
-    assert error(32) < 0.5 * error(1) and error(32) < 0.25
-
-
-def test_cluster_spectra_do_not_depend_on_how_loud_each_clip_is(tokenizer, clips):
-    gains = np.random.default_rng(0).uniform(0.1, 4, len(clips)).astype(np.float32)
-    other = MelKmeans.fit([g * clip for g, clip in zip(gains, clips, strict=True)], HZ, 20, progress=False)
-    shift = other.cluster_log_mel - tokenizer.cluster_log_mel
-    torch.testing.assert_close(shift, shift.mean().expand_as(shift), atol=0.05, rtol=0)
 
 
 @pytest.mark.slow
