@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+from typing_extensions import TypedDict, Unpack
 
 from spear_tts_pytorch.data.labelling import Decode, Item, Label, Labeller, read_items
 from spear_tts_pytorch.data.loader import SizedDataset
@@ -30,6 +32,8 @@ from spear_tts_pytorch.data.pairs.shards import (
     update_counts,
 )
 from spear_tts_pytorch.data.pairs.writer import PairWriter
+from spear_tts_pytorch.decoding.filters import LogitsFilter
+from spear_tts_pytorch.decoding.options import DecodingOptions, ManyKeywords, options_of, with_options
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.utils.distributed import rank_and_world, wait_for_everyone
 from spear_tts_pytorch.utils.files import locked
@@ -60,6 +64,18 @@ class _Others:
 
     writer: PairWriter
     done: set[str]
+
+
+class LabelKeywords(TypedDict, total=False):
+    """Further keywords of the label generator, see `DecodingOptions`."""
+
+    temperature: float
+    filter_logits_fn: LogitsFilter | None
+    filter_fn_kwargs: Mapping[str, Any] | None
+    beam_size: int
+    length_penalty: float
+    n_best: int
+    cond_scale: float
 
 
 class SemanticToTextDatasetGenerator(nn.Module):
@@ -136,13 +152,15 @@ class SemanticToTextDatasetGenerator(nn.Module):
             f"SemanticToTextDatasetGenerator({len(self.dataset)} items to {self.folder}, batches of {self.batch_size})"
         )
 
+    @with_options(LabelKeywords)
     def forward(
         self,
         max_length: int = 2048,
         beam_search_decode: bool = True,
         *,
         overwrite: bool = False,
-        **generate_kwargs: Any,
+        seed: int | None = None,
+        **generate_kwargs: Unpack[LabelKeywords],
     ) -> dict[str, int]:
         """Labels the items that the folder does not hold yet.
 
@@ -150,7 +168,9 @@ class SemanticToTextDatasetGenerator(nn.Module):
             max_length: most ids of a text, end-of-sequence included.
             beam_search_decode: True decodes by beam search, False by sampling.
             overwrite: True removes the pairs in the folder first.
-            generate_kwargs: further options of `model.generate_many`: `beam_size`, `temperature`, `seed` and so on.
+            seed: fixes the draws of sampling; None is 0.
+            generate_kwargs: further options of decoding, as in `model.generate`: `temperature` (1.0), `filter_logits_fn`,
+                `filter_fn_kwargs`, `beam_size` (4), `length_penalty` (0.0), `n_best` (1) and `cond_scale` (1.0).
 
         Returns:
             Numbers of items of this process: `written`; `skipped`, because the folder held them; `empty`, without
@@ -162,13 +182,13 @@ class SemanticToTextDatasetGenerator(nn.Module):
             RuntimeError: another process writes to the folder.
         """
         options = {"max_length": max_length, "beam_search_decode": beam_search_decode, **generate_kwargs}
-        self._check_options(options)
+        how = self._how(options)
+        options |= {} if seed is None else {"seed": seed}
         rank, world = rank_and_world()
         ids = self._ids()
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder) if rank == 0 else nullcontext():
-            labeller = Labeller(self.model, self.batch_size, self.batch_tokens, self.decode, options)
-            labeller.check()
+            labeller = Labeller(self.model, self.batch_size, self.batch_tokens, how, int(seed or 0))
             if rank == 0 and overwrite:
                 _remove_pairs(self.folder)
             wait_for_everyone()
@@ -192,8 +212,8 @@ class SemanticToTextDatasetGenerator(nn.Module):
         self._warn(counts)
         return counts
 
-    def _check_options(self, options: dict[str, Any]) -> None:
-        """Raises ValueError for options that the generator sets itself or that do not fit its folders."""
+    def _how(self, options: dict[str, Any]) -> DecodingOptions | Decode:
+        """The options of decoding, or the user's function; raises ValueError for options that are not possible here."""
         wrong = [name for name in RESERVED if name in options]
         if wrong:
             raise ValueError(f"{wrong[0]} cannot be passed on to model.generate: the generator sets it, leave it out")
@@ -201,6 +221,9 @@ class SemanticToTextDatasetGenerator(nn.Module):
             raise ValueError("n_best above 1 and n_best_folder go together: give both, or neither")
         if self.n_best_folder is not None and self.n_best_folder.resolve() == self.folder.resolve():
             raise ValueError(f"n_best_folder must be another than folder, {self.folder}: choose another")
+        if self.decode is not None:
+            return self.decode
+        return options_of("the generator", ManyKeywords, options, source_type="speech", target_type="text")
 
     def _run(
         self,

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from spear_tts_pytorch.data.loader import SizedDataset, SpeechCollate
-from spear_tts_pytorch.decoding.batching import Generated
-from spear_tts_pytorch.decoding.options import ManyKeywords, options_of
+from spear_tts_pytorch.decoding.batching import Generated, decode_many
+from spear_tts_pytorch.decoding.options import DecodingOptions
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.tokenizers.semantic import tokenize_clips
 from spear_tts_pytorch.tokens import pad_sequences, strip
@@ -124,24 +124,22 @@ class Labeller:
         model: a `TextToSemantic` trained on speech to text.
         batch_size: most items that are decoded together.
         batch_tokens: most semantic ids, with padding, that are decoded together.
-        decode: replaces `model.generate_many`.
-        options: keywords of `model.generate_many`, and `seed`.
+        how: options with which the model decodes, or a function that decodes instead of it.
+        seed: fixes the draws of sampling.
+
+    Raises:
+        ValueError: options that this model cannot do.
     """
 
     def __init__(
-        self, model: TextToSemantic, batch_size: int, batch_tokens: int, decode: Decode | None, options: dict[str, Any]
+        self, model: TextToSemantic, batch_size: int, batch_tokens: int, how: DecodingOptions | Decode, seed: int = 0
     ):
+        if isinstance(how, DecodingOptions):
+            how.check(model)
         self.model, self.batch_size, self.batch_tokens = model, batch_size, batch_tokens
-        self.decode, self.options = decode, dict(options)
-        self.seed = int(self.options.pop("seed", None) or 0)
+        self.how, self.seed = how, seed
         self.collate = SpeechCollate.for_model(model)
         self.pad_id = model.pad_id["speech"]
-
-    def check(self) -> None:
-        """Raises the error of wrong options, before any work."""
-        if self.decode is None:
-            how = options_of("generate_many", ManyKeywords, self.options, source_type="speech", target_type="text")
-            how.check(self.model)
 
     def windows(self, items: Iterator[Item], size: int) -> Iterator[list[Item]]:
         """Yields labelled items, in order, `size` at a time."""
@@ -184,11 +182,11 @@ class Labeller:
         return [row.cpu() for row in tokenize_clips(self.model.wav2vec, rows, device=self.model.device)]
 
     def _label(self, items: list[Item]) -> None:
-        if self.decode is not None:
+        if not isinstance(self.how, DecodingOptions):
             for batch in self._batches(items):
-                self._label_by(self.decode, batch)
+                self._label_by(self.how, batch)
         elif items:
-            self._label_by_model(items)
+            self._label_by_model(self.how, items)
 
     @torch.no_grad()
     def _label_by(self, decode: Decode, items: list[Item]) -> None:
@@ -200,16 +198,15 @@ class Labeller:
             ids = strip(torch.as_tensor(text).cpu(), self.model.pad_id["text"], None)
             item.label = Label(ids, round(float(score), SCORE_DIGITS))
 
-    def _label_by_model(self, items: list[Item]) -> None:
-        results = self.model.generate_many(
+    def _label_by_model(self, options: DecodingOptions, items: list[Item]) -> None:
+        results = decode_many(
+            self.model,
             [item.speech for item in items],
-            source_type="speech",
-            target_type="text",
+            options,
             max_tokens=self.batch_tokens,
             max_batch_size=self.batch_size,
             seed=[_seed(self.seed, item.id) for item in items],
             progress=False,
-            **self.options,
         )
         for item, result in zip(items, results, strict=True):
             item.label = None if result is None else Label.of(result)

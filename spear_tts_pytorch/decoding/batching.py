@@ -99,8 +99,35 @@ def generate_many(
         RuntimeError: a tokenizer or a batch failed otherwise.
     """
     _check_limits(max_tokens, max_batch_size, on_error)
-    how = _options(options)
-    how.check(model)
+    return decode_many(
+        model,
+        sources,
+        _options(options),
+        max_tokens=max_tokens,
+        max_batch_size=max_batch_size,
+        on_error=on_error,
+        progress=progress,
+        seed=seed,
+        generator=generator,
+        prompt=prompt,
+    )
+
+
+def decode_many(
+    model: Accelerated,
+    sources: Batch | Iterable[Any],
+    options: DecodingOptions,
+    *,
+    max_tokens: int,
+    max_batch_size: int,
+    on_error: OnError = "raise",
+    progress: bool = True,
+    seed: int | Sequence[int] | None = None,
+    generator: torch.Generator | None = None,
+    prompt: Batch | None = None,
+) -> list[Generated | None]:
+    """`generate_many` with options that are made already; arguments, results and errors are the same."""
+    options.check(model)
     first_seed = _first_seed(seed, generator)
     rows = _as_rows(sources)
     if isinstance(first_seed, list) and len(first_seed) != len(rows):
@@ -110,17 +137,17 @@ def generate_many(
     job = _Job(
         model=model,
         sources=rows,
-        options=how,
+        options=options,
         max_tokens=max_tokens,
         max_rows=max_batch_size,
         skip=on_error == "skip",
         progress=progress,
         seed=first_seed,
-        prompts=_prompt_rows(model, prompt, how, len(rows)),
+        prompts=_prompt_rows(model, prompt, options, len(rows)),
     )
     results = job.run()
     if job.problems:
-        warnings.warn(_summary(job.problems, len(rows)), stacklevel=2)
+        warnings.warn(_summary(job.problems, len(rows)), stacklevel=3)  # the caller of generate_many
     return results
 
 
