@@ -57,3 +57,14 @@ def same(left, right):
 
 def timeless(records):
     return [{key: value for key, value in record.items() if key != "tokens_per_second"} for record in records]
+
+
+class Frames:
+    """A tokenizer: each 10 samples are a unit, the sign of their sum."""
+
+    codebook_size, target_sample_hz, downsample_factor = 20, 100, 10
+
+    def __call__(self, wav, lengths=None, input_sample_hz=None, flatten=True):
+        ids = (wav.unflatten(1, (-1, 10)).sum(dim=-1) > 0).long()
+        frames = torch.arange(ids.shape[1], device=ids.device)
+        return ids if lengths is None else ids.masked_fill(frames >= lengths[:, None] // 10, -1)

@@ -8,6 +8,7 @@ import torch
 from training_setup import (
     CTC,
     STAGES,
+    Frames,
     make_model,
     make_pairs,
     make_speech,
@@ -18,6 +19,7 @@ from training_setup import (
     weights,
 )
 
+from spear_tts_pytorch.data.loader import Position
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.tokens import strip
 from spear_tts_pytorch.training.stages import SemanticToTextTrainer, SpeechSpeechPretrainer, TextToSemanticTrainer
@@ -95,99 +97,6 @@ def test_mixed_precisions_in_one_process():
     assert seen == [torch.bfloat16, torch.float32]
 
 
-def parts(model):
-    """Which parts train: by encoder layer, the decoder but for cross-attention, and so on."""
-
-    def trains(parameters):
-        flags = {parameter.requires_grad for parameter in parameters}
-        assert len(flags) == 1, "a part is frozen by halves"
-        return flags.pop()
-
-    decoder = {id(p): p for p in model.target_transformer.parameters()}
-    cross = {id(p): p for layer in model.target_transformer.layers for p in layer.cross_attention.parameters()}
-    flags = {f"encoder {i}": trains(layer.parameters()) for i, layer in enumerate(model.source_transformer.layers)}
-    flags["decoder"] = trains(p for key, p in decoder.items() if key not in cross)
-    flags["cross"] = trains(cross.values())
-    for modality in ("speech", "text"):
-        flags[modality] = trains([*model.token_emb[modality].parameters(), model.start_token[modality]])
-    return {name for name, flag in flags.items() if flag}
-
-
-def test_what_each_stage_trains():
-    encoder = {f"encoder {i}" for i in range(4)}
-    everything = {*encoder, "decoder", "cross", "speech", "text"}
-
-    def trained(trainer_class, data, **options):
-        model = make_model(source_depth=4).requires_grad_(trainer_class is SpeechSpeechPretrainer)
-        trainer_class(model, dataset=data, **options, **train_options())
-        return parts(model)
-
-    assert trained(SpeechSpeechPretrainer, make_speech()) == everything
-    assert trained(SemanticToTextTrainer, make_pairs()) == {"decoder", "cross", "text"}
-    assert trained(SemanticToTextTrainer, make_pairs(), freeze_encoder=False) == everything
-    forward = TextToSemanticTrainer
-    assert trained(forward, make_pairs()) == {"encoder 0", "encoder 1", "cross", "text"}
-    assert trained(forward, make_pairs(), train_encoder_layers=1) == {"encoder 0", "cross", "text"}
-    assert trained(forward, make_pairs(), freeze_cross_attention=True) == {"encoder 0", "encoder 1", "text"}
-    assert trained(forward, make_pairs(), freeze_decoder=False) == everything - {"encoder 2", "encoder 3"}
-    assert trained(forward, make_pairs(), freeze="none") == everything
-    assert trained(forward, make_pairs(), freeze_encoder_layers_below=2) == {"encoder 2", "encoder 3", "text"}
-    for options in ({"freeze": "none"}, {"train_encoder_layers": 1}):
-        with pytest.raises(ValueError, match="freeze_encoder_layers_below excludes"):
-            trained(forward, make_pairs(), freeze_encoder_layers_below=2, **options)
-    with pytest.raises(ValueError, match="freeze='none' trains the whole encoder"):
-        trained(forward, make_pairs(), freeze="none", train_encoder_layers=1)
-    with pytest.raises(ValueError, match="freeze must be 'paper' or 'none'"):
-        trained(forward, make_pairs(), freeze="all")
-
-
-FEED_FORWARD = ["feed_forward.norm.gamma", "feed_forward.to_inner.bias", "feed_forward.to_inner.weight"]
-FEED_FORWARD += ["feed_forward.to_out.bias", "feed_forward.to_out.weight"]
-ATTENTION = ["attention.norm.gamma", "attention.to_kv.weight", "attention.to_out.weight", "attention.to_q.weight"]
-CROSS = ["cross_attention.norm.gamma", "cross_attention.null_kv", "cross_attention.to_kv.weight"]
-CROSS += ["cross_attention.to_out.weight", "cross_attention.to_q.weight"]
-NAMES = {
-    **{f"encoder {i}": [f"source_transformer.layers.{i}.{n}" for n in ATTENTION + FEED_FORWARD] for i in range(3)},
-    "encoder norm": ["source_transformer.final_norm.gamma"],
-    "decoder": [f"target_transformer.layers.0.{name}" for name in ATTENTION + FEED_FORWARD]
-    + ["target_transformer.final_norm.gamma"],
-    "cross": [f"target_transformer.layers.0.{name}" for name in CROSS],
-    "speech": ["token_emb.speech.weight", "start_token.speech"],
-    "text": ["token_emb.text.weight", "start_token.text"],
-    "ctc": ["to_ctc_logits.bias", "to_ctc_logits.weight"],
-    "exit": [f"early_exit.{name}" for name in FEED_FORWARD] + ["early_exit.norm.gamma", "early_exit.to_logits.weight"],
-}
-HEADS = ["text", "ctc", "exit"]
-
-
-@pytest.mark.parametrize(
-    "trainer_class, data, options, trained",
-    [
-        (SpeechSpeechPretrainer, make_speech, {}, list(NAMES)),
-        (SemanticToTextTrainer, make_pairs, {}, ["decoder", "cross", *HEADS]),
-        (TextToSemanticTrainer, make_pairs, {}, ["encoder 0", "cross", *HEADS]),
-        (TextToSemanticTrainer, make_pairs, {"train_encoder_layers": 2}, ["encoder 0", "encoder 1", "cross", *HEADS]),
-        (
-            TextToSemanticTrainer,
-            make_pairs,
-            {"freeze_encoder_layers_below": 2},  # of releases up to 0.4.8
-            ["encoder 2", "encoder norm", *HEADS],
-        ),
-        (TextToSemanticTrainer, make_pairs, {"freeze": "none"}, list(NAMES)),
-    ],
-)
-def test_names_of_what_each_stage_trains_and_moves(trainer_class, data, options, trained):
-    model = make_model(source_depth=3, ctc=True, target_early_exit_layer=1)
-    assert sorted(sum(NAMES.values(), [])) == sorted(name for name, _ in model.named_parameters())
-    trainer = trainer_class(model, dataset=data(), **options, **train_options(num_warmup_steps=0))
-    expected = sorted(name for part in trained for name in NAMES[part])
-    assert sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad) == expected
-    before = weights(trainer)
-    trainer.train_step()
-    moved = {name for name, value in weights(trainer).items() if not torch.equal(value, before[name])}
-    assert moved <= set(expected) and moved
-
-
 @pytest.mark.slow
 def test_overfits_a_few_pairs():
     pairs = make_pairs(6)
@@ -227,22 +136,6 @@ def test_validation_sees_everything_once_weighted_by_ids():
     state = torch.get_rng_state()
     assert pretrainer.validate() == pretrainer.validate()  # the corruption is the same each time
     assert torch.equal(state, torch.get_rng_state())
-
-
-def test_accumulated_gradient_is_that_of_one_batch():
-    pairs = make_pairs(6)
-    options = dict(num_train_steps=3, valid_frac=0.0, save_results_every=None, max_grad_norm=None, freeze="none")
-
-    def run(batch_size, grad_accum_every):
-        model = make_model()
-        TextToSemanticTrainer(
-            model, dataset=pairs, **train_options(batch_size=batch_size, grad_accum_every=grad_accum_every, **options)
-        ).train()
-        return model.state_dict()
-
-    whole, parts_of_it = run(6, 1), run(2, 3)
-    for name, value in whole.items():
-        assert torch.allclose(value, parts_of_it[name], atol=1e-5), name
 
 
 def test_learning_rate_and_settings_of_a_run():
@@ -314,17 +207,6 @@ def test_files_of_release_048_load(fixtures):
     assert not same(before, model.state_dict()) and int(trainer.steps) == 0
 
 
-class Frames:
-    """A tokenizer: each 10 samples are a unit, the sign of their sum."""
-
-    codebook_size, target_sample_hz, downsample_factor = 20, 100, 10
-
-    def __call__(self, wav, lengths=None, input_sample_hz=None, flatten=True):
-        ids = (wav.unflatten(1, (-1, 10)).sum(dim=-1) > 0).long()
-        frames = torch.arange(ids.shape[1], device=ids.device)
-        return ids if lengths is None else ids.masked_fill(frames >= lengths[:, None] // 10, -1)
-
-
 def test_waveforms_train_all_stages():
     torch.manual_seed(0)
     waves = [torch.randn(10 * length) for length in (3, 8, 5, 9)]
@@ -358,3 +240,25 @@ def test_a_stage_may_have_its_own_dropout():
     assert same(weights(run(0.3)), weights(run(0.0, dropout=0.3)))
     with pytest.raises(ValueError, match="dropout must be at least 0 and below 1"):
         run(0.0, dropout=1.0)
+
+
+def test_repr(tmp_path):
+    trainer = make_trainer("pretrain", tmp_path / "run")
+    assert repr(trainer) == f"SpeechSpeechPretrainer(step 0 of 8, 11 items, {tmp_path / 'run'})"
+    trainer.train_step()
+    assert "step 1 of 8" in repr(trainer)
+    assert repr(make_trainer("forward")) == "TextToSemanticTrainer(step 0 of 8, 11 items, no results folder)"
+
+
+def test_what_users_read_of_a_trainer():
+    trainer = make_trainer("backtranslate")
+    assert trainer.dl is None and trainer.dl_iter is None and len(trainer.valid_dl) == 1
+    assert trainer.steps.tolist() == [0] and trainer.position == Position(0, 0)
+    assert trainer.is_main and trainer.is_local_main and not trainer.is_distributed
+    assert trainer.device == next(trainer.model.parameters()).device
+    trainer.train()
+    assert trainer.dl is not None and trainer.dl_iter is None and trainer.steps.tolist() == [8]
+    assert trainer.position == Position(2, 0) and trainer.best_step in (4, 8) and trainer.best_valid_loss > 0
+    assert trainer.warmup(0) == trainer.initial_lr and trainer.warmup(2) == trainer.lr == 1e-2
+    made = trainer.generate([[1, 2]], source_type="speech", target_type="text", max_length=3)
+    assert made.shape[0] == 1
