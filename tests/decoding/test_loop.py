@@ -93,6 +93,7 @@ def test_same_seed_same_result():
     assert first.ids.shape != other.ids.shape or not torch.equal(first.ids, other.ids)
 
 
+@pytest.mark.slow
 def test_draws_follow_the_strings_probabilities():
     """Chi-square over the strings of length <= 3 and 40,000 rows, cells below 5 pooled, limit at p = 1e-6."""
     rows, base = 40_000, fake(rows=1)

@@ -46,11 +46,11 @@ def test_the_cache_of_1000_ids_of_8_rows_is_allocated_by_doubling_and_freed(mode
 
 @pytest.mark.parametrize("options", [{}, dict(spec_decode=True), dict(beam_search_decode=True, beam_size=3)], ids=str)
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_nothing_is_left_of_10_calls(model, options, precision):
+def test_nothing_is_left_of_5_calls(model, options, precision):
     model.quantize(precision)
     source = torch.randint(1, 30, (2, 5))
     model.generate(source, max_length=12, **options, **TYPES)
     before = live_bytes()
-    for _ in range(10):
+    for _ in range(5):
         model.generate(source, max_length=12, **options, **TYPES)
     assert live_bytes() <= before

@@ -177,6 +177,7 @@ def p_value(sources: int, name: str, temperature: float, eos_id: int | None, see
     return chi_square(step, ids, eos_id, temperature, lambda x: filter_fn(x, **kwargs) if filter_fn else x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sources", "name", "temperature", "eos_id"),
     [

@@ -22,6 +22,7 @@ def drawn(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_writes_curves_and_an_alignment(tmp_path, drawn, stage):
     trainer = make_trainer(stage, tmp_path / "run")

@@ -23,8 +23,7 @@ from spear_tts_pytorch import (
     TextToSemanticTrainer,
 )
 from spear_tts_pytorch.decoding.batching import Generated
-from spear_tts_pytorch.decoding.beam import Hypothesis
-from spear_tts_pytorch.decoding.loop import DecodeResult
+from spear_tts_pytorch.decoding.loop import DecodeResult, Hypothesis
 from spear_tts_pytorch.decoding.score import Scores
 from spear_tts_pytorch.decoding.stream import TokenStream
 
