@@ -53,6 +53,7 @@ class SpeechSpeechPretrainWrapper(nn.Module):
         self.model = model
         self.__dict__["wav2vec"] = wav2vec  # past nn.Module, which would make its weights this module's own
         self.deletion_prob, self.reconstruct_seq, self.mask_id = deletion_prob, reconstruct_seq, mask_id
+        self.source_position_rate = self.corrupt.position_rate
 
     def forward(
         self,
@@ -90,7 +91,7 @@ class SpeechSpeechPretrainWrapper(nn.Module):
             target_type="speech",
             return_loss=True,
             return_logits=True,
-            source_position_rate=self.corrupt.position_rate,
+            source_position_rate=self.source_position_rate,
             row_keys=row_keys,
             check_ids=check_ids,
         )

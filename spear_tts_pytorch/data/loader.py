@@ -371,15 +371,3 @@ def _is_tuple(item: Any) -> bool:
 
 def _is_row(row: Sequence[Any]) -> bool:
     return all(isinstance(value, (int, float)) for value in row)
-
-
-def count_tokens(batch: Mapping[str, Tensor], pad_id: Mapping[Any, int], samples_per_token: int = 1) -> int:
-    """Ids of a batch that are not padding; `samples_per_token` samples of a waveform count as one."""
-    total = 0
-    if "semantic" in batch:
-        total += int((batch["semantic"] != pad_id["speech"]).sum())
-    if "wave" in batch:
-        total += int(batch["wave_lengths"].sum()) // samples_per_token
-    if "text" in batch:
-        total += int((batch["text"] != pad_id["text"]).sum())
-    return total

@@ -28,7 +28,6 @@ from spear_tts_pytorch.data.loader import (
     Position,
     SizedDataset,
     TokenBudgetBatchSampler,
-    count_tokens,
     dataset_lengths,
 )
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
@@ -133,7 +132,8 @@ class Preparation:
         """
         objective, ids = self.objective, self.ids(batch)
         keys = row_keys(batch["number"], *(seed,) if step is None else (seed, step))
-        tokens = count_tokens(ids, self.model.pad_id)
+        pads = {"semantic": self.model.pad_id["speech"], "text": self.model.pad_id["text"]}
+        tokens = sum(int(valid_mask(rows, pads[name]).sum()) for name, rows in ids.items())
         vocabulary = self.model.vocabulary[objective.target]
         if objective.corruption is not None:
             ids["source"], ids["target"] = objective.corruption(ids["semantic"], keys)

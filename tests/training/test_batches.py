@@ -65,6 +65,7 @@ def test_pretraining_gets_its_source_and_target_as_drawn():
 def test_token_dropout_is_for_training():
     trainer = make_trainer("backtranslate", token_dropout=0.5)
     raw = trainer.batches._collate([(0, make_pairs()[0])])
+    assert trainer.batches.prepare(raw, 1, 1, True).tokens == sum(map(len, make_pairs()[0]))  # before deletion
     lengths = {
         training: trainer.batches.prepare(raw, 1, 1, training).inputs["semantic_token_ids"].shape[1]
         for training in (True, False)

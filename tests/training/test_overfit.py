@@ -10,7 +10,7 @@ from spear_tts_pytorch.tokenizers.text import CharacterTokenizer
 from spear_tts_pytorch.tokens import append_eos, pad_sequences, strip, valid_mask
 from spear_tts_pytorch.training.stages import SemanticToTextTrainer, TextToSemanticTrainer
 
-PAIRS, STEPS = 32, 150
+PAIRS, STEPS = 16, 100
 STAGES = {
     ("text", "speech"): (TextToSemanticTrainer, {"freeze": "none"}),
     ("speech", "text"): (SemanticToTextTrainer, {"freeze_encoder": False}),
