@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 Modality = Literal["speech", "text"]
 MODALITIES: tuple[Modality, Modality] = ("speech", "text")
+SPEECH_PAD_ID, TEXT_PAD_ID = -1, 0
 
 Row: TypeAlias = Tensor | np.ndarray | Sequence[int] | Sequence[float]
 Batch: TypeAlias = Tensor | np.ndarray | Sequence[str] | Sequence[Row]

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spear_tts_pytorch.tokens import remove_repeats
+
 BEGIN = -1  # stands before the first id of a text, in contexts only
 
 Beam = dict[int, list[float]]
@@ -43,7 +45,7 @@ def ctc_greedy(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> list[Tenso
     best = log_probs.argmax(dim=-1).cpu()
     rows: list[Tensor] = []
     for row, length in zip(best, cast("list[int]", lengths.tolist()), strict=True):
-        merged = cast(Tensor, torch.unique_consecutive(row[:length]))
+        merged, _ = remove_repeats(row[:length])
         rows.append(merged[merged != blank])
     return rows
 

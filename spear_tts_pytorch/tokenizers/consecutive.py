@@ -18,14 +18,13 @@ from torch import Tensor
 
 from spear_tts_pytorch.tokenizers.semantic import (
     CONFIG_NAME,
-    SPEECH_PAD_ID,
     SemanticTokenizer,
     describe,
     load_semantic_tokenizer,
     shown_rates,
     tokenize_waveform,
 )
-from spear_tts_pytorch.tokens import pad_sequences, remove_repeats
+from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences, remove_repeats
 
 INNER = "frames"
 

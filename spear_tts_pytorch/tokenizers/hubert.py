@@ -28,8 +28,8 @@ from tqdm.auto import tqdm
 from spear_tts_pytorch.tokenizers.fairseq_hubert import read_centroids, read_fairseq_hubert
 from spear_tts_pytorch.tokenizers.mel import nearest
 from spear_tts_pytorch.tokenizers.mel_fit import minibatch_kmeans
-from spear_tts_pytorch.tokenizers.semantic import CONFIG_NAME, SPEECH_PAD_ID, check_wav, clips_of, shown_rates
-from spear_tts_pytorch.tokens import pad_sequences
+from spear_tts_pytorch.tokenizers.semantic import CONFIG_NAME, check_wav, clips_of, shown_rates
+from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences
 from spear_tts_pytorch.utils.files import write_whole
 from spear_tts_pytorch.utils.restricted import RefusedError, load_tensors, without_advice
 

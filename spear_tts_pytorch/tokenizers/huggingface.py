@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spear_tts_pytorch.tokenizers.text import check_texts, rows_of
-from spear_tts_pytorch.tokens import pad_sequences
+from spear_tts_pytorch.tokens import TEXT_PAD_ID, pad_sequences
 
 
 class HuggingFaceTokenizer:
@@ -45,7 +45,7 @@ class HuggingFaceTokenizer:
             ValueError: no texts.
         """
         rows = self.tokenizer(check_texts(texts), add_special_tokens=False)["input_ids"]
-        return pad_sequences([torch.tensor(row, dtype=torch.long) + 1 for row in rows], 0)
+        return pad_sequences([torch.tensor(row, dtype=torch.long) + 1 for row in rows], TEXT_PAD_ID)
 
     __call__ = encode
 

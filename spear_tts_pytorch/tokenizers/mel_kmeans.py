@@ -33,8 +33,8 @@ from spear_tts_pytorch.tokenizers.mel import (
     spectra_to_wav,
 )
 from spear_tts_pytorch.tokenizers.mel_fit import FitOptions, fit_clusters
-from spear_tts_pytorch.tokenizers.semantic import CONFIG_NAME, SPEECH_PAD_ID, check_wav, clips_of, shown_rates
-from spear_tts_pytorch.tokens import pad_sequences
+from spear_tts_pytorch.tokenizers.semantic import CONFIG_NAME, check_wav, clips_of, shown_rates
+from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences
 from spear_tts_pytorch.utils.files import write_whole
 
 FORMAT_VERSION = 1

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from spear_tts_pytorch.tokens import pad_sequences
+from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences
 
-SPEECH_PAD_ID = -1
 CONFIG_NAME = "tokenizer.json"
 RATES = range(1000, 768_001)  # Hz; resampling from others turns a small clip into gigabytes
 TOO_LOUD = 1e4  # full scale is 1; filters and mixing never leave peaks this high

@@ -15,9 +15,8 @@ from typing import Any, Literal, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from spear_tts_pytorch.tokens import pad_sequences
+from spear_tts_pytorch.tokens import TEXT_PAD_ID, pad_sequences
 
-PAD_ID = 0
 UNKNOWN_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -119,7 +118,7 @@ class CharacterTokenizer:
             ValueError: no texts, or, with `unknown="error"`, characters outside the vocabulary.
         """
         rows = [self._encode_row(text) for text in check_texts(texts)]
-        return pad_sequences(rows, PAD_ID)
+        return pad_sequences(rows, TEXT_PAD_ID)
 
     __call__ = encode
 
@@ -190,7 +189,7 @@ class ByteTokenizer:
         for text in check_texts(texts):
             data = (normalize_text(text) if self.normalize else text).encode("utf-8", errors="replace")
             rows.append(torch.tensor(list(data), dtype=torch.long) + 1)
-        return pad_sequences(rows, PAD_ID)
+        return pad_sequences(rows, TEXT_PAD_ID)
 
     __call__ = encode
 

@@ -65,7 +65,7 @@ def read_ljspeech(folder: str | os.PathLike[str], *, strict: bool = True) -> lis
 
 
 def _differences(folder: Path, rows: dict[str, str | None], files: dict[str, Path]) -> Iterator[tuple[str, str, str]]:
-    """What rows and audio lack: for each kind the message, the remedy, and the treatment if it is accepted."""
+    """Rows and audio that lack their counterpart: for each kind the message, the remedy, and the treatment if not strict."""
     place = "wavs/" if (folder / "wavs").is_dir() else "the folder"
     empty = [id_ for id_, text in rows.items() if text is None]
     without_audio = [id_ for id_ in rows if id_ not in files]

@@ -10,10 +10,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from spear_tts_pytorch.tokens import strip
+from spear_tts_pytorch.tokens import SPEECH_PAD_ID, TEXT_PAD_ID, strip
 from spear_tts_pytorch.utils.restricted import load_tensors
-
-SPEECH_PAD_ID, TEXT_PAD_ID = -1, 0
 
 
 def legacy_rows(folder: str | Path) -> list[Path]:

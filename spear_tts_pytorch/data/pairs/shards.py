@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from spear_tts_pytorch.data.arrow import Column, Footer, Schema, Table, arrow, parquet
+from spear_tts_pytorch.tokens import SPEECH_PAD_ID, TEXT_PAD_ID
 from spear_tts_pytorch.utils.files import write_whole
 from spear_tts_pytorch.version import __version__
 
 DATASET_NAME = "dataset.json"
 FORMAT_VERSION = 1
-SPEECH_PAD_ID, TEXT_PAD_ID = -1, 0
 SOURCE_GENERATED = "generated"
 SOURCE_TRUNCATED = "generated-truncated"  # generated text that was cut at its maximal length
 ID_COLUMNS = ("semantic_ids", "text_ids")
