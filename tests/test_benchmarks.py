@@ -55,7 +55,10 @@ def test_a_folder_without_the_library_is_refused(workers, tmp_path):
     workers.check_checkout(str(FOLDER.parent))
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("store", "tokenization")]  # they import torch
+
+
+@pytest.mark.parametrize("script", [*(name for name in SCRIPTS if name not in ("store", "tokenization")), *SLOW])
 def test_every_script_starts(script):
     command = [sys.executable, str(FOLDER / f"{script}.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=FOLDER)

@@ -51,5 +51,6 @@ def test_two_processes_train_and_save_a_model(ids, tmp_path):
     assert model.generate(["one two"], source_type="text", target_type="speech", max_length=5).shape[0] == 1
 
 
+@pytest.mark.slow
 def test_the_recipe_script_starts():
     run([sys.executable, str(ROOT / "examples" / "own_corpus.py"), "--help"])
