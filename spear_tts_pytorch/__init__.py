@@ -34,7 +34,7 @@ if _TYPE_CHECKING:
     from spear_tts_pytorch.training.stages import SpeechSpeechPretrainer as SpeechSpeechPretrainer
     from spear_tts_pytorch.training.stages import TextToSemanticTrainer as TextToSemanticTrainer
 
-# The same names once more for run time; tests hold the two lists to each other.
+# The same names once more for run time, and as what `from spear_tts_pytorch import *` brings; tests compare the three lists.
 _MODULES = {
     "ByteTokenizer": "tokenizers.text",
     "CharacterTokenizer": "tokenizers.text",
@@ -57,7 +57,28 @@ _MODULES = {
     "UniqueConsecutive": "tokenizers.consecutive",
 }
 
-__all__ = [*_MODULES, "__version__"]
+__all__ = [
+    "ByteTokenizer",
+    "CharacterTokenizer",
+    "GeneratedAudioTextDataset",
+    "HubertWithKmeans",
+    "HuggingFaceTokenizer",
+    "MelKmeans",
+    "MockDataset",
+    "PhonemeTokenizer",
+    "SemanticToTextDatasetGenerator",
+    "SemanticToTextTrainer",
+    "SemanticToTextWrapper",
+    "SemanticTokenizer",
+    "SpeechSpeechPretrainWrapper",
+    "SpeechSpeechPretrainer",
+    "TextToSemantic",
+    "TextToSemanticTrainer",
+    "TextToSemanticWrapper",
+    "TextTokenizer",
+    "UniqueConsecutive",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> _Any:

@@ -53,6 +53,7 @@ def test_names_for_type_checkers_are_those_of_run_time():
     block = next(node for node in tree.body if isinstance(node, ast.If))
     static = {alias.asname: node.module for node in block.body for alias in node.names}
     assert static == {name: f"spear_tts_pytorch.{home}" for name, home in spear_tts_pytorch._MODULES.items()}
+    assert sorted(spear_tts_pytorch.__all__) == sorted([*static, "__version__"])
 
 
 def test_unknown_name_is_an_attribute_error():
