@@ -1,7 +1,9 @@
 """Any number of sources: sorted by length, decoded under a budget of ids, results in the order of the sources.
 
-In: texts, waveforms or rows of ids. Out: a list of `Generated`. Sources are tokenized in chunks, then go through one batch in
-which the next source takes the slot of each that has ended (`continuous.py`).
+In: texts, waveforms or rows of ids. Out: a list of `Generated`. All sources are checked, and tokenized in chunks, before any is
+decoded. Then they go through one batch, the longest first, so that sources that do not fit into memory fail at once. Where a
+source has ended, the next one takes its slot (`continuous.py`). A source that goes on to `max_length` holds up no other, but
+for sources less than half as long: of these more fit into a batch, which begins when this one is empty.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 import torch
@@ -22,11 +24,11 @@ from spear_tts_pytorch.decoding.continuous import Rows, generate_each
 from spear_tts_pytorch.decoding.generate import prompt_ids
 from spear_tts_pytorch.decoding.loop import Hypothesis, Limits
 from spear_tts_pytorch.decoding.options import DecodingOptions, ManyKeywords, options_of, with_options
+from spear_tts_pytorch.decoding.plan import SAMPLES_PER_ID, in_batches, in_shifts, size_in_ids
 from spear_tts_pytorch.decoding.sampling import seed_of
 from spear_tts_pytorch.tokens import Batch, strip
 
 OnError = Literal["raise", "skip"]
-SAMPLES_PER_ID = 320  # of tokenizers that do not say
 FAILURES = (RuntimeError, MemoryError)  # errors that a batch may meet because of its sources; others are about options
 SHOWN = 20  # indices and reasons that a warning lists
 
@@ -48,6 +50,33 @@ class Generated:
     others: list[Generated] = field(default_factory=list["Generated"])
 
 
+class JobKeywords(ManyKeywords, total=False):
+    """Keywords of `generate_many`, see there."""
+
+    max_tokens: int
+    max_batch_size: int
+    progress: bool
+    seed: int | Sequence[int] | None
+    generator: torch.Generator | None
+    prompt: Batch | None
+
+
+@overload
+def generate_many(
+    model: Accelerated,
+    sources: Batch | Iterable[Any],
+    *,
+    on_error: Literal["raise"] = "raise",
+    **options: Unpack[JobKeywords],
+) -> list[Generated]: ...
+
+
+@overload
+def generate_many(
+    model: Accelerated, sources: Batch | Iterable[Any], *, on_error: OnError, **options: Unpack[JobKeywords]
+) -> list[Generated | None]: ...
+
+
 @with_options(ManyKeywords)
 def generate_many(
     model: Accelerated,
@@ -61,30 +90,19 @@ def generate_many(
     generator: torch.Generator | None = None,
     prompt: Batch | None = None,
     **options: Unpack[ManyKeywords],
-) -> list[Generated | None]:
-    """Generates for any number of sources.
+) -> list[Generated] | list[Generated | None]:
+    """Generates for any number of sources, through one batch that is kept full; see the module's docstring.
 
-    All sources are checked, and tokenized where they must be, in chunks, before anything is generated. Then they
-    are decoded in a batch, the longest first: sources that do not fit into memory fail at once. Where rows end, the next
-    sources take their places (continuous batching), one row of a small batch or an eighth of a large one at a time.
-    So a row that goes on to `max_length` holds up no other source, but for sources less than half as long, of which more
-    fit into a batch: their batch begins when this one is empty. Speculative decoding goes batch after batch.
-
-    Sampling is reproducible. Each source has noise of its own, made of the seed and its index: its draws do not depend on
-    the other sources, nor on `max_tokens`, `max_batch_size` or the device. With the same generator, `generate` draws the same
-    ids for the same sources in the same order.
+    Each source has noise of its own, made of the seed and its index: its draws do not depend on other sources, on batches or
+    on the device. With the same generator, `generate` draws the same ids for the same sources.
 
     Args:
         sources: list of texts, of ids `[n]`, or (speech) of waveforms `[t]`, as tensors, arrays or lists; or a
             padded batch of ids `[b, n]`, or waveforms `[b, t]` that are audio up to their end.
-        max_tokens: most source ids in the batch, padding and end-of-sequence included: rows times the longest. As
-            many again are encoded ahead of their turn. A source that alone is longer is decoded alone. Generated ids
-            are not limited by this.
+        max_tokens: most source ids in the batch, with padding and ends. As many are encoded ahead. A longer source is alone.
         max_batch_size: most sources in the batch. Memory for generated ids grows with it and `max_length`.
-        on_error: what happens if a source cannot be used: "raise" names it, before any work; "skip" puts None
-            in its place and warns. If the batch fails while it is generated (memory runs out), "raise" names its
-            sources and "skip" tries its halves, and goes on in smaller batches. Options that `generate` refuses are
-            always raised.
+        on_error: "raise" names a source that cannot be used, before any work. "skip" puts None in its place and warns. If a
+            batch fails (memory runs out), "raise" names its sources, "skip" goes on in smaller batches.
         progress: shows a bar, on terminals.
         seed: at least 0; makes draws reproducible. A seed for each source makes its draws independent of its index.
         generator: gives a seed instead. Without either, `torch.manual_seed` decides.
@@ -95,7 +113,7 @@ def generate_many(
         One `Generated` for each source, in their order; an empty list if there are none.
 
     Raises:
-        ValueError, TypeError: options out of range, or those of `generate`; a source that `to_ids` refuses.
+        ValueError, TypeError: as `generate`; a source that `to_ids` refuses.
         RuntimeError: a tokenizer or a batch failed otherwise.
     """
     _check_limits(max_tokens, max_batch_size, on_error)
@@ -130,10 +148,7 @@ def decode_many(
     options.check(model)
     first_seed = _first_seed(seed, generator)
     rows = _as_rows(sources)
-    if isinstance(first_seed, list) and len(first_seed) != len(rows):
-        raise ValueError(f"seed has {len(first_seed)} numbers for {len(rows)} sources: give one, or one for each")
-    if not rows:
-        return []
+    _check_seeds(first_seed, len(rows))
     job = _Job(
         model=model,
         sources=rows,
@@ -145,7 +160,7 @@ def decode_many(
         seed=first_seed,
         prompts=_prompt_rows(model, prompt, options, len(rows)),
     )
-    results = job.run()
+    results = job.run() if rows else []
     if job.problems:
         warnings.warn(_summary(job.problems, len(rows)), stacklevel=3)  # the caller of generate_many
     return results
@@ -154,7 +169,7 @@ def decode_many(
 def _prompt_rows(
     model: Accelerated, prompt: Batch | None, options: DecodingOptions, number: int
 ) -> list[Tensor] | None:
-    if prompt is None:
+    if prompt is None or not number:
         return None
     pad_id = model.vocabulary[options.target_type].pad_id
     rows = [strip(row, pad_id, None) for row in prompt_ids(model, prompt, options.target_type)]
@@ -189,7 +204,7 @@ class _Job:
         source = self.model.vocabulary[self.options.source_type]
         lengths = {i: len(row) + int(source.autoset_eos) for i, row in enumerate(self.ids) if row is not None}
         with self.bar("generating", initial=len(self.problems)) as shown:
-            for slots, queue in _shifts(lengths, self.max_tokens, self.max_rows):
+            for slots, queue in in_shifts(lengths, self.max_tokens, self.max_rows):
                 self.generate(queue, slots, shown)
         return self.results
 
@@ -202,9 +217,9 @@ class _Job:
     def tokenize(self) -> None:
         """Fills `ids` with rows `[n]` on the CPU, None where a source cannot be used."""
         per_id = getattr(self.model.wav2vec, "downsample_factor", SAMPLES_PER_ID)
-        sizes = {i: _size(source, per_id) for i, source in enumerate(self.sources)}
+        sizes = {i: size_in_ids(source, per_id) for i, source in enumerate(self.sources)}
         with self.bar("reading", leave=False) as bar:
-            for chunk in _batches(sizes, self.max_tokens, self.max_rows):
+            for chunk in in_batches(sizes, self.max_tokens, self.max_rows):
                 try:
                     rows = self.to_rows([self.sources[i] for i in chunk])
                 except Exception:  # tokenizers raise any kind of error; one by one shows which source it is about
@@ -323,6 +338,11 @@ def _first_seed(seed: int | Sequence[int] | None, generator: torch.Generator | N
     return seed if isinstance(seed, int) else seeds
 
 
+def _check_seeds(seed: int | list[int], sources: int) -> None:
+    if isinstance(seed, list) and len(seed) != sources:
+        raise ValueError(f"seed has {len(seed)} numbers for {sources} sources: give one, or one for each")
+
+
 def _as_rows(sources: Any) -> list[Any]:
     if isinstance(sources, str):
         raise TypeError("sources is a single text: give a list of texts")
@@ -335,40 +355,6 @@ def _as_rows(sources: Any) -> list[Any]:
     elif not isinstance(sources, Iterable):
         raise TypeError(f"sources must be a list of texts, ids or waveforms, got {type(sources).__name__}")
     return list(cast("Iterable[Any]", sources))
-
-
-def _size(source: Any, samples_per_id: int) -> int:
-    """About how many ids a source will have; 1 if it is no source."""
-    try:
-        length = len(source)
-    except TypeError:
-        return 1
-    kind = getattr(source, "dtype", None)
-    is_wave = kind.is_floating_point if isinstance(kind, torch.dtype) else getattr(kind, "kind", "") == "f"
-    return -(-length // samples_per_id) if is_wave else length
-
-
-def _batches(lengths: dict[int, int], max_tokens: int, max_rows: int) -> list[list[int]]:
-    """Keys by falling length, cut so that rows times the longest are at most `max_tokens`, or one row."""
-    batches: list[list[int]] = []
-    for key in sorted(lengths, key=lambda key: -lengths[key]):
-        last = batches[-1] if batches else []
-        if last and len(last) < max_rows and (len(last) + 1) * lengths[last[0]] <= max_tokens:
-            last.append(key)
-        else:
-            batches.append([key])
-    return batches
-
-
-def _shifts(lengths: dict[int, int], max_tokens: int, max_rows: int) -> list[tuple[int, list[int]]]:
-    """Keys by falling length, in parts with the number of rows there is room for; more rows once twice as many fit."""
-    shifts: list[tuple[int, list[int]]] = []
-    for key in sorted(lengths, key=lambda key: -lengths[key]):
-        room = min(max_rows, max(1, max_tokens // lengths[key]))
-        if not shifts or room >= 2 * shifts[-1][0]:
-            shifts.append((room, []))
-        shifts[-1][1].append(key)
-    return shifts
 
 
 def _reason(error: BaseException) -> str:

@@ -62,6 +62,7 @@ class Objective:
         early_exit: adds the early exit head's loss.
         regularize: adds the alignment regulariser where rows lost their source.
         ctc_weight: share of the CTC head's loss; the rest is cross entropy.
+        cond_drop_prob: share of rows that lose their source; None for the model's, in training only.
     """
 
     source_type: Modality
@@ -69,6 +70,7 @@ class Objective:
     early_exit: bool = False
     regularize: bool = True
     ctc_weight: float = 0.0
+    cond_drop_prob: float | None = None
 
     def check(self, model: Learner) -> None:
         """Raises ValueError if the model has no head for a part, or a part is not for these modalities."""
@@ -85,15 +87,14 @@ class Objective:
             raise ValueError(f"the CTC head is for speech to text, not {self.source_type} to {self.target_type}")
         if self.ctc_weight > 0 and model.to_ctc_logits is None:
             raise ValueError(f"ctc_weight {self.ctc_weight} needs a model built with ctc=True")
+        if self.cond_drop_prob is not None and not 0 <= self.cond_drop_prob <= 1:
+            raise ValueError(f"cond_drop_prob must be between 0 and 1, got {self.cond_drop_prob}")
 
-
-def drop_probability(model: Learner, given: float | None) -> float:
-    """Share of rows that lose their source: given, or by default the model's, in training only."""
-    if given is None:
+    def drop_prob(self, model: Learner) -> float:
+        """Share of rows that lose their source."""
+        if self.cond_drop_prob is not None:
+            return self.cond_drop_prob
         return model.cond_drop_prob if model.training else 0.0
-    if not 0 <= given <= 1:
-        raise ValueError(f"cond_drop_prob must be between 0 and 1, got {given}")
-    return given
 
 
 def drop_condition(mask: Tensor, probability: float, row_keys: Tensor | None) -> Tensor | None:
@@ -103,7 +104,7 @@ def drop_condition(mask: Tensor, probability: float, row_keys: Tensor | None) ->
     return uniform_rows((mask.shape[0], 1), mask.device, row_keys, CONDITION)[:, 0] < probability
 
 
-def loss_of(model: Learner, decoded: Decoded, target: Tensor, objective: Objective, drop_prob: float) -> Tensor:
+def loss_of(model: Learner, decoded: Decoded, target: Tensor, objective: Objective) -> Tensor:
     """The loss of target ids `[b, n]`, ends of sequence included."""
     pad_id = model.vocabulary[objective.target_type].pad_id
     smoothing = model.label_smoothing if model.training else 0.0
@@ -114,7 +115,9 @@ def loss_of(model: Learner, decoded: Decoded, target: Tensor, objective: Objecti
     if objective.early_exit:
         loss = loss + losses.cross_entropy(_exit_logits(model, decoded)[:, :-1], target, pad_id, smoothing)
     if objective.regularize and decoded.dropped is not None and objective.source_type != objective.target_type:
-        loss = loss + _alignment_loss(model, decoded, with_start(valid_mask(target, pad_id)), drop_prob)
+        loss = loss + _alignment_loss(
+            model, decoded, with_start(valid_mask(target, pad_id)), objective.drop_prob(model)
+        )
     return loss
 
 

@@ -22,6 +22,7 @@ from spear_tts_pytorch.decoding import score as scoring
 from spear_tts_pytorch.decoding.accelerate import Acceleration
 from spear_tts_pytorch.model import embedding, freezing, inputs, objectives, pretrained
 from spear_tts_pytorch.model.config import ModelConfig, ModelKeywords, vocabulary_size
+from spear_tts_pytorch.model.export import EncoderModule
 from spear_tts_pytorch.model.positions import timeline
 from spear_tts_pytorch.nn.linear import linear
 from spear_tts_pytorch.nn.transformer import EarlyExit, Transformer
@@ -70,9 +71,7 @@ class TextToSemantic(
         ctc: gives the encoder a CTC head over text ids (blank 0), for backtranslation.
 
     Raises:
-        TypeError: an argument of another type.
-        ValueError: vocabularies not given or contradictory, `heads` not a multiple of `target_kv_heads`, a probability
-            or layer out of range.
+        TypeError, ValueError: an argument of another type or out of range, vocabularies not given or contradictory.
     """
 
     wav2vec: Any
@@ -161,10 +160,9 @@ class TextToSemantic(
     @property
     def arguments(self) -> dict[str, Any]:
         """The constructor's arguments but for the tokenizers, as JSON types."""
-        sizes = self.config.to_dict()
-        if self.use_openai_tokenizer:
-            sizes["num_text_token_ids"] = None
-        return {**sizes, "use_openai_tokenizer": self.use_openai_tokenizer}
+        openai = self.use_openai_tokenizer
+        changed = {"num_text_token_ids": None} if openai else {}
+        return {**self.config.to_dict(), "use_openai_tokenizer": openai, **changed}
 
     @property
     def device(self) -> torch.device:
@@ -222,9 +220,7 @@ class TextToSemantic(
 
     def encoder(self, source_type: Modality) -> nn.Module:
         """The encoder as a module from unchecked int64 ids `[b, n]` to embeddings and mask, for `torch.export`."""
-        if source_type not in MODALITIES:
-            raise ValueError(f"source_type must be 'speech' or 'text', got {source_type!r}")
-        return _Encoder(self, source_type)
+        return EncoderModule(self, source_type)
 
     def ctc_logits(self, semantic_ids: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities `[b, n + 1, V]` of text ids (blank 0) at each semantic id `[b, n]` and its end; lengths `[b]`."""
@@ -266,22 +262,19 @@ class TextToSemantic(
         """Logits, or the loss, of targets given sources.
 
         Args:
-            source, target: texts, ids `[b, n]`, or (speech) waveforms `[b, t]`, padded on the right; arrays and lists
-                of rows are taken too.
+            source, target: texts, ids `[b, n]`, or (speech) waveforms `[b, t]`, padded on the right; arrays and lists too.
             source_type, target_type: "speech" or "text".
             source_mask, target_mask: `[b, n]`, True at real ids; by default, ids that are not padding.
             return_loss, return_logits: return the loss, and with it the logits that it is of.
             cond_drop_prob: share of rows that do not see their source; by default the model's, in training only.
-            should_sim_regularize: whether dropped rows also bring the alignment regulariser.
+            should_sim_regularize: whether these rows also bring the alignment regulariser.
             return_early_exit_loss: adds the early exit head's loss.
             source_lengths, target_lengths: of waveforms, in samples, `[b]`.
             source_position_rate: steps of the speech timeline between source ids, if not the modality's own.
-            ctc_weight: share of the CTC head's loss; the rest is attention's. For speech to text only. At 1 the
-                decoder is not run, and the logits are the CTC head's, `[b, source length, V]`.
-            row_keys: `[b]`, decide with `cond_drop_prob` which rows do not see their source, see `noise.row_keys`; by
-                default torch's generator does.
-            check_ids: False takes source and target as they are: int64 ids `[b, n]` on the model's device, padded on the
-                right, that were checked before. The checks wait for the device.
+            ctc_weight: share of the CTC head's loss, for speech to text; the rest is attention's. At 1 the decoder is not
+                run, and the logits are the CTC head's, `[b, source length, V]`.
+            row_keys: `[b]`, decide which rows do not see their source (`noise.row_keys`); else torch's generator does.
+            check_ids: False takes checked int64 ids `[b, n]` on the model's device. The checks wait for the device.
 
         Returns:
             Logits `[b, n + 1, v]`: entry i predicts target id i, the last one the id after all of them. With `return_loss`, the
@@ -290,32 +283,40 @@ class TextToSemantic(
         Raises:
             ValueError, TypeError: see `to_ids`; batches that differ; an early exit or CTC loss without that head.
         """
-        objective = objectives.Objective(
-            source_type, target_type, return_early_exit_loss, should_sim_regularize, ctc_weight
-        )
+        kinds = source_type, target_type, return_early_exit_loss, should_sim_regularize
+        objective = objectives.Objective(*kinds, ctc_weight, cond_drop_prob)
         objective.check(self)
-        drop_prob = objectives.drop_probability(self, cond_drop_prob)
-        vocabulary = self.vocabulary[target_type]
         if check_ids:
             inputs.check_rows(inputs.number_of_rows(source), inputs.number_of_rows(target))
-            may_be_empty = not return_loss or vocabulary.autoset_eos  # else nothing is learned from such a row
-            target = self.to_ids(target, target_type, "target", target_lengths, target_mask, empty_rows=may_be_empty)
+            teaches = not return_loss or self.vocabulary[target_type].autoset_eos  # an empty row, too
+            target = self.to_ids(target, target_type, "target", target_lengths, target_mask, empty_rows=teaches)
             source = self.source_ids(source, source_type, source_mask, source_lengths)
-        assert isinstance(source, Tensor) and isinstance(target, Tensor)
+        ids = cast("tuple[Tensor, Tensor]", (source, target))
+        loss, logits = self._run(*ids, objective, return_loss, source_position_rate, row_keys)
+        return logits if loss is None else (loss, logits) if return_logits else loss
+
+    def _run(
+        self,
+        source: Tensor,
+        target: Tensor,
+        objective: objectives.Objective,
+        with_loss: bool,
+        position_rate: float | None,
+        row_keys: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor]:
+        """The loss, if asked for, and the logits, for source ids `[b, m]` and target ids `[b, n]`."""
         inputs.check_rows(len(source), len(target))
-        if vocabulary.autoset_eos and return_loss:
+        vocabulary = self.vocabulary[objective.target_type]
+        if with_loss and vocabulary.autoset_eos:
             target = append_eos(target, vocabulary.eos_id, vocabulary.pad_id)
-        encoded = self.encode_ids(source, source_type, source_position_rate)
-        if ctc_weight == 1 and return_loss:
-            loss, logits = objectives.ctc_loss(self, *encoded[:2], target)
-            return (loss, logits) if return_logits else loss
-        decoded = self._decode(
-            target, target_type, *encoded, objectives.drop_condition(encoded[1], drop_prob, row_keys)
-        )
-        if not return_loss:
-            return decoded.logits
-        loss = objectives.loss_of(self, decoded, target, objective, drop_prob)
-        return (loss, decoded.logits[:, :-1]) if return_logits else loss
+        encoded = self.encode_ids(source, objective.source_type, position_rate)
+        if objective.ctc_weight == 1 and with_loss:
+            return objectives.ctc_loss(self, *encoded[:2], target)
+        dropped = objectives.drop_condition(encoded[1], objective.drop_prob(self), row_keys)
+        decoded = self._decode(target, objective.target_type, *encoded, dropped)
+        if not with_loss:
+            return None, decoded.logits
+        return objectives.loss_of(self, decoded, target, objective), decoded.logits[:, :-1]
 
     def _decode(
         self,
@@ -364,6 +365,10 @@ class TextToSemantic(
     load_weights = pretrained.load_weights
     write_pretrained = pretrained.write_pretrained
 
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Writes a folder that `from_pretrained` opens. `options` are huggingface_hub's: `push_to_hub`, `repo_id`, ..."""
+        return super().save_pretrained(save_directory, **options)
+
     def _save_pretrained(self, save_directory: Path) -> None:
         self.write_pretrained(save_directory, self.state_dict())
 
@@ -386,14 +391,3 @@ class TextToSemantic(
         model = cls(**pretrained.saved_arguments(folder, kwargs, known))
         model.load_weights(pretrained.read_weights(folder), source=str(folder))
         return model.eval()
-
-
-class _Encoder(nn.Module):
-    def __init__(self, model: TextToSemantic, source_type: Modality):
-        super().__init__()
-        self.model = model
-        self.source_type: Modality = source_type
-
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        x, mask, _ = self.model.encode_ids(ids, self.source_type)
-        return x, mask
