@@ -43,7 +43,7 @@ MOVED = {
     "noise": "utils.noise",
     "pair_commands": "cli.pairs",
     "plots": "utils.plots",
-    "positions": "model.positions",
+    "positions": "model.embedding",
     "pretrained": "model.pretrained",
     "restricted": "utils.restricted",
     "scoring": "decoding.score",

@@ -1,6 +1,10 @@
 """From ids to the inputs of encoder and decoder: embeddings with positions, and the mask of cross-attention.
 
 In: checked ids `[b, n]`. Out: `[b, n, dim]`. Training and decoding share these functions, so that they agree by construction.
+
+Ids of both modalities have a position on one timeline, in units of semantic tokens: speech id i is at i, and text id i is at
+`i * text_position_rate`, the mean number of semantic tokens per text id. If a share p of a speech source was deleted, its
+id i is at `i / (1 - p)`.
 """
 
 from __future__ import annotations
@@ -12,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spear_tts_pytorch.model.positions import add_sinusoids, diagonal_prior, timeline
+from spear_tts_pytorch.nn.rotary import sinusoids
 from spear_tts_pytorch.tokens import Modality, Vocabulary
+
+PRIOR_WIDTH, PRIOR_SPREAD, PRIOR_FLOOR = 5.0, 0.1, 8.0
 
 
 class Embedder(Protocol):
@@ -80,3 +86,26 @@ def cross_mask(
     prior = F.pad(diagonal_prior(target_positions, source_positions), (1, 0))[:, None]
     prior = prior.to(model.start_token["text"].dtype)
     return prior if allowed is None else prior.masked_fill(~allowed, float("-inf"))
+
+
+def timeline(first: list[int], n: int, rate: float, device: torch.device) -> Tensor:
+    """Positions of `n` ids from each row's `first`, `[b, n]`, or `[1, n]` where all rows agree."""
+    starts = first[:1] if min(first) == max(first) else first
+    places = torch.tensor(starts, device=device)[:, None] + torch.arange(n, device=device)
+    return places * rate
+
+
+def add_sinusoids(x: Tensor, positions: Tensor) -> Tensor:
+    """Adds sinusoids of `positions` `[b or 1, n]` to `x` `[b, n, dim]`, at the scale of `dim ** -0.5` per element."""
+    dim = x.shape[-1]
+    return x + (sinusoids(positions, dim) * dim**-0.5).to(x.dtype)
+
+
+def diagonal_prior(target: Tensor, source: Tensor) -> Tensor:
+    """How unlikely, a priori, the target position i is to read the source position j: `[b, i, j]`, 0 to -8.
+
+    `-min((i - j)^2 / (2 (5 + 0.1 i)^2), 8)`: a Gaussian about the diagonal that widens as drift adds up.
+    """
+    width = PRIOR_WIDTH + PRIOR_SPREAD * target[..., :, None]
+    distance = (target[..., :, None] - source[..., None, :]) / width
+    return -(distance.square() / 2).clamp(max=PRIOR_FLOOR)

@@ -20,10 +20,9 @@ from spear_tts_pytorch.decoding import accelerate, batching, stream
 from spear_tts_pytorch.decoding import generate as generation
 from spear_tts_pytorch.decoding import score as scoring
 from spear_tts_pytorch.decoding.accelerate import Acceleration
-from spear_tts_pytorch.model import embedding, freezing, inputs, objectives, pretrained
+from spear_tts_pytorch.model import embedding, freezing, heads, inputs, pretrained
 from spear_tts_pytorch.model.config import ModelConfig, ModelKeywords, vocabulary_size
 from spear_tts_pytorch.model.export import EncoderModule
-from spear_tts_pytorch.model.positions import timeline
 from spear_tts_pytorch.nn.linear import linear
 from spear_tts_pytorch.nn.transformer import EarlyExit, Transformer
 from spear_tts_pytorch.tokenizers.huggingface import HuggingFaceTokenizer
@@ -214,7 +213,7 @@ class TextToSemantic(
             ids = append_eos(ids, vocabulary.eos_id, vocabulary.pad_id)
         mask = valid_mask(ids, vocabulary.pad_id)
         rate = embedding.position_rate(self, modality) if position_rate is None else position_rate
-        positions = timeline([0], ids.shape[1], rate, ids.device)
+        positions = embedding.timeline([0], ids.shape[1], rate, ids.device)
         x = self.emb_dropout(embedding.embed(self, ids, modality, positions))
         return self.source_transformer(x, mask=mask), mask, positions
 
@@ -225,7 +224,7 @@ class TextToSemantic(
     def ctc_logits(self, semantic_ids: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities `[b, n + 1, V]` of text ids (blank 0) at each semantic id `[b, n]` and its end; lengths `[b]`."""
         encoded, mask, _ = self.encode(semantic_ids, "speech")
-        return objectives.ctc_log_probs(self, encoded), mask.sum(dim=-1)
+        return heads.ctc_log_probs(self, encoded), mask.sum(dim=-1)
 
     # decoder
 
@@ -284,39 +283,39 @@ class TextToSemantic(
             ValueError, TypeError: see `to_ids`; batches that differ; an early exit or CTC loss without that head.
         """
         kinds = source_type, target_type, return_early_exit_loss, should_sim_regularize
-        objective = objectives.Objective(*kinds, ctc_weight, cond_drop_prob)
-        objective.check(self)
+        parts = heads.LossParts(*kinds, ctc_weight, cond_drop_prob)
+        parts.check(self)
         if check_ids:
             inputs.check_rows(inputs.number_of_rows(source), inputs.number_of_rows(target))
             teaches = not return_loss or self.vocabulary[target_type].autoset_eos  # an empty row, too
             target = self.to_ids(target, target_type, "target", target_lengths, target_mask, empty_rows=teaches)
             source = self.source_ids(source, source_type, source_mask, source_lengths)
         ids = cast("tuple[Tensor, Tensor]", (source, target))
-        loss, logits = self._run(*ids, objective, return_loss, source_position_rate, row_keys)
+        loss, logits = self._run(*ids, parts, return_loss, source_position_rate, row_keys)
         return logits if loss is None else (loss, logits) if return_logits else loss
 
     def _run(
         self,
         source: Tensor,
         target: Tensor,
-        objective: objectives.Objective,
+        parts: heads.LossParts,
         with_loss: bool,
         position_rate: float | None,
         row_keys: Tensor | None,
     ) -> tuple[Tensor | None, Tensor]:
         """The loss, if asked for, and the logits, for source ids `[b, m]` and target ids `[b, n]`."""
         inputs.check_rows(len(source), len(target))
-        vocabulary = self.vocabulary[objective.target_type]
+        vocabulary = self.vocabulary[parts.target_type]
         if with_loss and vocabulary.autoset_eos:
             target = append_eos(target, vocabulary.eos_id, vocabulary.pad_id)
-        encoded = self.encode_ids(source, objective.source_type, position_rate)
-        if objective.ctc_weight == 1 and with_loss:
-            return objectives.ctc_loss(self, *encoded[:2], target)
-        dropped = objectives.drop_condition(encoded[1], objective.drop_prob(self), row_keys)
-        decoded = self._decode(target, objective.target_type, *encoded, dropped)
+        encoded = self.encode_ids(source, parts.source_type, position_rate)
+        if parts.ctc_weight == 1 and with_loss:
+            return heads.ctc_loss(self, *encoded[:2], target)
+        dropped = heads.drop_condition(encoded[1], parts.drop_prob(self), row_keys)
+        decoded = self._decode(target, parts.target_type, *encoded, dropped)
         if not with_loss:
             return None, decoded.logits
-        return objectives.loss_of(self, decoded, target, objective), decoded.logits[:, :-1]
+        return heads.loss_of(self, decoded, target, parts), decoded.logits[:, :-1]
 
     def _decode(
         self,
@@ -326,14 +325,14 @@ class TextToSemantic(
         source_mask: Tensor,
         source_positions: Tensor,
         dropped: Tensor | None,
-    ) -> objectives.Decoded:
+    ) -> heads.Decoded:
         """Runs the decoder over target ids `[b, n]`, with encoded sources `[b, m, dim]` as context."""
         x, positions = self.embed_target(target, target_type, [0], dropout=True)
         seen = source_mask if dropped is None else source_mask & ~dropped[:, None]
         allowed = with_start(seen)[:, None, None, :]
         context_mask = self.cross_mask(allowed, source_positions, positions)
         hidden, hiddens = self.target_transformer(x, context=source, context_mask=context_mask, return_hiddens=True)
-        return objectives.Decoded(source, source_mask, hidden, hiddens, self.to_logits(hidden, target_type), dropped)
+        return heads.Decoded(source, source_mask, hidden, hiddens, self.to_logits(hidden, target_type), dropped)
 
     # generation and scoring: decoding/
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from spear_tts_pytorch.model.positions import add_sinusoids, diagonal_prior, timeline
+from spear_tts_pytorch.model.embedding import add_sinusoids, diagonal_prior, timeline
 from spear_tts_pytorch.nn.rotary import sinusoids
 
 

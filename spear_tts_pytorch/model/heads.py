@@ -54,7 +54,7 @@ class Decoded:
 
 
 @dataclass(frozen=True)
-class Objective:
+class LossParts:
     """Which parts a loss has.
 
     Attributes:
@@ -104,20 +104,18 @@ def drop_condition(mask: Tensor, probability: float, row_keys: Tensor | None) ->
     return uniform_rows((mask.shape[0], 1), mask.device, row_keys, CONDITION)[:, 0] < probability
 
 
-def loss_of(model: Learner, decoded: Decoded, target: Tensor, objective: Objective) -> Tensor:
+def loss_of(model: Learner, decoded: Decoded, target: Tensor, parts: LossParts) -> Tensor:
     """The loss of target ids `[b, n]`, ends of sequence included."""
-    pad_id = model.vocabulary[objective.target_type].pad_id
+    pad_id = model.vocabulary[parts.target_type].pad_id
     smoothing = model.label_smoothing if model.training else 0.0
     loss = losses.cross_entropy(decoded.logits[:, :-1], target, pad_id, smoothing)
-    if objective.ctc_weight > 0:
+    if parts.ctc_weight > 0:
         of_ctc, _ = ctc_loss(model, decoded.source, decoded.source_mask, target)
-        loss = (1 - objective.ctc_weight) * loss + objective.ctc_weight * of_ctc
-    if objective.early_exit:
+        loss = (1 - parts.ctc_weight) * loss + parts.ctc_weight * of_ctc
+    if parts.early_exit:
         loss = loss + losses.cross_entropy(_exit_logits(model, decoded)[:, :-1], target, pad_id, smoothing)
-    if objective.regularize and decoded.dropped is not None and objective.source_type != objective.target_type:
-        loss = loss + _alignment_loss(
-            model, decoded, with_start(valid_mask(target, pad_id)), objective.drop_prob(model)
-        )
+    if parts.regularize and decoded.dropped is not None and parts.source_type != parts.target_type:
+        loss = loss + _alignment_loss(model, decoded, with_start(valid_mask(target, pad_id)), parts.drop_prob(model))
     return loss
 
 
