@@ -2,7 +2,6 @@
 
 Speech ids are `0..K-1`, end-of-sequence `K`, padding `-1`; text ids are `1..V-1`, end-of-sequence `V`, padding `0`.
 In: rows of ids, any integer dtype. Out: `[b, n]` int64 batches, boolean masks (True = a real id), lengths.
-Knows nothing of models, audio or text.
 """
 
 from __future__ import annotations

@@ -27,6 +27,10 @@ def test_no_mixins():
     assert house.mixins(PACKAGE) == []
 
 
+def test_no_long_function():
+    assert house.long_functions(PACKAGE) == []
+
+
 def test_no_function_of_many_parameters_but_documented_public_ones():
     assert house.wide_functions(PACKAGE) == []
 
@@ -39,6 +43,18 @@ def test_no_long_file(folder):
 @pytest.mark.parametrize("folder", ["spear_tts_pytorch", "tests", "examples", "benchmarks"])
 def test_every_file_says_what_it_is(folder):
     assert house.files_without_docstring(ROOT / folder) == []
+
+
+def test_modules_say_what_they_do_and_not_what_they_do_not_know():
+    words = " ".join(("knows", "nothing", "of"))
+    texts = [
+        *(ROOT / "docs").rglob("*.md"),
+        *ROOT.glob("*.md"),
+        *PACKAGE.rglob("*.py"),
+        *(ROOT / "tests").rglob("*.py"),
+    ]
+    texts += [*(ROOT / "examples").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.*")]
+    assert [str(path) for path in texts if words in path.read_text(encoding="utf-8").lower()] == []
 
 
 # ---- each check can fail ----

@@ -6,8 +6,11 @@ import re
 import typing
 
 import pytest
+import small
+import torch
 
 import spear_tts_pytorch
+from spear_tts_pytorch.data.pairs import write_pairs
 
 
 def public_classes():
@@ -40,3 +43,32 @@ def test_every_constructor_argument_is_in_the_docstring(cls):
     assert len(text) > 40
     missing = [name for name in constructor_arguments(cls) if not re.search(rf"\b{name}\b", text)]
     assert missing == []
+
+
+@pytest.mark.parametrize("cls", public_classes(), ids=lambda cls: cls.__name__)
+def test_no_public_class_prints_its_address(cls):
+    assert cls.__repr__ is not object.__repr__
+
+
+def test_what_a_notebook_prints_has_three_lines_at_most(tmp_path):
+    pytest.importorskip("sklearn", reason="MelKmeans.fit needs scikit-learn")
+    wav2vec = spear_tts_pytorch.MelKmeans.fit(small.make_clips([8_000] * 2), 8_000, num_clusters=8, progress=False)
+    text = spear_tts_pytorch.CharacterTokenizer("abc")
+    model = small.make_model(
+        wav2vec=wav2vec, tokenizer_encode=text, num_semantic_token_ids=None, num_text_token_ids=None
+    )
+    pairs = [(torch.tensor([1, 2]), torch.tensor([1])), (torch.tensor([3]), torch.tensor([2, 3]))]
+    write_pairs(tmp_path, pairs, num_semantic_token_ids=8, num_text_token_ids=model.num_text_token_ids)
+    options = dict(num_train_steps=2, num_warmup_steps=1, batch_size=1, results_folder=None, progress=False)
+    printed = [
+        *(model, wav2vec, text, spear_tts_pytorch.ByteTokenizer(), spear_tts_pytorch.UniqueConsecutive(wav2vec)),
+        *(spear_tts_pytorch.GeneratedAudioTextDataset(tmp_path), spear_tts_pytorch.MockDataset(3)),
+        spear_tts_pytorch.SpeechSpeechPretrainer(model, dataset=[speech for speech, _ in pairs], **options),
+        spear_tts_pytorch.SemanticToTextTrainer(model, dataset=pairs, **options),
+        spear_tts_pytorch.TextToSemanticTrainer(model, dataset=pairs, **options),
+        spear_tts_pytorch.SemanticToTextDatasetGenerator(model, dataset=[torch.tensor([1])], folder=tmp_path / "new"),
+    ]
+    for thing in printed:
+        lines = repr(thing).splitlines()
+        assert 1 <= len(lines) <= 3 and max(map(len, lines)) <= 200, lines
+        assert " object at 0x" not in repr(thing)

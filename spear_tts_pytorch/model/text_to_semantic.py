@@ -152,8 +152,8 @@ class TextToSemantic(
         return (
             f"TextToSemantic(dim {config.dim}, {config.source_depth} + {config.target_depth} layers, {config.heads} heads, "
             f"{parameters / 1e6:.1f} M parameters, on {self.device})\n"
-            f"  speech: {config.num_semantic_token_ids} ids, {self.wav2vec!r}\n"
-            f"  text: {config.num_text_token_ids} ids, {self.tokenizer_encode!r}"
+            f"  speech: {config.num_semantic_token_ids} ids, {_in_a_line(self.wav2vec)}\n"
+            f"  text: {config.num_text_token_ids} ids, {_in_a_line(self.tokenizer_encode)}"
         )
 
     @property
@@ -390,3 +390,7 @@ class TextToSemantic(
         model = cls(**pretrained.saved_arguments(folder, kwargs, known))
         model.load_weights(pretrained.read_weights(folder), source=str(folder))
         return model.eval()
+
+
+def _in_a_line(tokenizer: object) -> str:
+    return "no tokenizer" if tokenizer is None else " ".join(repr(tokenizer).split())

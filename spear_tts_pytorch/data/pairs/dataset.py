@@ -283,6 +283,9 @@ class MockDataset(Dataset[Tensor]):
     def __init__(self, length: int):
         self.length = length
 
+    def __repr__(self) -> str:
+        return f"MockDataset({self.length} clips of noise)"
+
     def __len__(self) -> int:
         return self.length
 

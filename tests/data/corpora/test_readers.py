@@ -10,6 +10,7 @@ import soundfile
 import torch
 
 from spear_tts_pytorch.data.corpora.readers import (
+    Waveforms,
     read_common_voice,
     read_corpus,
     read_folder,
@@ -292,3 +293,14 @@ def test_real_corpora(corpora):
         found = read_corpus(corpora / "ljspeech_mini")
     assert [one.text is not None for one in found] == [True] * 8 + [False] * 24
     assert len(list(read_folder(corpora / "ljspeech_mini" / "wavs"))) == 32
+
+
+def test_waveforms_have_one_rate(tmp_path):
+    for name, rate in (("a", 8000), ("b", 16000)):
+        soundfile.write(tmp_path / f"{name}.wav", np.random.default_rng(0).normal(0, 0.1, rate), rate)
+    (tmp_path / "a.txt").write_text("one")
+    with pytest.warns(UserWarning, match="1 clips have no text"):
+        waves = Waveforms(read_folder(tmp_path), 8000)
+    assert repr(waves) == "Waveforms(2 clips at 8000 Hz)" and len(waves) == 2
+    assert (waves.ids, waves.texts) == (["a", "b"], ["one", None])
+    assert waves[0].dtype == waves[1].dtype == torch.float32 and len(waves[0]) == len(waves[1]) == 8000
