@@ -22,7 +22,7 @@ SPEECH_PAD_ID, TEXT_PAD_ID = -1, 0
 
 Row: TypeAlias = Tensor | np.ndarray | Sequence[int] | Sequence[float]
 Batch: TypeAlias = Tensor | np.ndarray | Sequence[str] | Sequence[Row]
-"""What users hand over: texts, or waveforms or ids as one tensor or array, or as rows."""
+"""A batch as users give it: texts; or waveforms or ids, as one tensor or array, or as rows."""
 
 INTEGER_DTYPES = (
     torch.uint8,

@@ -1,6 +1,6 @@
 """Faster decoding on request: weights in fewer bits, and compiled steps.
 
-In: a model, and what was asked of `quantize` and `compile`. Out: the `FusedDecoder` that decoding runs. Training, scoring,
+In: a model, and the options given to `quantize` and `compile`. Out: the `FusedDecoder` that decoding runs. Training, scoring,
 encoding and saving use the model's own weights, which stay as they are.
 """
 

@@ -35,7 +35,7 @@ SHOWN = 20  # indices and reasons that a warning lists
 
 @dataclass(frozen=True, eq=False)
 class Generated:
-    """What was generated for one source.
+    """The generated ids of one source.
 
     Attributes:
         ids: int64 `[n]` on the CPU, without padding and end-of-sequence; n may be 0.

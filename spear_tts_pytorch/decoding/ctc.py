@@ -150,11 +150,11 @@ def _as_list(ids: Sequence[int] | Tensor) -> list[int]:
 
 
 class _Prefixes:
-    """All prefixes met, as nodes of a tree, the empty one 0; each with its last id and what it adds to the score."""
+    """All prefixes met, as nodes of a tree, the empty one 0; each with its last id and its share of the score."""
 
     def __init__(self, lm: CharacterLM | None, lm_weight: float, length_bonus: float):
         self.lm, self.weight, self.bonus = lm, lm_weight, length_bonus
-        self.most = length_bonus  # what one more id may add at most; a language model with a positive weight only takes
+        self.most = length_bonus  # one more id adds at most this: a language model with a positive weight only subtracts
         self.parent, self.last, self.extra = [-1], [BEGIN], [0.0]
         self.children: list[dict[int, int]] = [{}]
         self.next: list[list[float] | None] = [None]  # the language model's log-probabilities, once needed
@@ -187,7 +187,7 @@ class _Prefixes:
         return number
 
     def final(self, node: int) -> float:
-        """What is added to the log-probability of a finished text."""
+        """The sum that is added to the log-probability of a finished text."""
         ending = 0.0 if self.lm is None else self.weight * self.after(node)[self.lm.vocab_size]
         return self.extra[node] + ending
 

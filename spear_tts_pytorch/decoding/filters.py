@@ -57,7 +57,7 @@ def top_p(logits: Tensor, thres: float = 0.9) -> Tensor:
         return logits
     ordered, indices = logits.sort(dim=-1, descending=True)
     probabilities = ordered.softmax(dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities  # probability of what is better than each id
+    before = probabilities.cumsum(dim=-1) - probabilities  # probability of the ids that are better than each
     ordered = ordered.masked_fill(before >= thres, NEGATIVE_INFINITY)
     # rounding must not remove the best id: before[0] is p - p = 0 < thres
     return torch.empty_like(logits).scatter_(-1, indices, ordered)

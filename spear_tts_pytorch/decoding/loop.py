@@ -41,7 +41,7 @@ class Hypothesis:
 
 @dataclass(frozen=True, eq=False)
 class DecodeResult:
-    """What was decoded for a batch.
+    """The decoded ids of a batch.
 
     Attributes:
         ids: int64 `[b, n]`, end-of-sequence where it came and padding after it; n >= 1.
@@ -59,7 +59,7 @@ class DecodeResult:
 
 @dataclass(frozen=True)
 class Limits:
-    """What ends a row, and what it never contains.
+    """The ids that end and fill rows, and those that rows never contain.
 
     Attributes:
         eos_id: ends a row; None for rows that only `max_length` ends.
@@ -114,7 +114,7 @@ class Strategy(Protocol):
         ...
 
     def hypotheses(self, slots: list[int]) -> list[list[Hypothesis]]:
-        """What was found for the sources in these slots, best first each."""
+        """The hypotheses of the sources in these slots, best first each."""
         ...
 
     def replace(self: S, slots: list[int], other: S) -> None:
@@ -129,7 +129,7 @@ class Strategy(Protocol):
 
 
 class Progress(NamedTuple):
-    """What a step brought: the sources that ended, with their hypotheses, and (when asked) the new ids of each source."""
+    """The news of a step: the sources that ended, with their hypotheses, and on request the new ids of each source."""
 
     finished: Mapping[int, list[Hypothesis]]
     gained: Callable[[], dict[int, Tensor]]

@@ -22,7 +22,7 @@ LEAST_TEMPERATURE = 1e-6
 
 
 class DecodableModel(Protocol):
-    """What the check of options asks of a model."""
+    """A model, as far as the check of options is concerned."""
 
     cond_drop_prob: float
 
@@ -189,7 +189,7 @@ def options_of(method: str, keywords: type, values: Mapping[str, Any], **fixed: 
     Args:
         method: its name, for errors.
         keywords: the TypedDict of the keywords it takes.
-        values: what its caller gave.
+        values: the keywords that its caller gave.
         fixed: options that the method itself decides.
 
     Raises:

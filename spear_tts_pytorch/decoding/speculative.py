@@ -55,7 +55,7 @@ class DraftingStep(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SpeculativeResult(DecodeResult):
-    """What was drawn, and what the drafts were worth.
+    """The result of a batch, and the worth of its drafts.
 
     Attributes:
         accepted: share of the drafts that became ids of the result; 0 if none was made.
@@ -212,7 +212,7 @@ class Speculation:
         q: list[Tensor] = []
         best: list[Tensor] = []
         noise: tuple[Tensor, Tensor] | None = None
-        for index in range(max(k, 1)):  # without drafts, the first position tells what they would be worth
+        for index in range(max(k, 1)):  # without drafts, the first position tells their worth
             logits = self.step.draft(ids, self.cache)
             assert logits is not None
             logits = self.restrict(logits[:, -1].float())
@@ -265,7 +265,7 @@ class Speculation:
         self._settle(k, tokens, numbers)
 
     def _write(self, ids: Tensor, log_probs: Tensor) -> None:
-        """Writes `[r, n]` behind what the rows have."""
+        """Writes ids and log-probabilities `[r, n]` behind those of the rows."""
         n, size = ids.shape[1], self.ids.shape[1]
         if max(self.counts) + n > size:
             self.ids, self.log_probs = F.pad(self.ids, (0, size + n)), F.pad(self.log_probs, (0, size + n))

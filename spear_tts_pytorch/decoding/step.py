@@ -107,7 +107,7 @@ class DecoderStep:
     Args:
         model: gives embeddings, masks and the early exit, as they are now.
         decoder: the model's decoder for this target modality, see `accelerate.fused_decoder`.
-        target_type: what is decoded.
+        target_type: modality of the decoded ids.
         cond_scale: scale of classifier-free guidance (arXiv 2207.12598); 1 is no guidance.
     """
 
@@ -115,7 +115,7 @@ class DecoderStep:
         self.model, self.decoder = model, decoder
         self.target_type: Modality = target_type
         self.cond_scale = cond_scale
-        self._allowed: tuple[Tensor | None, Tensor | None] = (None, None)  # a cache's mask, and what was made of it
+        self._allowed: tuple[Tensor | None, Tensor | None] = (None, None)  # a cache's mask, and the mask of keys made of it
 
     def new_cache(self, context: Tensor, mask: Tensor, positions: Tensor, prompt: Tensor | None = None) -> KVCache:
         """An empty cache for sources `[s, m, dim]` with their mask `[s, m]` and positions `[s, m]`.

@@ -1,1 +1,1 @@
-"""The model: what is learned, its inputs and losses, its files."""
+"""The model: its learned parts, its inputs and losses, its files."""

@@ -1,4 +1,4 @@
-"""The loss of a batch: cross entropy, and what a model adds to it: CTC head, early exit head, alignment regulariser.
+"""The loss of a batch: cross entropy, and the parts that a model adds: CTC head, early exit head, alignment regulariser.
 
 In: encoder and decoder outputs, target ids. Out: scalars. The formulas are in `losses.py`.
 """

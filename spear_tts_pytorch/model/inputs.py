@@ -34,7 +34,7 @@ def to_ids(
     Args:
         x: ids `[b, n]` of any integer dtype, or rows `[n]` of them; for text also a list of texts; for speech also
             waveforms `[b, t]` or rows `[t]`, floating point.
-        name: what to call `x` in errors.
+        name: how errors call `x`.
         tokenizer: of texts or waveforms.
         lengths: samples of each waveform that are audio, `[b]`.
         mask: `[b, n]`, True at real ids; the others become padding.
@@ -43,7 +43,7 @@ def to_ids(
 
     Raises:
         TypeError: neither texts, waveforms nor ids of that modality.
-        ValueError: no tokenizer for what was given, ids out of range, padding before an id, a row without any.
+        ValueError: no tokenizer for these texts or waveforms, ids out of range, padding before an id, a row without any.
     """
     if isinstance(x, str):
         raise TypeError(f"{name} is a single text: give a list of texts")

@@ -1,7 +1,6 @@
 """Losses on logits and pooled embeddings: cross entropy, CTC, alignment regulariser.
 
 In: logits `[b, n, v]`, target ids `[b, n]` with padding, masks. Out: scalars; padding never counts.
-Does not know modalities or models.
 """
 
 from __future__ import annotations
