@@ -272,8 +272,8 @@ def _search_row(
 def _advance(beam: Beam, p_blank: float, active: dict[int, float], prefixes: _Prefixes, beam_size: int) -> Beam:
     """The prefixes reached from `beam` by one frame; `active` is sorted, the most probable id first.
 
-    A prefix is reached from itself and from its parent only. So what the beam's own prefixes get is known at once, and
-    a new one is worth a look only if it can beat the last of them: this drops nothing that could stay.
+    A prefix is reached from itself and from its parent only. So the scores of the beam's own prefixes are known at once.
+    A new prefix is looked at only if it can beat the last of them: this drops none that could stay.
     """
     last_of, parent_of, extra = prefixes.last, prefixes.parent, prefixes.extra
     grown: Beam = {}
