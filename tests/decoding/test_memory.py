@@ -44,6 +44,7 @@ def test_the_cache_of_1000_ids_of_8_rows_is_allocated_by_doubling_and_freed(mode
     assert live_bytes() <= before and all(cache() is None for cache in caches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, dict(spec_decode=True), dict(beam_search_decode=True, beam_size=3)], ids=str)
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_nothing_is_left_of_5_calls(model, options, precision):
