@@ -19,6 +19,19 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [found.name for found in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    write_whole(tmp_path / "a", b"old")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="space"):
+        write_whole(tmp_path / "a", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"old"
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_a_file_that_exists_is_kept_where_asked(tmp_path, monkeypatch, links):
     if not links:  # as on FAT

@@ -1,29 +1,16 @@
-"""Pairs on disk: round trip, what other readers see, wholeness, folders of release 0.4.8, bad input."""
+"""Pairs as a dataset: items, columns, filters, damaged shards, workers and copies."""
 
-import json
+import pickle
+import warnings
 
-import numpy as np
-import pandas
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pair_rows import ROWS, as_lists, fill, row, write_rows
+from torch.utils.data import ConcatDataset, DataLoader
 
-from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset, MockDataset, PairWriter, list_shards, write_pairs
-from spear_tts_pytorch.utils.files import write_whole
-
-ROWS = [([3, 4, 4, 19], [1, 2]), ([0], []), ([7] * 9, [29, 1, 1])]
-
-
-def write_rows(folder, rows=ROWS, **options):
-    options = {"num_semantic_token_ids": 20, "num_text_token_ids": 30, **options}
-    with PairWriter(folder, **options) as writer:
-        for index, (semantic_ids, text_ids) in enumerate(rows):
-            writer.write(f"utt{index}", torch.tensor(semantic_ids), text_ids, text="ab", score=-0.5 * index)
-
-
-def as_lists(dataset):
-    return [(semantic.tolist(), text.tolist()) for semantic, text in (dataset[i] for i in range(len(dataset)))]
+from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset, MockDataset, list_shards
+from spear_tts_pytorch.data.pairs.shards import pair_schema
 
 
 @pytest.mark.parametrize("rows_per_shard", [1, 2, 100])
@@ -41,75 +28,6 @@ def test_round_trip(tmp_path, rows_per_shard):
         dataset[3]
 
 
-def test_other_readers_see_the_documented_columns(tmp_path):
-    write_rows(tmp_path)
-    (shard,) = list_shards(tmp_path)
-    assert shard.name == "pairs-00000-000000.parquet"
-    assert pq.read_schema(shard).names == ["id", "semantic_ids", "text_ids", "text", "score", "source"]
-    assert pq.read_schema(shard).field("semantic_ids").type == pa.list_(pa.int32())
-    assert pq.ParquetFile(shard).metadata.row_group(0).column(0).compression == "ZSTD"
-    frame = pandas.read_parquet(shard)
-    assert frame["semantic_ids"][2].tolist() == ROWS[2][0] and frame["text"][0] == "ab"
-    assert frame["score"].dtype == np.float32
-    description = json.loads((tmp_path / "dataset.json").read_text())
-    assert description["counts"] == {"pairs": 3, "shards": 1}
-    assert description["num_semantic_token_ids"] == 20 and description["pad_id"] == {"speech": -1, "text": 0}
-
-
-def test_writing_goes_on_and_ranks_stay_apart(tmp_path):
-    write_rows(tmp_path)
-    before = list_shards(tmp_path)[0].read_bytes()
-    write_rows(tmp_path)
-    write_rows(tmp_path, rank=1)
-    names = [path.name for path in list_shards(tmp_path)]
-    assert names == ["pairs-00000-000000.parquet", "pairs-00000-000001.parquet", "pairs-00001-000000.parquet"]
-    assert list_shards(tmp_path)[0].read_bytes() == before
-    assert as_lists(GeneratedAudioTextDataset(tmp_path)) == ROWS * 3
-
-
-def test_pairs_before_an_error_are_kept(tmp_path):
-    with pytest.raises(RuntimeError, match="power"):
-        with PairWriter(tmp_path, num_semantic_token_ids=20, num_text_token_ids=30) as writer:
-            writer.write("a", [1], [2])
-            raise RuntimeError("power")
-    assert as_lists(GeneratedAudioTextDataset(tmp_path)) == [([1], [2])]
-
-
-def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
-    write_whole(tmp_path / "a", b"old")
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="space"):
-        write_whole(tmp_path / "a", b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    assert (tmp_path / "a").read_bytes() == b"old"
-
-
-def test_ids_are_checked_when_written(tmp_path):
-    writer = PairWriter(tmp_path, num_semantic_token_ids=20, num_text_token_ids=30)
-    for semantic_ids, text_ids, message in [
-        ([20], [1], "semantic_ids of the pair 'x' holds 20"),
-        ([-1], [1], "holds -1"),
-        ([1], [0], "text_ids of the pair 'x' holds 0"),
-        ([1], [30], "holds 30"),
-        ([[1]], [1], r"integers \[n\]"),
-        ([0.5], [1], r"integers \[n\]"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            writer.write("x", semantic_ids, text_ids)
-
-
-def test_pairs_of_another_kind_are_refused(tmp_path):
-    write_rows(tmp_path, unique_consecutive=True)
-    for changed in ({"unique_consecutive": False}, {"num_text_token_ids": 31}, {"options": {"beam_size": 4}}):
-        with pytest.raises(ValueError, match=f"{next(iter(changed.get('options', changed)))} is"):
-            write_rows(tmp_path, **{"unique_consecutive": True, **changed})
-    assert len(GeneratedAudioTextDataset(tmp_path)) == 3
-
-
 def test_folders_without_pairs(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder of pairs"):
         GeneratedAudioTextDataset(tmp_path / "missing")
@@ -125,54 +43,91 @@ def test_a_shard_cut_in_half_is_named(tmp_path):
         GeneratedAudioTextDataset(tmp_path)
 
 
-def test_write_pairs(tmp_path):
-    pairs = [(torch.tensor(semantic), torch.tensor(text, dtype=torch.int32)) for semantic, text in ROWS]
-    write_pairs(tmp_path, pairs, ids=["a", "b", "c"], texts=["x", None, "z"], num_text_token_ids=30)
-    dataset = GeneratedAudioTextDataset(tmp_path)
-    assert as_lists(dataset) == ROWS
-    assert (dataset.ids, dataset.column("text")) == (["a", "b", "c"], ["x", None, "z"])
-    assert dataset.column("source") == ["real"] * 3
-
-
-def test_rows_of_release_048_as_their_clean_parse(fixtures):
-    expected = json.loads((fixtures / "legacy_pairs.json").read_text())
-    eos_id = {"speech": expected["eos_speech"], "text": expected["eos_text"]}
-    for options in ({"eos_id": eos_id}, {}):  # told, and recognised
-        dataset = GeneratedAudioTextDataset(fixtures / "legacy_pairs", **options)
-        assert [path.name for path in dataset.paths] == sorted(expected["files"], key=lambda name: int(name[:-3]))
-        for path, (semantic_ids, text_ids) in zip(dataset.paths, dataset, strict=True):
-            assert semantic_ids.tolist() == expected["files"][path.name]["clean_audio"]
-            assert text_ids.tolist() == expected["files"][path.name]["clean_text"]
-
-
-def test_rows_of_release_048(tmp_path):
-    torch.save(torch.tensor([3, 4, -1, -1, -1, 7, 8, 0]), tmp_path / "10.pt")  # padding, delimiter, padding
-    torch.save(torch.tensor([5, 6, -1, 7, 9], dtype=torch.int32), tmp_path / "9.pt")
-    # in the order of their numbers; nothing in them looks like an end-of-sequence
-    assert as_lists(GeneratedAudioTextDataset(tmp_path)) == [([5, 6], [7, 9]), ([3, 4], [7, 8])]
-    told = GeneratedAudioTextDataset(tmp_path, eos_id={"speech": 6, "text": 8})
-    assert as_lists(told) == [([5], [7, 9]), ([3, 4], [7])]
-    torch.save(torch.tensor([1, 2, 3]), tmp_path / "11.pt")
-    with pytest.raises(ValueError, match="11.pt has no delimiter -1"):
-        GeneratedAudioTextDataset(tmp_path)
-    (tmp_path / "11.pt").write_bytes(b"not a tensor")
-    with pytest.raises(ValueError, match="11.pt is damaged or no file of weights"):
-        GeneratedAudioTextDataset(tmp_path)
-    write_rows(tmp_path / "new")
-    (tmp_path / "new" / "0.pt").write_bytes((tmp_path / "9.pt").read_bytes())
-    with pytest.raises(ValueError, match="both Parquet shards and .pt rows"):
-        GeneratedAudioTextDataset(tmp_path / "new")
-
-
 def test_mock_dataset():
     dataset = MockDataset(3)
     assert len(dataset) == 3 and dataset[2].shape == (1024,) and len(list(dataset)) == 3
 
 
-def test_ids_and_texts_are_one_for_each_pair(tmp_path):
-    pairs = [([1, 2], [3])] * 2
-    for name in ("ids", "texts"):
-        with pytest.raises(ValueError, match=f"{name} has fewer entries than there are pairs"):
-            write_pairs(tmp_path / name, pairs, **{name: ["one"]})
-    write_pairs(tmp_path / "numbers", pairs, ids=[7, 8])
-    assert GeneratedAudioTextDataset(tmp_path / "numbers", ids=[8], columns="id")[0] == ("8",)
+@pytest.mark.parametrize("cache", [True, False])
+def test_columns_on_request(tmp_path, cache):
+    options = {"cache_folder": tmp_path / "cache"} if cache else {}
+    dataset = GeneratedAudioTextDataset(fill(tmp_path / "p"), columns=("id", "score", "text_ids", "source"), **options)
+    name, score, text_ids, source = dataset[8]
+    assert (name, source, text_ids.tolist()) == ("u8", "generated", row(8)[1])
+    assert score == pytest.approx(-0.8) and dataset[9][1] is None
+    with pytest.raises(ValueError, match="columns must be of id, .*'sound'"):
+        GeneratedAudioTextDataset(tmp_path / "p", columns=("sound",))
+
+
+def test_filters(tmp_path):
+    fill(tmp_path)
+    numbers = list(range(40))
+    scored = [number for number in numbers if number % 10 != 9]
+
+    def kept(**options):
+        dataset = GeneratedAudioTextDataset(tmp_path, **options)
+        found = [int(name[1:]) for name in dataset.ids]
+        assert as_lists(dataset) == [row(number) for number in found]
+        assert dataset.lengths.tolist() == [[len(part) for part in row(number)] for number in found]
+        assert dataset.column("text") == [f"text {number}" for number in found]
+        return found
+
+    assert kept(min_score=-2.05) == [number for number in scored if number <= 20]
+    assert kept(score_quantile=0.5) == scored[: len(scored) // 2]
+    assert kept(score_quantile=0.0) == scored
+    assert kept(semantic_lengths=(3, 5)) == [number for number in numbers if 3 <= number % 13 <= 5]
+    assert kept(text_lengths=(1, None)) == [number for number in numbers if number % 5]
+    assert kept(ids={"u3", "u30", "other"}) == [3, 30]
+    assert kept(ids={f"u{n}" for n in range(20)}, text_lengths=(None, 0), min_score=-1.2) == [0, 5, 10]
+    with pytest.raises(ValueError, match="no pair that passes the filters, of 40"):
+        kept(min_score=1.0)
+    with pytest.raises(ValueError, match="score_quantile must be from 0 to 1, got 20"):
+        kept(score_quantile=20)
+
+
+def test_damaged_shards_are_named_and_can_be_left_out(tmp_path):
+    fill(tmp_path, rows=28)
+    cut, overwritten = list_shards(tmp_path)[1:3]
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    with pytest.raises(ValueError, match=f"{cut.name} is not a readable shard .*on_error='skip'"):
+        GeneratedAudioTextDataset(tmp_path)
+    data = bytearray(overwritten.read_bytes())
+    data[100:400] = bytes(300)  # the end, which opening reads, is whole
+    overwritten.write_bytes(data)
+    with pytest.warns(UserWarning, match="left out") as caught:
+        dataset = GeneratedAudioTextDataset(tmp_path, on_error="skip")
+    assert len(caught) == len(dataset.skipped) == 2
+    assert as_lists(dataset) == [row(number) for number in [*range(7), *range(21, 28)]]
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=f"no shard of .*{cut.name}"):
+        (tmp_path / "2").mkdir()
+        (tmp_path / "2" / cut.name).write_bytes(cut.read_bytes())
+        GeneratedAudioTextDataset(tmp_path / "2", on_error="skip")
+    cut.unlink()
+    dataset = GeneratedAudioTextDataset(tmp_path)
+    assert dataset[0][0].tolist() == row(0)[0]
+    with pytest.raises(ValueError, match=f"{overwritten.name} is not a readable shard"):
+        dataset[7]
+    with pytest.raises(ValueError, match="on_error must be 'raise' or 'skip', got 'ignore'"):
+        GeneratedAudioTextDataset(tmp_path, on_error="ignore")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_copies_and_concatenation(tmp_path, mapped, workers):
+    one, two = (
+        GeneratedAudioTextDataset(fill(tmp_path / "1")),
+        GeneratedAudioTextDataset(fill(tmp_path / "2", start=40)),
+    )
+    both = ConcatDataset([one, two])
+    assert len(as_lists(one)) == 40
+    copied = pickle.loads(pickle.dumps(both))
+    assert len(pickle.dumps(one)) < 5_000  # not what is mapped
+    loaded = list(DataLoader(copied, batch_size=None, num_workers=workers))
+    assert [tuple(part.tolist() for part in pair) for pair in loaded] == [row(number) for number in range(80)]
+
+
+def test_a_folder_without_rows(tmp_path):
+    pq.write_table(pair_schema().empty_table(), tmp_path / "pairs-00000-000000.parquet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = GeneratedAudioTextDataset(tmp_path, cache_folder=tmp_path / "cache")
+        assert len(dataset) == 0 and dataset.lengths.shape == (0, 2) and dataset.ids == []

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spear_tts_pytorch.data import pair_tools
 from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset, PairWriter, list_shards
+from spear_tts_pytorch.data.pairs import tools as pair_tools
 from spear_tts_pytorch.data.pairs.shards import read_shard
 from spear_tts_pytorch.data.pairs.tools import deduplicate, merge, split, stats
 

@@ -1,4 +1,4 @@
-"""Writing pairs: kills, full disks, bounds of shards, many rows at once, ids that come twice."""
+"""Writing pairs: what is checked, kills, full disks, bounds of shards, many rows at once, ids that come twice."""
 
 import itertools
 import json
@@ -12,14 +12,51 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pair_rows import as_lists, fill, row
+from pair_rows import ROWS, as_lists, fill, needs_fork, row, write_rows
 
 from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset, PairWriter, list_shards, write_pairs
-from spear_tts_pytorch.data.pairs import dataset as pairs_module
-from spear_tts_pytorch.data.pairs.cache import CACHE_NAME
 from spear_tts_pytorch.data.pairs.shards import read_footer, read_shard
 
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+
+def test_writing_goes_on_and_ranks_stay_apart(tmp_path):
+    write_rows(tmp_path)
+    before = list_shards(tmp_path)[0].read_bytes()
+    write_rows(tmp_path)
+    write_rows(tmp_path, rank=1)
+    names = [path.name for path in list_shards(tmp_path)]
+    assert names == ["pairs-00000-000000.parquet", "pairs-00000-000001.parquet", "pairs-00001-000000.parquet"]
+    assert list_shards(tmp_path)[0].read_bytes() == before
+    assert as_lists(GeneratedAudioTextDataset(tmp_path)) == ROWS * 3
+
+
+def test_pairs_before_an_error_are_kept(tmp_path):
+    with pytest.raises(RuntimeError, match="power"):
+        with PairWriter(tmp_path, num_semantic_token_ids=20, num_text_token_ids=30) as writer:
+            writer.write("a", [1], [2])
+            raise RuntimeError("power")
+    assert as_lists(GeneratedAudioTextDataset(tmp_path)) == [([1], [2])]
+
+
+def test_ids_are_checked_when_written(tmp_path):
+    writer = PairWriter(tmp_path, num_semantic_token_ids=20, num_text_token_ids=30)
+    for semantic_ids, text_ids, message in [
+        ([20], [1], "semantic_ids of the pair 'x' holds 20"),
+        ([-1], [1], "holds -1"),
+        ([1], [0], "text_ids of the pair 'x' holds 0"),
+        ([1], [30], "holds 30"),
+        ([[1]], [1], r"integers \[n\]"),
+        ([0.5], [1], r"integers \[n\]"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            writer.write("x", semantic_ids, text_ids)
+
+
+def test_pairs_of_another_kind_are_refused(tmp_path):
+    write_rows(tmp_path, unique_consecutive=True)
+    for changed in ({"unique_consecutive": False}, {"num_text_token_ids": 31}, {"options": {"beam_size": 4}}):
+        with pytest.raises(ValueError, match=f"{next(iter(changed.get('options', changed)))} is"):
+            write_rows(tmp_path, **{"unique_consecutive": True, **changed})
+    assert len(GeneratedAudioTextDataset(tmp_path)) == 3
 
 
 def long_row(number):
@@ -73,19 +110,6 @@ def test_two_writers_of_one_rank_lose_nothing(tmp_path):
     assert GeneratedAudioTextDataset(tmp_path).ids == ["u0", "u1", "u2", "u3"]
 
 
-@pytest.fixture
-def small_disk():
-    """Files cannot grow beyond so many bytes: the system refuses the write itself."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size=None):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (before[0] if size is None else size, before[1]))
-
-    yield limit
-    limit()
-
-
 @pytest.mark.parametrize("together", [False, True])
 def test_a_full_disk_loses_nothing(tmp_path, small_disk, together):
     writer = PairWriter(tmp_path, num_semantic_token_ids=500, rows_per_shard=50)
@@ -109,18 +133,6 @@ def test_a_full_disk_loses_nothing(tmp_path, small_disk, together):
     writer.close()  # there is room again: what was held back is written
     rows = 180 if together else 100
     assert as_lists(GeneratedAudioTextDataset(tmp_path)) == [row(number) for number in range(rows)]
-
-
-def test_a_full_disk_under_a_reader(tmp_path, small_disk, monkeypatch):
-    monkeypatch.setattr(pairs_module, "IN_MEMORY_IDS", 0)  # shards are decoded to files
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    dataset = GeneratedAudioTextDataset(fill(tmp_path / "p"))
-    small_disk(100)
-    with pytest.raises(OSError, match="make room, or pass a cache_folder"):
-        dataset[0]
-    assert not list((tmp_path / "p" / CACHE_NAME).iterdir())
-    small_disk()
-    assert dataset[3][0].tolist() == row(3)[0]
 
 
 def test_folders_without_right_to_write(tmp_path, monkeypatch):
@@ -199,3 +211,21 @@ def test_an_id_twice_is_refused_in_real_pairs(tmp_path):
         with pytest.raises(ValueError, match=f"the id '{ids[0]}' comes twice in {tmp_path}"):
             write_pairs(tmp_path, [([1], [1])] * 2, ids=ids)
     assert GeneratedAudioTextDataset(tmp_path).ids == ["a", "b"]
+
+
+def test_write_pairs(tmp_path):
+    pairs = [(torch.tensor(semantic), torch.tensor(text, dtype=torch.int32)) for semantic, text in ROWS]
+    write_pairs(tmp_path, pairs, ids=["a", "b", "c"], texts=["x", None, "z"], num_text_token_ids=30)
+    dataset = GeneratedAudioTextDataset(tmp_path)
+    assert as_lists(dataset) == ROWS
+    assert (dataset.ids, dataset.column("text")) == (["a", "b", "c"], ["x", None, "z"])
+    assert dataset.column("source") == ["real"] * 3
+
+
+def test_ids_and_texts_are_one_for_each_pair(tmp_path):
+    pairs = [([1, 2], [3])] * 2
+    for name in ("ids", "texts"):
+        with pytest.raises(ValueError, match=f"{name} has fewer entries than there are pairs"):
+            write_pairs(tmp_path / name, pairs, **{name: ["one"]})
+    write_pairs(tmp_path / "numbers", pairs, ids=[7, 8])
+    assert GeneratedAudioTextDataset(tmp_path / "numbers", ids=[8], columns="id")[0] == ("8",)
