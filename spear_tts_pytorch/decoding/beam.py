@@ -50,9 +50,8 @@ class BeamSearch:
         self.log_probs = torch.zeros(rows, 1, device=device)  # [s, w]
         self.ids = torch.empty(rows, 1, 0, dtype=torch.long, device=device)  # [s, w, columns]
         self.kept: dict[int, list[Hypothesis]] = {number: [] for number in numbers}  # best first, at most n_best each
-        self.worst = torch.full(
-            (rows,), NEGATIVE_INFINITY, device=device
-        )  # [s], the score that a finished one must beat
+        # [s], the score that a finished hypothesis must beat
+        self.worst = torch.full((rows,), NEGATIVE_INFINITY, device=device)
 
     @property
     def rows(self) -> int:

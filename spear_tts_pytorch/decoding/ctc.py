@@ -154,9 +154,8 @@ class _Prefixes:
 
     def __init__(self, lm: CharacterLM | None, lm_weight: float, length_bonus: float):
         self.lm, self.weight, self.bonus = lm, lm_weight, length_bonus
-        self.most = (
-            length_bonus  # one more id adds at most this: a language model with a positive weight only subtracts
-        )
+        # One more id adds at most this: a language model with a positive weight only subtracts.
+        self.most = length_bonus
         self.parent, self.last, self.extra = [-1], [BEGIN], [0.0]
         self.children: list[dict[int, int]] = [{}]
         self.next: list[list[float] | None] = [None]  # the language model's log-probabilities, once needed

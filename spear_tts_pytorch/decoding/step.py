@@ -115,10 +115,8 @@ class DecoderStep:
         self.model, self.decoder = model, decoder
         self.target_type: Modality = target_type
         self.cond_scale = cond_scale
-        self._allowed: tuple[Tensor | None, Tensor | None] = (
-            None,
-            None,
-        )  # a cache's mask, and the mask of keys made of it
+        # a cache's mask, and the mask of keys made of it
+        self._allowed: tuple[Tensor | None, Tensor | None] = (None, None)
 
     def new_cache(self, context: Tensor, mask: Tensor, positions: Tensor, prompt: Tensor | None = None) -> KVCache:
         """An empty cache for sources `[s, m, dim]` with their mask `[s, m]` and positions `[s, m]`.
