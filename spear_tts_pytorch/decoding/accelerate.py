@@ -18,7 +18,7 @@ from spear_tts_pytorch.decoding.step import DecoderStep, Seq2Seq
 from spear_tts_pytorch.nn.fused.fused_decoder import FusedDecoder
 from spear_tts_pytorch.nn.fused.packed import MANY_STEPS, PRECISIONS, Precision
 from spear_tts_pytorch.tokens import Modality
-from spear_tts_pytorch.utils.checks import evaluating
+from spear_tts_pytorch.utils.checks import in_evaluation
 
 KEPT_ROWS = 8  # rows that a decoder that is kept is prepared for
 
@@ -110,12 +110,11 @@ def compile_steps(model: M, *, batch_sizes: tuple[int, ...] = (1, 2), warm_up: b
 @torch.no_grad()
 def _warm_up(model: Accelerated, source: Tensor, steps: int = 4) -> None:
     """Runs some steps for text ids `[b, n]` with fixed target ids; the first one reads no ids and is not compiled."""
-    with evaluating(model):
-        context, mask, positions = model.encode_ids(source.to(model.device), "text")
-        step = DecoderStep(model, fused_decoder(model, "speech", rows=len(source), steps=steps), "speech")
-        cache = step.new_cache(context, mask, positions.expand(len(source), -1))
-        for index in range(steps):
-            step(torch.zeros(len(source), min(index, 1), dtype=torch.long, device=model.device), cache)
+    context, mask, positions = in_evaluation(model).encode_ids(source.to(model.device), "text")
+    step = DecoderStep(model, fused_decoder(model, "speech", rows=len(source), steps=steps), "speech")
+    cache = step.new_cache(context, mask, positions.expand(len(source), -1))
+    for index in range(steps):
+        step(torch.zeros(len(source), min(index, 1), dtype=torch.long, device=model.device), cache)
 
 
 def fused_decoder(

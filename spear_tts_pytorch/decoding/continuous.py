@@ -20,7 +20,7 @@ from spear_tts_pytorch.decoding.loop import Admitted, Hypothesis, Limits, decode
 from spear_tts_pytorch.decoding.options import DecodingOptions
 from spear_tts_pytorch.decoding.step import DecoderStep
 from spear_tts_pytorch.tokens import Modality, mask_from_lengths, pad_sequences
-from spear_tts_pytorch.utils.checks import evaluating
+from spear_tts_pytorch.utils.checks import in_evaluation
 
 Rows = Iterator[tuple[int, Tensor]]  # numbers and source ids [n], without padding
 
@@ -47,10 +47,9 @@ def generate_each(
         yield from _speculate_each(model, rows, options, slots=slots, seed=seed, prompts=prompts)
         return
     limits = Limits.of(model.vocabulary[options.target_type])
-    with evaluating(model):
-        waiting = _Waiting(model, decoder_step(model, options, slots), rows, options, prompts, slots)
-        for progress in decode(waiting.step, waiting, strategy_of(options, limits, seed, model.device), slots):
-            yield from progress.finished.items()
+    waiting = _Waiting(model, decoder_step(model, options, slots), rows, options, prompts, slots)
+    for progress in decode(waiting.step, waiting, strategy_of(options, limits, seed, model.device), slots):
+        yield from progress.finished.items()
 
 
 def _speculate_each(
@@ -67,10 +66,9 @@ def _speculate_each(
         numbers = [number for number, _ in batch]
         source = pad_sequences([ids for _, ids in batch], model.vocabulary[options.source_type].pad_id)
         prompt = None if prompts is None else [prompts[number] for number in numbers]
-        with evaluating(model):
-            run = begin(model, source.to(model.device), options, prompt=prompt, seed=seed, numbers=numbers)
-            for progress in run.steps:
-                yield from progress.finished.items()
+        run = begin(model, source.to(model.device), options, prompt=prompt, seed=seed, numbers=numbers)
+        for progress in run.steps:
+            yield from progress.finished.items()
 
 
 class _Waiting:
@@ -114,7 +112,7 @@ class _Waiting:
         batch = list(islice(self.rows, self.chunk))
         if batch:
             ids = pad_sequences([row for _, row in batch], self.source_pad).to(self.model.device)
-            context, mask, positions = self.model.encode_ids(ids, self.source_type)
+            context, mask, positions = in_evaluation(self.model).encode_ids(ids, self.source_type)
             lengths = cast("list[int]", mask.sum(dim=1).tolist())
             for (number, _), encoded, length in zip(batch, context, lengths, strict=True):
                 self.encoded.append((number, encoded[:length], positions[0, :length]))

@@ -40,7 +40,7 @@ from spear_tts_pytorch.decoding.speculative import Speculation
 from spear_tts_pytorch.decoding.step import DecoderStep
 from spear_tts_pytorch.nn.fused.kv_cache import KVCache
 from spear_tts_pytorch.tokens import Batch, Modality, valid_mask
-from spear_tts_pytorch.utils.checks import evaluating
+from spear_tts_pytorch.utils.checks import in_evaluation
 
 
 class BatchKeywords(DecodingKeywords, total=False):
@@ -155,7 +155,7 @@ def generate(
     """
     how = options_of("generate", DecodingKeywords, options)
     how.check(model)
-    with evaluating(model), tqdm(unit="step", disable=None if progress else True, leave=False) as bar:
+    with tqdm(unit="step", disable=None if progress else True, leave=False) as bar:
         source = model.source_ids(source, how.source_type, source_mask, source_lengths)
         run = begin(model, source, how, prompt=prompt, seed=seed_of(generator))
         result = run.result(drained(run.steps, bar.update))
@@ -192,10 +192,9 @@ def generate_n_best(
     fixed: dict[str, Any] = dict(beam_search_decode=True, n_best=n_best)
     how = options_of("generate_n_best", BeamKeywords, options, **fixed)
     how.check(model)
-    with evaluating(model):
-        source = model.source_ids(source, how.source_type, source_mask, source_lengths)
-        run = begin(model, source, how, prompt=prompt, seed=0)
-        return run.result(drained(run.steps)).n_best
+    source = model.source_ids(source, how.source_type, source_mask, source_lengths)
+    run = begin(model, source, how, prompt=prompt, seed=0)
+    return run.result(drained(run.steps)).n_best
 
 
 def begin(
@@ -241,7 +240,7 @@ def encoded(
         prompt = prompt_ids(model, prompt, options.target_type)
         if len(prompt) != len(source):
             raise ValueError(f"source has {len(source)} rows and prompt {len(prompt)}: they must agree")
-    context, mask, positions = model.encode_ids(source, options.source_type)
+    context, mask, positions = in_evaluation(model).encode_ids(source, options.source_type)
     step = decoder_step(model, options, len(source))
     return step, step.new_cache(context, mask, positions.expand(len(source), -1), prompt)
 
@@ -304,14 +303,13 @@ def alignment(
     layers = [block.cross_attention for block in model.target_transformer.blocks]
     hooks = [layer.register_forward_pre_hook(note) for layer in layers if layer is not None]
     try:
-        with evaluating(model):
-            model(
-                source,
-                target,
-                source_type=source_type,
-                target_type=target_type,
-                source_position_rate=source_position_rate,
-            )
+        in_evaluation(model)(
+            source,
+            target,
+            source_type=source_type,
+            target_type=target_type,
+            source_position_rate=source_position_rate,
+        )
     finally:
         for hook in hooks:
             hook.remove()

@@ -14,7 +14,7 @@ from torch import Tensor
 from spear_tts_pytorch.decoding.options import DecodingOptions
 from spear_tts_pytorch.decoding.step import Seq2Seq
 from spear_tts_pytorch.tokens import Batch, Modality, append_eos, lengths_of, valid_mask
-from spear_tts_pytorch.utils.checks import evaluating
+from spear_tts_pytorch.utils.checks import in_evaluation
 
 SLICE = 2**22  # logits that are normalised at a time, so that no second copy of all of them is made
 
@@ -80,17 +80,17 @@ def score(
     options.check(model)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, or None for all rows at once, got {batch_size}")
-    with evaluating(model):
-        source = model.source_ids(source, source_type, source_mask, source_lengths)
-        ids = _scored_ids(model, target, target_type, target_lengths, target_mask, end)
-        if len(source) != len(ids):
-            raise ValueError(f"source has {len(source)} rows and target {len(ids)}: they must agree")
-        token_log_probs = torch.zeros(ids.shape, device=ids.device)
-        size = batch_size or len(ids)
-        for start in range(0, len(ids), size):
-            rows = slice(start, start + size)
-            found = _log_probs(model, source[rows], ids[rows], options)
-            token_log_probs[rows, : found.shape[1]] = found
+    model = in_evaluation(model)
+    source = model.source_ids(source, source_type, source_mask, source_lengths)
+    ids = _scored_ids(model, target, target_type, target_lengths, target_mask, end)
+    if len(source) != len(ids):
+        raise ValueError(f"source has {len(source)} rows and target {len(ids)}: they must agree")
+    token_log_probs = torch.zeros(ids.shape, device=ids.device)
+    size = batch_size or len(ids)
+    for start in range(0, len(ids), size):
+        rows = slice(start, start + size)
+        found = _log_probs(model, source[rows], ids[rows], options)
+        token_log_probs[rows, : found.shape[1]] = found
     mask = valid_mask(ids, model.vocabulary[target_type].pad_id)
     token_log_probs = token_log_probs.masked_fill(~mask, 0)
     log_probs = token_log_probs.sum(dim=1)

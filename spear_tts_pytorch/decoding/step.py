@@ -7,11 +7,11 @@ upper layers apart, for speculative decoding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spear_tts_pytorch.nn.fused.fused_decoder import FusedDecoder
 from spear_tts_pytorch.nn.fused.kv_cache import KVCache
@@ -29,10 +29,6 @@ class Seq2Seq(Protocol):
 
     @property
     def vocabulary(self) -> Mapping[Modality, Vocabulary]: ...
-
-    def modules(self) -> Iterator[nn.Module]: ...
-
-    def eval(self) -> object: ...
 
     @property
     def device(self) -> torch.device: ...

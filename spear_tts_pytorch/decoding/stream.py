@@ -18,7 +18,6 @@ from spear_tts_pytorch.decoding.loop import DecodeResult, Hypothesis, Limits
 from spear_tts_pytorch.decoding.options import SamplingKeywords, options_of, with_options
 from spear_tts_pytorch.decoding.sampling import seed_of
 from spear_tts_pytorch.tokens import Batch, pad_sequences
-from spear_tts_pytorch.utils.checks import evaluating
 
 
 @with_options(SamplingKeywords)
@@ -50,9 +49,8 @@ def generate_stream(
     how.check(model)
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1 id, got {chunk}")
-    with evaluating(model):
-        source = model.source_ids(source, how.source_type, source_mask, source_lengths)
-        run = begin(model, source, how, prompt=prompt, seed=seed_of(generator))
+    source = model.source_ids(source, how.source_type, source_mask, source_lengths)
+    run = begin(model, source, how, prompt=prompt, seed=seed_of(generator))
     return TokenStream(run, len(source), chunk, how.max_length, Limits.of(model.vocabulary[how.target_type]))
 
 

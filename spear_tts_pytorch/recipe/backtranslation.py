@@ -16,7 +16,7 @@ from spear_tts_pytorch.model.losses import ctc_alignable, ctc_per_row
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.tokenizers.consecutive import as_tokenized
 from spear_tts_pytorch.tokens import lengths_of, pad_sequences, strip
-from spear_tts_pytorch.utils.checks import evaluating
+from spear_tts_pytorch.utils.checks import in_evaluation
 
 
 class CTCBacktranslator:
@@ -48,8 +48,7 @@ class CTCBacktranslator:
     @torch.no_grad()
     def __call__(self, semantic_ids: Tensor) -> list[tuple[Tensor, float]]:
         """Speech ids `[b, n]` to text ids `[m]` and a score for each row: log-probability per id, higher is surer."""
-        with evaluating(self.model):
-            log_probs, lengths = self.model.ctc_logits(semantic_ids)
+        log_probs, lengths = in_evaluation(self.model).ctc_logits(semantic_ids)
         if self.lm is None:
             best = log_probs.amax(dim=-1)
             rows = ctc_greedy(log_probs, lengths, self.model.text_pad_id)
@@ -70,8 +69,7 @@ class CTCBacktranslator:
     @torch.no_grad()
     def cost(self, semantic_ids: Tensor, text_ids: Tensor) -> Tensor:
         """-log p(text | speech) `[b]` of text ids `[b, m]` given speech ids `[b, n]`, in nats; infinite if impossible."""
-        with evaluating(self.model):
-            log_probs, lengths = self.model.ctc_logits(semantic_ids)
+        log_probs, lengths = in_evaluation(self.model).ctc_logits(semantic_ids)
         text_ids = text_ids.to(log_probs.device)
         pad_id = self.model.text_pad_id
         text_lengths = lengths_of(text_ids, pad_id)
