@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spear_tts_pytorch.cli.arguments import Commands, add_command, add_no_progress, positive, seed
+from spear_tts_pytorch.cli.arguments import Commands, add_command, add_no_progress, add_table_options, positive, seed
 
 if TYPE_CHECKING:
     from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer
@@ -25,7 +25,7 @@ def add_tokenize(commands: Commands) -> None:
         _tokenize,
         help="turn a folder of audio, or a corpus, into Parquet files of semantic token ids",
         description="Turn audio into semantic token ids. CORPUS is a folder of audio, or one in the layout of LJSpeech, "
-        "LibriSpeech, LibriTTS, Common Voice or VCTK. Work that was interrupted goes on.",
+        "LibriSpeech, LibriTTS, Common Voice or VCTK, or with a table of texts. Work that was interrupted goes on.",
         example="tokenize spear-tts-demo/audio demo-ids --tokenizer spear-tts-demo/model/semantic_tokenizer",
     )
     tokenize.add_argument("corpus", metavar="CORPUS", help="folder of the corpus")
@@ -33,6 +33,7 @@ def add_tokenize(commands: Commands) -> None:
     tokenize.add_argument(
         "--tokenizer", metavar="FOLDER", help="a saved tokenizer; without it OUT's own, fitted on CORPUS the first time"
     )
+    add_table_options(tokenize)
     tokenize.add_argument(
         "--clusters", type=positive, metavar="N", help=f"ids of a fitted tokenizer (default {DEFAULT_CLUSTERS})"
     )
@@ -56,7 +57,7 @@ def _tokenize(args: argparse.Namespace) -> int:
     if saved is not None:
         tokenizer = load_semantic_tokenizer(saved)
         _check_same(args, tokenizer, saved)
-    utterances = list(read_corpus(args.corpus))
+    utterances = list(read_corpus(args.corpus, table=args.table, text_column=args.text_column))
     if tokenizer is None:
         with locked(args.output):
             clusters = DEFAULT_CLUSTERS if args.clusters is None else args.clusters

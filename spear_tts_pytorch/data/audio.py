@@ -5,30 +5,40 @@ In: paths of files that libsndfile reads. Out: mono float32 arrays `[t]` in -1..
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
 import soxr
 from torch import Tensor
 
+from spear_tts_pytorch.data.recordings import split_flac, split_mp3, split_ogg, split_wav, tells_length
 from spear_tts_pytorch.tokenizers.semantic import RATES, check_rates
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+OTHER_SUFFIXES = tuple(  # audio and video that is not read
+    ".m4a .m4b .mp4 .mov .aac .webm .mkv .mka .wma .asf .aif .aiff .aifc .caf .au .snd .amr .3gp .ape .wv .tta .spx .oga .mpga "
+    ".mp2 .m4v .avi .weba .ac3 .dts .ra .rm .w64 .rf64 .sph .gsm .alac .dsf .mpc".split()
+)
 SHORT_DATA = re.compile(
     r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE
 )  # libsndfile's note on a WAV that ends early
 STREAMED = (
     0x7FFF0000  # bytes: programs that write WAV into a pipe give this length or more, since the length is unknown
 )
+UNKNOWN_LENGTH = 1 << 62  # samples: libsndfile gives more for files that do not tell their length
+BLOCK = 1 << 20  # samples
+MOST_SAMPLES = 1 << 26  # in a file of any size: 0.25 GB
+MOST_PER_BYTE = 100  # samples of a longer file; speech has below 70, in Opus at 6 kbit/s
 MP3_SLACK = 2304  # samples, two frames: decoders find ends that differ by this much
 
 
 def load_audio(path: str | os.PathLike[str], target_sample_hz: int | None = None) -> tuple[np.ndarray, int]:
-    """Reads a file as a mono waveform; channels are averaged.
+    """Reads a file as a mono waveform; channels are averaged. Files joined to one (`cat a.mp3 b.mp3`) are read in full.
 
     Args:
         path: a file in a format of libsndfile, such as WAV, FLAC, OGG or MP3.
@@ -40,27 +50,17 @@ def load_audio(path: str | os.PathLike[str], target_sample_hz: int | None = None
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is not audio that libsndfile reads, is empty, is shorter than its header says, has a rate
-            outside 1,000 to 768,000 Hz, or holds values that are not finite.
+            outside 1,000 to 768,000 Hz, holds values that are not finite, or joins files of different rates.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no audio file at {path}")
     try:
-        with _open(path) as file:
-            sample_hz = file.samplerate
-            if sample_hz not in RATES:
-                raise ValueError(
-                    f"{path} gives {sample_hz} Hz as its sampling rate, not {RATES[0]} to {RATES[-1]}: repair or remove it"
-                )
-            frames = file.read(dtype="float32", always_2d=True)  # [t, channels]
-            missing = _missing(file, len(frames), path)
+        wav, sample_hz = _read(path)
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise ValueError(
             f"{path} cannot be read as audio ({getattr(error, 'error_string', error)}): convert it to WAV or FLAC, or remove it"
         ) from error
-    if missing:
-        raise ValueError(f"{path} is cut off, {missing} of it is missing: copy it again or remove it")
-    wav = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)
     if wav.size == 0:
         raise ValueError(f"{path} holds no audio: remove it")
     if not np.isfinite(wav).all():
@@ -68,6 +68,27 @@ def load_audio(path: str | os.PathLike[str], target_sample_hz: int | None = None
     if target_sample_hz is None:
         return np.ascontiguousarray(wav), sample_hz
     return resample(wav, sample_hz, target_sample_hz), target_sample_hz
+
+
+def read_header(path: str | os.PathLike[str]) -> tuple[int, int | None]:
+    """Sampling rate in Hz and number of samples of a file, None for a number that only reading it tells.
+
+    Raises:
+        ValueError: libsndfile cannot read the header, it gives a rate outside 1,000 to 768,000 Hz, or `path` is no file.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():  # a link that leads nowhere, or a pipe, which would never end
+            raise RuntimeError("it is not a file")
+        parts = split_wav(path)
+        with _open(path if parts is None else parts[0]) as file:
+            whole = parts is None and file.frames < UNKNOWN_LENGTH and tells_length(path, file.extra_info)
+            if file.samplerate not in RATES:
+                raise RuntimeError(f"it gives {file.samplerate} Hz as its sampling rate")
+            return file.samplerate, file.frames if whole else None
+    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
+        reason = getattr(error, "error_string", error)
+        raise ValueError(f"{path} cannot be read as audio ({reason}): repair, convert or remove it") from error
 
 
 def save_audio(path: str | os.PathLike[str], wav: np.ndarray | Tensor, sample_hz: int) -> None:
@@ -111,24 +132,114 @@ def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     return wav if from_hz == to_hz else soxr.resample(wav, from_hz, to_hz)
 
 
-def _open(path: Path) -> soundfile.SoundFile:
-    """Opens a file whose name may hold any bytes: soundfile takes bytes, but its types do not say so."""
-    return soundfile.SoundFile(cast(Any, os.fsencode(path)))
+class _Forward(soundfile.SoundFile):
+    """A file read from start to end. soundfile seeks after each read; where that is impossible, it gives up."""
+
+    def seekable(self) -> bool:
+        return False
 
 
-def _missing(file: soundfile.SoundFile, found: int, path: Path) -> str:
+def _open(source: Path | bytes) -> soundfile.SoundFile:
+    """Opens a file whose name may hold any bytes, or the bytes of one. soundfile's types do not say that it takes bytes."""
+    return _Forward(io.BytesIO(source) if isinstance(source, bytes) else cast(Any, os.fsencode(source)))
+
+
+def _read(path: Path) -> tuple[np.ndarray, int]:
+    """All audio of a file, mono float32 `[t]`, and its rate in Hz."""
+    most = max(MOST_SAMPLES, MOST_PER_BYTE * path.stat().st_size)
+    sample_hz = None
+    parts = split_wav(path)  # libsndfile does not open joined WAV
+    if parts is None:
+        with _open(path) as file:
+            sample_hz = _rate_of(file, path)
+            parts = _parts(file, path)
+            if parts is None:
+                frames = _frames_of(file, most, path)
+                with open(path, "rb") as raw:
+                    _check_whole(file, len(frames), raw, path)
+                return _mono(frames), sample_hz
+    wavs: list[np.ndarray] = []
+    for part in parts:
+        with _open(part) as file:
+            sample_hz = _rate_of(file, path) if sample_hz is None else sample_hz
+            if _rate_of(file, path) != sample_hz:
+                raise ValueError(
+                    f"{path} joins recordings of {sample_hz} and {file.samplerate} Hz: split it or convert it to WAV"
+                )
+            frames = _frames_of(file, most, path)
+            most -= frames.size
+            _check_whole(file, len(frames), io.BytesIO(part), path)
+            wavs.append(_mono(frames))
+    return np.concatenate(wavs), sample_hz or 0
+
+
+def _parts(file: soundfile.SoundFile, path: Path) -> list[bytes] | None:
+    """The recordings in the file, or None if libsndfile reads the file whole."""
+    if file.format == "FLAC":
+        return split_flac(path.read_bytes())
+    if file.format == "OGG":
+        return split_ogg(path.read_bytes())
+    if file.format == "MP3":
+        try:
+            return split_mp3(path.read_bytes(), file.frames, MP3_SLACK)
+        except ValueError as error:
+            raise ValueError(_cut(path, str(error))) from error
+    return None
+
+
+def _rate_of(file: soundfile.SoundFile, path: Path) -> int:
+    if file.samplerate not in RATES:
+        raise ValueError(
+            f"{path} gives {file.samplerate} Hz as its sampling rate, not {RATES[0]} to {RATES[-1]}: repair or remove it"
+        )
+    return file.samplerate
+
+
+def _frames_of(file: soundfile.SoundFile, most: int, path: Path) -> np.ndarray:
+    """All of a file, float32 `[t, channels]`. In blocks if the length is unknown, as in FLAC from a stream.
+
+    Raises:
+        ValueError: there are more than `most` samples.
+    """
+    if file.frames < UNKNOWN_LENGTH and file.frames * file.channels <= most:
+        return file.read(file.frames, dtype="float32", always_2d=True)
+    blocks = [file.read(BLOCK, dtype="float32", always_2d=True)]
+    while len(blocks[-1]) == BLOCK and sum(block.size for block in blocks) <= most:
+        blocks.append(file.read(BLOCK, dtype="float32", always_2d=True))
+    if sum(block.size for block in blocks) > most:
+        reason = f"unpacks to more than {most} samples, too many for its {path.stat().st_size} bytes"
+        raise ValueError(f"{path} {reason}: split it, or remove it if it is silent or damaged")
+    return np.concatenate(blocks)
+
+
+def _mono(frames: np.ndarray) -> np.ndarray:
+    return frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)
+
+
+def _check_whole(file: soundfile.SoundFile, found: int, raw: BinaryIO, path: Path) -> None:
+    """Raises ValueError if `found` samples are less than the file announces; `raw` gives its bytes."""
+    if missing := _missing(file, found, raw):
+        raise ValueError(_cut(path, missing))
+
+
+def _cut(path: Path, missing: str) -> str:
+    return f"{path} is cut off, {missing} of it is missing: copy it again or remove it"
+
+
+def _missing(file: soundfile.SoundFile, found: int, raw: BinaryIO) -> str:
     """The amount of audio that the file announces but does not hold, in words; "" if it is complete."""
     note = SHORT_DATA.search(file.extra_info)
     if note and int(note[2]) < int(note[1]) < STREAMED:
         return f"{int(note[1]) - int(note[2])} bytes"
-    with open(path, "rb") as raw:
-        head = raw.read(1 << 16)
-        raw.seek(max(0, path.stat().st_size - (1 << 16)))
-        tail = raw.read()
+    head = raw.read(1 << 16)
+    raw.seek(max(0, raw.seek(0, os.SEEK_END) - (1 << 16)))
+    tail = raw.read()
     if file.format == "OGG":  # libsndfile does not notice a missing end, so the last page must be complete
         page = tail[tail.rfind(b"OggS") :]
         return "" if len(page) >= 27 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]]) else "a part"
     if file.format == "MP3" and b"Xing" not in head and b"Info" not in head:
         return ""  # without a frame count, libsndfile guesses the length from the size of the file
+    if file.frames >= UNKNOWN_LENGTH:
+        return ""
     missing = file.frames - found
     return f"{missing} samples" if missing > (MP3_SLACK if file.format == "MP3" else 0) else ""

@@ -10,6 +10,7 @@ import json
 import shutil
 import tempfile
 import time
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def run_demo(
     quick: bool = False,
     overwrite: bool = False,
     speaker: str | None = None,
+    text_column: str | int | None = None,
     progress: bool = True,
     config: RecipeConfig | None = None,
 ) -> dict[str, Any]:
@@ -57,6 +59,7 @@ def run_demo(
         quick: about a minute; the figures mean little.
         overwrite: replaces the folder `output`, once the new one is complete, if an earlier demo wrote it.
         speaker: whose digits are taken, for "fsdd:FOLDER".
+        text_column: column of the text in a folder's metadata.csv, as in `open_corpus`.
         progress: shows bars, on terminals.
         config: sizes and steps; those of `RecipeConfig()` if None.
 
@@ -67,17 +70,15 @@ def run_demo(
         FileExistsError: `output` exists and `overwrite` is False, or `output` is not a demo's folder.
         FileNotFoundError, ValueError, ImportError: see `open_corpus` and `run_recipe`.
     """
-    start = time.perf_counter()
-    output = Path(output).resolve()
+    start, output = time.perf_counter(), Path(output).resolve()
     _check_output(output, overwrite)
     _check_packages()
     labelled = LABELLED if labelled is None else labelled
     config = (config or RecipeConfig()).quick() if quick else config or RecipeConfig()
     is_made = corpus is None or corpus.startswith("fsdd:")  # such corpora have as many utterances as asked for
     unlabelled, test = config.unlabelled if is_made else None, config.test_utterances
-    speech = open_corpus(
-        corpus, labelled=labelled, seed=seed, test=test, unlabelled=unlabelled, speaker=speaker, progress=progress
-    )
+    chosen = partial(open_corpus, corpus, speaker=speaker, text_column=text_column, seed=seed, progress=progress)
+    speech = chosen(labelled=labelled, unlabelled=unlabelled, test=test)
     opened = {"corpus": time.perf_counter() - start}
     with whole_folder(output, replace=overwrite) as folder:
         pairs = folder / "pairs"
