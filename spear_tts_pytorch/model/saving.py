@@ -20,7 +20,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from spear_tts_pytorch.model.config import ModelConfig
-from spear_tts_pytorch.utils.files import beside, exchange, recover_folder, remove, sync_tree, whole_folder, with_usual_mode
+from spear_tts_pytorch.utils.files import (
+    beside,
+    exchange,
+    recover_folder,
+    remove,
+    sync_tree,
+    whole_folder,
+    with_usual_mode,
+)
 from spear_tts_pytorch.version import __version__
 
 WEIGHTS, CONFIG, SEMANTIC_TOKENIZER, CARD = "model.safetensors", "config.json", "semantic_tokenizer", "README.md"

@@ -132,7 +132,9 @@ class UniqueConsecutive:
         """
         inner = Path(folder) / INNER
         if (inner / CONFIG_NAME).is_file() and read_config(inner / CONFIG_NAME).get("type") == KIND:
-            raise ValueError(f"{inner} holds a tokenizer of the type {KIND!r} inside another one: save the tokenizer again")
+            raise ValueError(
+                f"{inner} holds a tokenizer of the type {KIND!r} inside another one: save the tokenizer again"
+            )
         return cls(load_semantic_tokenizer(inner))
 
     def to_dict(self) -> dict[str, Any]:

@@ -284,7 +284,9 @@ class MelKmeans:
                 speaker_stats=speaker_stats,
             )
         except (ValueError, KeyError, TypeError, IndexError, SafetensorError) as error:
-            raise ValueError(f"{folder / CONFIG_NAME} does not hold a usable MelKmeans ({error}): save or fit it again") from error
+            raise ValueError(
+                f"{folder / CONFIG_NAME} does not hold a usable MelKmeans ({error}): save or fit it again"
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """A description that differs between tokenizers, as JSON types; `fingerprint` stands for the centroids."""

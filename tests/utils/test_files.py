@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from spear_tts_pytorch.utils.files import TEMPORARY, beside, copy_whole, locked, recover_folder, whole_folder, write_whole
+from spear_tts_pytorch.utils.files import (
+    TEMPORARY,
+    beside,
+    copy_whole,
+    locked,
+    recover_folder,
+    whole_folder,
+    write_whole,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -261,6 +261,8 @@ def file_utterance(id_: str, text: str | None, speaker: str | None, path: Path, 
             loading its audio raises the error.
     """
     try:
+        if path.exists() and not path.is_file():  # opening a named pipe would wait for a writer
+            raise RuntimeError("it is no regular file")
         info = soundfile.info(cast(Any, os.fsencode(path)))  # bytes, because soundfile cannot encode every name
         rate, samples = info.samplerate, info.frames
         if rate not in RATES:
