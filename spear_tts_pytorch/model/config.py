@@ -99,6 +99,11 @@ class ModelConfig:
         for name in ("ff_mult", "text_position_rate", "align_reg_logsumexp_pool_temp"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if max(self.dim * self.ff_mult, self.heads * self.dim_head) >= 2**31:
+            raise ValueError(
+                f"dim {self.dim} with ff_mult {self.ff_mult}, and heads {self.heads} with dim_head {self.dim_head}, must "
+                f"multiply to less than {2**31}"
+            )
         exit_layer = self.target_early_exit_layer
         if exit_layer is not None and not 0 < exit_layer <= self.target_depth:
             raise ValueError(

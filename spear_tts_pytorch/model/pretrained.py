@@ -124,6 +124,8 @@ def check_sizes(folder: Path, model_class: type[nn.Module], arguments: dict[str,
             with torch.device("meta"):
                 own = inspect.signature(model_class.__init__).parameters  # a subclass may take others
                 model = model_class(**{name: value for name, value in arguments.items() if name in own})
+        except ValueError as error:
+            raise ValueError(f"{folder / CONFIG}, with the arguments given, describes no model: {error}") from error
         except (RuntimeError, OverflowError, MemoryError) as error:
             raise ValueError(f"{folder / CONFIG} gives sizes that no model can have: save the model again") from error
         here = {key: tuple(value.shape) for key, value in model.state_dict().items()}

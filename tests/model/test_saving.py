@@ -110,11 +110,13 @@ class Kept(Frames):
 def test_a_tokenizer_of_an_earlier_model_does_not_survive(tmp_path, monkeypatch, beside):
     from spear_tts_pytorch.tokenizers import semantic
 
-    monkeypatch.setitem(semantic._loaders, "kept", lambda folder: Kept())
+    monkeypatch.setitem(semantic._loaders, "kept", lambda folder: Kept(160, 20))
     folder = tmp_path / "model"
-    size = Kept().codebook_size
+    size = Kept(160, 20).codebook_size
     texts = CharacterTokenizer("ab")
-    with_both = make_model(wav2vec=Kept(), num_semantic_token_ids=None, tokenizer_encode=texts, num_text_token_ids=None)
+    with_both = make_model(
+        wav2vec=Kept(160, 20), num_semantic_token_ids=None, tokenizer_encode=texts, num_text_token_ids=None
+    )
     with_both.save_pretrained(folder)
     if beside:
         (folder / "notes.txt").write_text("mine")
@@ -126,7 +128,7 @@ def test_a_tokenizer_of_an_earlier_model_does_not_survive(tmp_path, monkeypatch,
 
 
 def test_tokenizers_that_cannot_be_saved_are_named(tmp_path):
-    model = make_model(wav2vec=Frames(), num_semantic_token_ids=None, tokenizer_encode=lambda texts: texts)
+    model = make_model(wav2vec=Frames(160, 20), num_semantic_token_ids=None, tokenizer_encode=lambda texts: texts)
     with pytest.warns(UserWarning) as found:
         model.save_pretrained(tmp_path / "model")
     said = sorted(str(one.message) for one in found if "is not saved" in str(one.message))
