@@ -45,3 +45,18 @@ def parquet_bytes(table: Table, compression: str = "snappy") -> Any:
     sink = arrow().BufferOutputStream()
     parquet().write_table(table, sink, compression=compression)
     return sink.getvalue()
+
+
+def check_sizes(footer: Footer, size: int) -> None:
+    """Raises ValueError if a Parquet file is far larger decoded than ids and texts make it.
+
+    Args:
+        footer: of the file.
+        size: its bytes.
+    """
+    most = 2**24 + 64 * size
+    for group in (footer.row_group(index) for index in range(footer.num_row_groups)):
+        values = max((group.column(index).num_values for index in range(footer.num_columns)), default=0)
+        most -= values
+        if most < 0 or group.total_byte_size > 2**28 + 64 * size:
+            raise ValueError(f"it holds far more values than {size} bytes of ids and texts do")

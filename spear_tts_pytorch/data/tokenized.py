@@ -24,13 +24,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from spear_tts_pytorch.data.arrow import Table, arrow, parquet, parquet_bytes
+from spear_tts_pytorch.data.arrow import Table, arrow, check_sizes, parquet, parquet_bytes
 from spear_tts_pytorch.data.audio import resample
 from spear_tts_pytorch.data.corpora.clip_files import check_unique
 from spear_tts_pytorch.data.corpora.corpus import Utterance
 from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
 from spear_tts_pytorch.tokenizers.semantic import RATES, SemanticTokenizer, describe, tokenize_clips
 from spear_tts_pytorch.utils.files import locked, write_whole
+from spear_tts_pytorch.utils.json_files import read_object
 
 REPORT, TOKENIZER = "report.json", "tokenizer_of_ids.json"
 BATCH_CLIPS = 32
@@ -303,8 +304,10 @@ def _read(folder: Path, columns: list[str]) -> Table:
     """Columns of all shards."""
     pa = arrow()
     try:
+        for path in _shards(folder):
+            check_sizes(parquet().read_metadata(path), path.stat().st_size)
         return pa.concat_tables([parquet().read_table(path, columns=columns) for path in _shards(folder)])
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (ValueError, pa.ArrowException, OSError, KeyError) as error:
         raise ValueError(
             f"{folder} holds a shard that cannot be read ({error}): remove it and tokenize again"
         ) from error
@@ -323,7 +326,7 @@ def _check_same_tokenizer(folder: Path, tokenizer: SemanticTokenizer) -> None:
     own: dict[str, Any] = json.loads(json.dumps(describe(tokenizer)))
     path = folder / TOKENIZER
     if path.is_file():
-        there: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        there = read_object(path, "the description of a tokenizer", "restore it, or choose an empty folder")
         differing = sorted(key for key in own.keys() | there.keys() if own.get(key) != there.get(key))
         if differing:
             raise ValueError(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, cast
 
 from typing_extensions import Required, TypedDict
 
 from spear_tts_pytorch.tokens import Modality, Vocabulary
 from spear_tts_pytorch.utils.checks import typechecked
+from spear_tts_pytorch.utils.json_files import REQUIRED, field
+
+_KINDS: dict[str, type] = {"int": int, "float": float, "bool": bool, "None": type(None)}
+_FROM_TOKENIZER = ("num_text_token_ids", "num_semantic_token_ids")  # null stands for the tokenizer's own number
 
 
 class ModelKeywords(TypedDict, total=False):
@@ -94,6 +99,11 @@ class ModelConfig:
         for name in ("ff_mult", "text_position_rate", "align_reg_logsumexp_pool_temp"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if max(self.dim * self.ff_mult, self.heads * self.dim_head) >= 2**31:
+            raise ValueError(
+                f"dim {self.dim} with ff_mult {self.ff_mult}, and heads {self.heads} with dim_head {self.dim_head}, must "
+                f"multiply to less than {2**31}"
+            )
         exit_layer = self.target_early_exit_layer
         if exit_layer is not None and not 0 < exit_layer <= self.target_depth:
             raise ValueError(
@@ -127,6 +137,28 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON types."""
         return asdict(self)
+
+
+def check_saved(arguments: Mapping[str, Any]) -> None:
+    """Checks saved arguments of a model field by field, before anything is made with them.
+
+    Raises:
+        ValueError: one is missing, of another type or out of range, or some contradict each other.
+    """
+    values: dict[str, Any] = {}
+    for one in fields(ModelConfig):
+        kinds = tuple(_KINDS[kind.strip()] for kind in str(one.type).split("|"))
+        if one.name in _FROM_TOKENIZER:
+            kinds = (int, type(None))
+        default: Any = REQUIRED if one.default is MISSING else one.default
+        values[one.name] = field(arguments, one.name, kinds, default)
+    for name in _FROM_TOKENIZER:
+        if values[name] is None:
+            values[name] = 2**31 - 2
+        elif values[name] < 1:
+            raise ValueError(f"{name} must be at least 1, got {values[name]}")
+    ModelConfig(**values)
+    field(arguments, "use_openai_tokenizer", bool, False)
 
 
 def vocabulary_size(name: str, given: int | None, tokenizer: Any, attribute: str, may_add: bool = False) -> int:

@@ -5,7 +5,7 @@ In: a model, or a folder's name. Out: files, constructor arguments and weights. 
 
 from __future__ import annotations
 
-import json
+import inspect
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -13,16 +13,19 @@ from typing import Any, Protocol, cast
 
 import huggingface_hub
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
-from spear_tts_pytorch.model.config import ModelConfig
+from spear_tts_pytorch.model.config import check_saved
+from spear_tts_pytorch.model.saving import CONFIG, SEMANTIC_TOKENIZER, WEIGHTS, Saved
 from spear_tts_pytorch.tokenizers import load_semantic_tokenizer, tokenizer_from_dict
 from spear_tts_pytorch.utils.distributed import sharded_like
+from spear_tts_pytorch.utils.files import recover_folder
+from spear_tts_pytorch.utils.json_files import field, read_object
 from spear_tts_pytorch.utils.restricted import load_tensors
-from spear_tts_pytorch.version import __version__
+from spear_tts_pytorch.utils.weight_files import read_shapes, shape_problems, shown
 
-WEIGHTS, CONFIG, SEMANTIC_TOKENIZER = "model.safetensors", "config.json", "semantic_tokenizer"
 HUB_KEYWORDS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 
 # parameter names up to 0.4.8, which had one list of [self-attention, cross-attention, feedforward] per layer
@@ -57,31 +60,12 @@ def rename_old_keys(state: dict[str, Any], prefix: str = "") -> None:
             state[prefix + name] = state.pop(key)
 
 
-class Pretrained(Protocol):
+class Pretrained(Saved, Protocol):
     """A model that is saved and loaded."""
-
-    config: ModelConfig
-    tokenizer_encode: Any
-    wav2vec: Any
-
-    @property
-    def arguments(self) -> dict[str, Any]: ...
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> object: ...
-
-
-def write_pretrained(model: Pretrained, save_directory: str | Path, weights: dict[str, Tensor]) -> None:
-    """Writes what `save_pretrained` writes but for the model card, with weights from elsewhere, as sharded training needs."""
-    folder = Path(save_directory)
-    safetensors.torch.save_file({key: value.contiguous() for key, value in weights.items()}, folder / WEIGHTS)
-    config: dict[str, Any] = {"library_version": __version__, "arguments": model.arguments, "text_tokenizer": None}
-    if hasattr(model.tokenizer_encode, "to_dict"):
-        config["text_tokenizer"] = model.tokenizer_encode.to_dict()
-    if hasattr(model.wav2vec, "save"):
-        model.wav2vec.save(folder / SEMANTIC_TOKENIZER)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def model_folder(name: str, hub: Mapping[str, Any]) -> Path:
@@ -95,6 +79,7 @@ def model_folder(name: str, hub: Mapping[str, Any]) -> Path:
         FileNotFoundError: there is no such folder, or it is not a model's.
     """
     folder = Path(name)
+    recover_folder(folder)
     if folder.is_dir():
         return folder
     if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
@@ -113,16 +98,40 @@ def saved_arguments(folder: Path, changes: Mapping[str, Any], known: Collection[
         ValueError: a damaged configuration, or one of a newer release.
         FileNotFoundError: the folder is not a model's.
     """
-    config = _read_config(folder)
     if set(changes) - set(known):
         raise TypeError(f"from_pretrained has no argument {sorted(set(changes) - set(known))[0]!r}")
-    arguments = {**config["arguments"], **_tokenizers(folder, config), **changes}
-    unknown = sorted(set(arguments) - set(known))
-    if unknown:
-        raise ValueError(
-            f"{folder} was written by release {config.get('library_version')}, whose {unknown[0]} this one does not "
-            "know: upgrade spear-tts-pytorch"
-        )
+    config = _read_config(folder, known)
+    return {**config["arguments"], **_tokenizers(folder, config, changes), **changes}
+
+
+def check_sizes(folder: Path, model_class: type[nn.Module], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of a model whose sizes are those of the weights in its folder. Takes no memory for the model.
+
+    Args:
+        model_class: `TextToSemantic`; it is built without memory for its weights.
+        arguments: of its constructor.
+
+    Raises:
+        ValueError: names or shapes differ, or a damaged file of weights.
+    """
+    shapes: dict[str, Any] = dict(read_shapes(folder / WEIGHTS))
+    rename_old_keys(shapes)
+    depth = max(arguments["source_depth"], arguments["target_depth"])
+    if depth > len(shapes):
+        problems = [f"{len(shapes)} tensors there are too few for {depth} layers here"]
+    else:
+        try:
+            with torch.device("meta"):
+                own = inspect.signature(model_class.__init__).parameters  # a subclass may take others
+                model = model_class(**{name: value for name, value in arguments.items() if name in own})
+        except ValueError as error:
+            raise ValueError(f"{folder / CONFIG}, with the arguments given, describes no model: {error}") from error
+        except (RuntimeError, OverflowError, MemoryError) as error:
+            raise ValueError(f"{folder / CONFIG} gives sizes that no model can have: save the model again") from error
+        here = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        problems = shape_problems(shapes, here, strict=False)
+    if problems:
+        raise ValueError(f"{folder} holds a model of another architecture: {shown(problems)}")
     return arguments
 
 
@@ -167,16 +176,25 @@ def load_weights(model: Pretrained, state: Mapping[str, Tensor], source: str, st
     state = dict(state)
     rename_old_keys(state)
     own = model.state_dict()
-    problems = [f"missing {key}" for key in own if key not in state] if strict else []
-    problems += [f"unexpected {key}" for key in state if key not in own] if strict else []
-    for key in own.keys() & state.keys():
-        if own[key].shape != state[key].shape:
-            problems.append(f"{key} is {list(state[key].shape)} there and {list(own[key].shape)} here")
+    state = _without_prefix(state, own)
+    there = {key: value.shape for key, value in state.items()}
+    problems = shape_problems(there, {key: value.shape for key, value in own.items()}, strict)
     if problems:
-        shown = "; ".join(sorted(problems)[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise ValueError(f"{source} holds a model of another architecture: {shown}")
+        raise ValueError(f"{source} holds a model of another architecture: {shown(problems)}")
     state = {key: sharded_like(value, own[key]) if key in own else value for key, value in state.items()}
     model.load_state_dict(state, strict=strict)
+
+
+def _without_prefix(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a model that was wrapped (compiled, in parallel or in a trainer), under the names of the model itself."""
+    state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}  # of torch.compile, at any depth
+    while state and not state.keys() & own.keys():
+        prefixes = {key.split(".", 1)[0] for key in state if "." in key}
+        if len(prefixes) != 1 or not all("." in key for key in state):
+            break
+        state = {key.split(".", 1)[1]: value for key, value in state.items()}
+        rename_old_keys(state)
+    return state
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -188,19 +206,30 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return _read_weights(folder / WEIGHTS)["model"]
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    """The configuration in a model folder, which must have weights too."""
+def _read_config(folder: Path, known: Collection[str]) -> dict[str, Any]:
+    """The configuration in a model folder, which must have weights too, with its fields checked."""
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             inside = f"; did you mean {folder / 'model'}?" if (folder / "model" / name).is_file() else ""
             raise FileNotFoundError(
                 f"{folder} is not a model folder, as save_pretrained writes them: it has no {name}{inside}"
             )
+    remedy = "save the model again"
+    config = read_object(folder / CONFIG, "the configuration of a model", remedy)
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        dict(config["arguments"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / CONFIG} is not the configuration of a model: save the model again") from error
+        arguments: dict[str, Any] = field(config, "arguments", dict)
+        field(config, "text_tokenizer", (dict, type(None)), None)
+        field(config, "semantic_tokenizer", bool, None)
+        unknown = sorted(set(arguments) - set(known))
+        if not unknown:
+            check_saved(arguments)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG} is not the configuration of a model ({error}): {remedy}") from error
+    if unknown:
+        raise ValueError(
+            f"{folder} was written by release {config.get('library_version')}, whose {unknown[0]} this one does not "
+            "know: upgrade spear-tts-pytorch"
+        )
     return config
 
 
@@ -210,8 +239,11 @@ def _read_weights(path: Path) -> Any:
         raise FileNotFoundError(f"{path} does not exist")
     try:
         if path.suffix == ".safetensors":
+            read_shapes(path)
             return {"model": safetensors.torch.load_file(path)}
         return load_tensors(path)
+    except PermissionError:
+        raise
     except (SafetensorError, OSError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"{path} is damaged or no file of weights ({reason}): copy or save it again") from error
@@ -225,11 +257,18 @@ def _kind(package: Any) -> str:
     return type(package).__name__
 
 
-def _tokenizers(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The tokenizers saved beside a model, as constructor arguments."""
+def _tokenizers(folder: Path, config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The tokenizers saved beside a model, as constructor arguments, but for those that are replaced."""
     found: dict[str, Any] = {}
-    if config.get("text_tokenizer") is not None:
-        found["tokenizer_encode"] = tokenizer_from_dict(config["text_tokenizer"])
-    if (folder / SEMANTIC_TOKENIZER).is_dir():
-        found["wav2vec"] = load_semantic_tokenizer(folder / SEMANTIC_TOKENIZER)
+    if config.get("text_tokenizer") is not None and "tokenizer_encode" not in changes:
+        try:
+            found["tokenizer_encode"] = tokenizer_from_dict(config["text_tokenizer"])
+        except ValueError as error:
+            raise ValueError(
+                f"{folder / CONFIG} holds a text_tokenizer that cannot be used ({error}): save the model again, or pass "
+                "tokenizer_encode"
+            ) from error
+    saved = folder / SEMANTIC_TOKENIZER
+    if config.get("semantic_tokenizer", saved.is_dir()) and "wav2vec" not in changes:
+        found["wav2vec"] = load_semantic_tokenizer(saved)
     return found

@@ -20,7 +20,7 @@ from spear_tts_pytorch.decoding import accelerate, batching, stream
 from spear_tts_pytorch.decoding import generate as generation
 from spear_tts_pytorch.decoding import score as scoring
 from spear_tts_pytorch.decoding.accelerate import Acceleration
-from spear_tts_pytorch.model import embedding, freezing, heads, inputs, pretrained
+from spear_tts_pytorch.model import embedding, freezing, heads, inputs, pretrained, saving
 from spear_tts_pytorch.model.config import ModelConfig, ModelKeywords, vocabulary_size
 from spear_tts_pytorch.model.export import EncoderModule
 from spear_tts_pytorch.nn.linear import linear
@@ -362,14 +362,17 @@ class TextToSemantic(
 
     load = pretrained.load
     load_weights = pretrained.load_weights
-    write_pretrained = pretrained.write_pretrained
+    write_pretrained = saving.write_pretrained
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Writes a folder that `from_pretrained` opens. `options` are huggingface_hub's: `push_to_hub`, `repo_id`, ..."""
-        return super().save_pretrained(save_directory, **options)
+        here, hub = saving.split_options(options, Path(save_directory).name)
+        with saving.replaced(save_directory) as folder:
+            super().save_pretrained(folder, **here)
+        return self.push_to_hub(**here, **hub) if hub else None
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        self.write_pretrained(save_directory, self.state_dict())
+        saving.write_files(self, save_directory, self.state_dict())
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
@@ -387,7 +390,8 @@ class TextToSemantic(
         hub = {name: kwargs.pop(name) for name in pretrained.HUB_KEYWORDS if name in kwargs}
         folder = pretrained.model_folder(str(pretrained_model_name_or_path), hub)
         known = set(inspect.signature(cls.__init__).parameters) - {"self"}
-        model = cls(**pretrained.saved_arguments(folder, kwargs, known))
+        arguments = pretrained.saved_arguments(folder, kwargs, known)
+        model = cls(**pretrained.check_sizes(folder, TextToSemantic, arguments))
         model.load_weights(pretrained.read_weights(folder), source=str(folder))
         return model.eval()
 

@@ -21,12 +21,13 @@ from spear_tts_pytorch.tokenizers.semantic import (
     SemanticTokenizer,
     describe,
     load_semantic_tokenizer,
+    read_config,
     shown_rates,
     tokenize_waveform,
 )
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences, remove_repeats
 
-INNER = "frames"
+INNER, KIND = "frames", "unique_consecutive"
 
 
 def without_repeats(rows: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
@@ -118,13 +119,23 @@ class UniqueConsecutive:
                 f"tokenizer, a {type(self.tokenizer).__name__}, cannot be saved: give it a method save(folder)"
             )
         save(Path(folder) / INNER)
-        text = json.dumps({"type": "unique_consecutive", "format_version": 1}, indent=2) + "\n"
+        text = json.dumps({"type": KIND, "format_version": 1}, indent=2) + "\n"
         (Path(folder) / CONFIG_NAME).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> UniqueConsecutive:
-        """Opens the tokenizer that `save` wrote."""
-        return cls(load_semantic_tokenizer(Path(folder) / INNER))
+        """Opens the tokenizer that `save` wrote.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: a file is damaged, or the inner tokenizer removes repeats itself.
+        """
+        inner = Path(folder) / INNER
+        if (inner / CONFIG_NAME).is_file() and read_config(inner / CONFIG_NAME).get("type") == KIND:
+            raise ValueError(
+                f"{inner} holds a tokenizer of the type {KIND!r} inside another one: save the tokenizer again"
+            )
+        return cls(load_semantic_tokenizer(inner))
 
     def to_dict(self) -> dict[str, Any]:
         """A description that differs between tokenizers, as JSON types."""

@@ -17,12 +17,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 from torch import Tensor
 
+from spear_tts_pytorch.utils.arrays import load_arrays
 from spear_tts_pytorch.utils.restricted import load_joblib, load_tensors
+from spear_tts_pytorch.utils.weight_files import read_shapes
 
 if TYPE_CHECKING:
     from transformers import HubertModel
 
 STAND_INS = ("fairseq", "omegaconf", "argparse", "hydra", "typing", "enum")
+MOST_LAYERS = 100  # of convolutions
 UNUSED = re.compile(r"^(final_proj|label_embs_concat|_codebook_indices)")  # weights that only pretraining needs
 RENAMED = (
     (r"^feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
@@ -60,8 +63,9 @@ def read_fairseq_hubert(path: str | Path) -> tuple[HubertModel, bool]:
             f"{path} does not say how its model is built: convert it with transformers and give the folder"
         )
     try:
-        model = _model_of(options)
         weights: dict[str, Tensor] = package["model"]
+        _check_sizes(options, weights)
+        model = _model_of(options)
         state = {_renamed(key): value.float() for key, value in weights.items() if not UNUSED.match(key)}
         normalize = bool(_section(package, "task").get("normalize", False))
     except Exception as error:  # transformers raises errors of many types for options that it cannot build
@@ -107,6 +111,17 @@ def _model_of(options: dict[str, Any]) -> HubertModel:
     return HubertModel(config)
 
 
+def _check_sizes(options: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """Raises ValueError if a model of these options is larger than its weights. Takes no memory for the model."""
+    layers = options.get("encoder_layers", 12)
+    if not isinstance(layers, int) or not 0 < layers <= len(weights):
+        raise ValueError(f"its {len(weights)} tensors do not fit {layers!r} layers")
+    with torch.device("meta"):
+        expected = sum(value.numel() for value in _model_of(options).state_dict().values())
+    if expected > 2 * sum(value.numel() for value in weights.values()) + 2**20:
+        raise ValueError(f"its options ask for {expected} numbers, which its weights are too few for")
+
+
 def read_centroids(path: str | Path) -> Tensor:
     """Reads centroids `[K, d]`, float32, from a k-means of scikit-learn in joblib, or `.npy`, `.npz`, `.safetensors`.
 
@@ -118,22 +133,20 @@ def read_centroids(path: str | Path) -> Tensor:
     if not path.is_file():
         raise FileNotFoundError(f"no k-means file at {path}")
     if path.suffix == ".safetensors":
+        read_shapes(path)
         try:
             found: Any = from_bytes(path.read_bytes())
-        except (SafetensorError, OSError) as error:
+        except SafetensorError as error:
             raise ValueError(f"{path} is damaged ({error}): copy it again") from error
     elif path.suffix in (".npy", ".npz"):
-        try:
-            loaded: Any = np.load(path, allow_pickle=False)
-            found = dict(loaded) if hasattr(loaded, "files") else loaded
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{path} is damaged, or holds Python objects instead of numbers ({error})") from error
+        found = load_arrays(path)
     else:
         found = load_joblib(path, stand_ins=("sklearn", "scipy.sparse"))
         found = getattr(found, "cluster_centers_", found)
     matrices: list[Any] = [found]
     if isinstance(found, dict):
-        matrices = [value for value in cast("dict[str, Any]", found).values() if value.ndim == 2]
+        values = cast("dict[str, Any]", found).values()
+        matrices = [value for value in values if isinstance(value, (np.ndarray, Tensor)) and value.ndim == 2]
     matrix = matrices[0] if len(matrices) == 1 else None
     if not isinstance(matrix, (np.ndarray, Tensor)) or matrix.ndim != 2:
         raise ValueError(
@@ -161,13 +174,18 @@ def _section(package: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _conv_layers(options: dict[str, Any]) -> list[tuple[int, int, int]]:
     """Channels, kernel and stride of each layer, parsed from `[(512,10,5)] + [(512,3,2)] * 4` without running it."""
-    text = options.get("conv_feature_layers", "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2")
+    text: object = options.get("conv_feature_layers", "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2")
     layers: list[tuple[int, int, int]] = []
+    if not isinstance(text, str) or len(text) > 1000:
+        raise ValueError("conv_feature_layers of the checkpoint is no short text")
     for part in text.split("+"):
         match = re.fullmatch(r"\s*(\[.*\])\s*(?:\*\s*(\d+))?\s*", part, re.DOTALL)
         if match is None:
             raise ValueError(f"conv_feature_layers of the checkpoint cannot be parsed: {text!r}")
-        layers += [tuple(layer) for layer in ast.literal_eval(match[1])] * int(match[2] or 1)
+        times = int(match[2] or 1)
+        if times > MOST_LAYERS:
+            raise ValueError(f"conv_feature_layers of the checkpoint has more than {MOST_LAYERS} layers: {text!r}")
+        layers += [tuple(layer) for layer in ast.literal_eval(match[1])] * times
     return layers
 
 

@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import pickle
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -20,18 +19,18 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from spear_tts_pytorch.tokenizers.fairseq_hubert import read_centroids, read_fairseq_hubert
+from spear_tts_pytorch.tokenizers.fairseq_hubert import read_centroids
+from spear_tts_pytorch.tokenizers.hubert_files import read_model
 from spear_tts_pytorch.tokenizers.mel import nearest
 from spear_tts_pytorch.tokenizers.mel_fit import minibatch_kmeans
-from spear_tts_pytorch.tokenizers.semantic import CONFIG_NAME, check_wav, clips_of, shown_rates
+from spear_tts_pytorch.tokenizers.semantic import CONFIG_NAME, check_wav, clips_of, read_config, shown_rates
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences
-from spear_tts_pytorch.utils.files import write_whole
-from spear_tts_pytorch.utils.restricted import RefusedError, load_tensors, without_advice
+from spear_tts_pytorch.utils.files import with_usual_mode, write_whole
+from spear_tts_pytorch.utils.json_files import field
 
 CENTROIDS, ENCODER = "centroids.safetensors", "encoder"
 WINDOW, OVERLAP = 1000, 100  # frames: clips over 20 s pass in windows; 2 s at each inner end of a window are dropped
@@ -80,7 +79,7 @@ class HubertWithKmeans(nn.Module):
             )
         self.target_sample_hz, self.seq_len_multiple_of = target_sample_hz, seq_len_multiple_of
         self.output_layer = output_layer
-        self.model, self.normalize = _read_model(os.fspath(checkpoint_path))
+        self.model, self.normalize = read_model(os.fspath(checkpoint_path))
         _cut(self.model, output_layer, checkpoint_path)
         self.downsample_factor = math.prod(self.model.config.conv_stride)
         self.window = _receptive_field(self.model.config)
@@ -198,6 +197,7 @@ class HubertWithKmeans(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(folder / ENCODER)
+        with_usual_mode(folder / ENCODER)
         write_whole(folder / CENTROIDS, to_bytes({"centroids": self.centroids.cpu().contiguous()}))
         write_whole(folder / CONFIG_NAME, (json.dumps(self.to_dict(), indent=2) + "\n").encode())
 
@@ -205,16 +205,21 @@ class HubertWithKmeans(nn.Module):
     def load(cls, folder: str | os.PathLike[str]) -> HubertWithKmeans:
         """Opens the tokenizer that `save` wrote. Errors as the constructor."""
         folder = Path(folder)
-        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-        if config.get("type") != "hubert_kmeans" or config.get("format_version", 0) > FORMAT_VERSION:
+        config = read_config(folder / CONFIG_NAME)
+        try:
+            kind, version = field(config, "type", str), field(config, "format_version", int, 0)
+            kinds = {"target_sample_hz": int, "seq_len_multiple_of": (int, type(None)), "output_layer": int}
+            options: dict[str, Any] = {name: field(config, name, kinds[name]) for name in kinds}
+            fitted = field(config, "codebook_size", int) > 0
+            normalize = field(config, "normalize", bool)
+        except ValueError as error:
             raise ValueError(
-                f"{folder} holds {config.get('type')!r} of the format {config.get('format_version')}: upgrade the "
-                "package"
-            )
-        options = {name: config[name] for name in ("target_sample_hz", "seq_len_multiple_of", "output_layer")}
-        centroids = folder / CENTROIDS if config["codebook_size"] else None  # not fitted yet
-        tokenizer = cls(folder / ENCODER, centroids, **options)
-        tokenizer.normalize = config["normalize"]
+                f"{folder / CONFIG_NAME} is not the configuration of a HubertWithKmeans ({error}): save the tokenizer again"
+            ) from error
+        if kind != "hubert_kmeans" or version > FORMAT_VERSION:
+            raise ValueError(f"{folder} holds {kind!r} of the format {version}: upgrade the package")
+        tokenizer = cls(folder / ENCODER, folder / CENTROIDS if fitted else None, **options)
+        tokenizer.normalize = normalize
         return tokenizer
 
     def to_dict(self) -> dict[str, Any]:
@@ -327,47 +332,6 @@ def _receptive_field(config: Any) -> int:
     for kernel, stride in reversed(list(zip(config.conv_kernel, config.conv_stride, strict=True))):
         field = (field - 1) * stride + kernel
     return field
-
-
-def _read_model(path: str) -> tuple[Any, bool]:
-    """The model at a fairseq file, a folder or a Hub id, and whether it needs waveforms of mean 0 and variance 1."""
-    try:
-        from transformers import AutoConfig, AutoModel
-    except ImportError as error:
-        raise ImportError('HubertWithKmeans needs transformers: pip install "spear-tts-pytorch[hubert]"') from error
-    if Path(path).is_file():
-        return read_fairseq_hubert(path)
-    if not Path(path).is_dir() and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
-        raise FileNotFoundError(f"checkpoint_path {path!r} is no file, no folder and no Hub id")
-    try:
-        config = cast(Any, AutoConfig).from_pretrained(path)
-        if not hasattr(config, "conv_stride"):
-            raise ValueError(f"it is a {config.model_type}, which takes no waveforms")
-        _check_weights(Path(path))
-        model: Any = cast(Any, AutoModel).from_pretrained(path, weights_only=True).float()
-    except RefusedError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
-        raise ValueError(
-            f"checkpoint_path {path!r} cannot be loaded by transformers: {without_advice(error)}"
-        ) from error
-    folder = Path(path)
-    preprocessor = folder / "preprocessor_config.json"
-    normalize: bool = config.feat_extract_norm == "layer"
-    if preprocessor.is_file():
-        normalize = json.loads(preprocessor.read_text(encoding="utf-8")).get("do_normalize", normalize)
-    elif not folder.is_dir():
-        from transformers import AutoFeatureExtractor
-
-        normalize = cast(Any, AutoFeatureExtractor).from_pretrained(path).do_normalize
-    return model.eval(), bool(normalize)
-
-
-def _check_weights(folder: Path) -> None:
-    """Raises RefusedError or ValueError for pickled weights of `transformers` that hold code or are damaged."""
-    if not any(folder.glob("model*.safetensors")):  # transformers prefers these
-        for path in sorted(folder.glob("pytorch_model*.bin")):
-            load_tensors(path)
 
 
 def _rebuilt(

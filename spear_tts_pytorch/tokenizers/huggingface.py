@@ -5,13 +5,17 @@ In: lists of strings. Out: int64 ids `[b, n]` in `1..V-1`, padded with 0.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from spear_tts_pytorch.tokenizers.text import check_texts, rows_of
 from spear_tts_pytorch.tokens import TEXT_PAD_ID, pad_sequences
+from spear_tts_pytorch.utils.json_files import field, parse_object
+
+MOST_IDS = 2**22  # the tokenizers package ends the process for ids that need more memory than there is
 
 
 class HuggingFaceTokenizer:
@@ -60,13 +64,46 @@ class HuggingFaceTokenizer:
 
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> HuggingFaceTokenizer:
-        """Makes the tokenizer that `to_dict` described."""
+        """Makes the tokenizer that `to_dict` described.
+
+        Raises:
+            ImportError: transformers is missing.
+            ValueError: the description is damaged, or has ids that are too large.
+        """
+        text = _checked(config)
         try:
             from tokenizers import Tokenizer
             from transformers import PreTrainedTokenizerFast
         except ImportError as error:
             raise ImportError('this tokenizer needs transformers: pip install "spear-tts-pytorch[hubert]"') from error
-        return cls(PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(config["tokenizer"])))
+        try:
+            return cls(PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text)))
+        except BaseException as error:  # a panic of the tokenizers package is no Exception
+            if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+                raise ValueError(f"tokenizer is not one of the tokenizers package ({str(error)[:200]})") from error
+            raise
 
     def __repr__(self) -> str:
         return f"HuggingFaceTokenizer({type(self.tokenizer.backend_tokenizer.model).__name__}: {self.vocab_size} ids)"
+
+
+def _checked(config: dict[str, Any]) -> str:
+    """The tokenizer in a description, as JSON whose ids are in bounds; raises ValueError."""
+    text: str = field(config, "tokenizer", str)
+    try:
+        for number in _ids_in(parse_object(text)):
+            if not (type(number) is int and 0 <= number < MOST_IDS):
+                raise ValueError(f"an id must be 0 to {MOST_IDS - 1}, got {str(number)[:40]}")
+    except ValueError as error:
+        raise ValueError(f"tokenizer is not one of the tokenizers package ({error})") from error
+    return text
+
+
+def _ids_in(tokenizer: dict[str, Any]) -> Iterator[object]:
+    """All ids of the vocabulary and of added tokens."""
+    vocabulary: object = field(tokenizer, "model", dict).get("vocab", {})
+    if isinstance(vocabulary, dict):
+        yield from cast("dict[str, object]", vocabulary).values()
+    for added in cast("list[object]", field(tokenizer, "added_tokens", (list, type(None)), None) or []):
+        if isinstance(added, dict):
+            yield cast("dict[str, object]", added).get("id", 0)

@@ -8,15 +8,19 @@ Clips pass one at a time, so the numbers of a clip cannot depend on other clips 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spear_tts_pytorch.utils.json_files import REQUIRED, field
+
 FEATURES = ("mfcc", "logmel")
+MOST_HZ, MOST_MELS = 768_000, 1024
 CHUNK_FRAMES = 4096  # frames transformed at once, so that an hour of audio needs little memory
 DYNAMIC_RANGE = 1e-7  # bands are raised to 70 dB below the clip's loudest: digital silence has one value
 DELTA_WEIGHTS = (0.6, 0.3)  # of first and second differences; the coefficients themselves have the weight 1
@@ -48,6 +52,10 @@ class MelSettings:
     features: str = "mfcc"
 
     def __post_init__(self) -> None:
+        if not 0 < self.sample_hz <= MOST_HZ or not 0 < self.num_mels <= MOST_MELS:
+            raise ValueError(
+                f"sample_hz must be 1 to {MOST_HZ} and num_mels 1 to {MOST_MELS}, got {self.sample_hz}, {self.num_mels}"
+            )
         if self.features not in FEATURES:
             raise ValueError(f"features must be one of {FEATURES}, got {self.features!r}")
         if not 0 < self.hop <= self.window:
@@ -58,6 +66,23 @@ class MelSettings:
             )
         if self.features == "mfcc" and not 1 <= self.num_mfcc <= self.num_mels:
             raise ValueError(f"num_mfcc must be between 1 and num_mels={self.num_mels}, got {self.num_mfcc}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MelSettings:
+        """The settings that `dataclasses.asdict` turned into JSON types.
+
+        Raises:
+            ValueError: a field is missing, unknown, of another type or out of range.
+        """
+        kinds: dict[str, type] = {"int": int, "float": float, "str": str}
+        unknown = sorted(set(values) - {one.name for one in fields(cls)})
+        if unknown:
+            raise ValueError(f"settings has the unknown field {unknown[0]!r}")
+        given: dict[str, Any] = {
+            one.name: field(values, one.name, kinds[str(one.type)], REQUIRED if one.default is MISSING else one.default)
+            for one in fields(cls)
+        }
+        return cls(**given)
 
     @classmethod
     def for_audio(

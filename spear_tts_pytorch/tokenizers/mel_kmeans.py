@@ -33,9 +33,10 @@ from spear_tts_pytorch.tokenizers.mel import (
     spectra_to_wav,
 )
 from spear_tts_pytorch.tokenizers.mel_fit import FitOptions, fit_clusters
-from spear_tts_pytorch.tokenizers.semantic import CONFIG_NAME, check_wav, clips_of, shown_rates
+from spear_tts_pytorch.tokenizers.semantic import CONFIG_NAME, check_wav, clips_of, read_config, shown_rates
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences
 from spear_tts_pytorch.utils.files import write_whole
+from spear_tts_pytorch.utils.json_files import field, texts
 
 FORMAT_VERSION = 1
 TENSORS_NAME = "tokenizer.safetensors"
@@ -262,25 +263,30 @@ class MelKmeans:
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"no MelKmeans in {folder}: {name} is missing")
         try:
-            config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-            kind, version = config["type"], config["format_version"]
+            config = read_config(folder / CONFIG_NAME)
+            kind, version = field(config, "type", str), field(config, "format_version", int)
             if kind != "mel_kmeans" or version > FORMAT_VERSION:
                 raise ValueError(
                     f"it has the type {kind!r} and the format {version}, this version reads 'mel_kmeans' up to "
                     f"{FORMAT_VERSION}"
                 )
+            settings = MelSettings.from_dict(field(config, "settings", dict))
+            names = texts(config, "speakers")
+            normalize, consecutive = field(config, "normalize", str), field(config, "unique_consecutive", bool)
             tensors: dict[str, Any] = from_bytes((folder / TENSORS_NAME).read_bytes())
-            names, stats = config["speakers"], tensors.pop("speaker_stats", None)
+            stats = tensors.pop("speaker_stats", None)
             speaker_stats: dict[str, Tensor] = {name: stats[index] for index, name in enumerate(names)}
             return cls(
                 **tensors,
-                settings=MelSettings(**config["settings"]),
-                normalize=config["normalize"],
-                unique_consecutive=config["unique_consecutive"],
+                settings=settings,
+                normalize=normalize,
+                unique_consecutive=consecutive,
                 speaker_stats=speaker_stats,
             )
         except (ValueError, KeyError, TypeError, IndexError, SafetensorError) as error:
-            raise ValueError(f"{folder} does not hold a usable MelKmeans ({error}): save or fit it again") from error
+            raise ValueError(
+                f"{folder / CONFIG_NAME} does not hold a usable MelKmeans ({error}): save or fit it again"
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """A description that differs between tokenizers, as JSON types; `fingerprint` stands for the centroids."""

@@ -14,6 +14,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer, check_texts
+from spear_tts_pytorch.utils.json_files import field
+from spear_tts_pytorch.utils.json_files import texts as listed_texts
 
 
 class PhonemeTokenizer:
@@ -87,7 +89,8 @@ class PhonemeTokenizer:
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> PhonemeTokenizer:
         """Makes the tokenizer that `to_dict` described."""
-        return cls(config["language"], config["symbols"], config.get("unknown", "error"))
+        unknown: Any = field(config, "unknown", str, "error")
+        return cls(field(config, "language", str), listed_texts(config, "symbols"), unknown)
 
     def __repr__(self) -> str:
         return f"PhonemeTokenizer({self.language!r}, {self.vocab_size} ids: {''.join(self.characters.symbols)!r})"

@@ -7,7 +7,6 @@ In: waveforms `[b, t]` and their lengths `[b]` in samples, or clips `[t]` of une
 from __future__ import annotations
 
 import inspect
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences
+from spear_tts_pytorch.utils.json_files import read_object
 
 CONFIG_NAME = "tokenizer.json"
 RATES = range(1000, 768_001)  # Hz; resampling from others turns a small clip into gigabytes
@@ -261,6 +261,11 @@ def shown_rates(tokenizer: SemanticTokenizer) -> str:
     return f"{tokenizer.codebook_size} clusters, {tokenizer.target_sample_hz} Hz, {most}{rate:g} ids per second"
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """The object in a tokenizer.json. For errors see `read_object`."""
+    return read_object(path, "a tokenizer configuration", "save the tokenizer again")
+
+
 Loader = Callable[[Path], SemanticTokenizer]
 _loaders: dict[str, Loader] = {}
 
@@ -280,11 +285,8 @@ def load_semantic_tokenizer(folder: str | os.PathLike[str]) -> SemanticTokenizer
     path = Path(folder) / CONFIG_NAME
     if not path.is_file():
         raise FileNotFoundError(f"no semantic tokenizer in {folder}: {CONFIG_NAME} is missing")
-    try:
-        kind = json.loads(path.read_text(encoding="utf-8")).get("type")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a tokenizer configuration ({error}): save the tokenizer again") from error
-    if kind not in _loaders:
+    kind = read_config(path).get("type")
+    if not isinstance(kind, str) or kind not in _loaders:
         known = ", ".join(map(repr, sorted(_loaders)))
         raise ValueError(f"{path} has the tokenizer type {kind!r}, this version knows {known}: upgrade the package")
     return _loaders[kind](Path(folder))

@@ -8,6 +8,7 @@ can hold it.
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from typing import Any, Literal, Protocol, cast, runtime_checkable
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 
 from spear_tts_pytorch.tokens import TEXT_PAD_ID, pad_sequences
+from spear_tts_pytorch.utils.json_files import field
+from spear_tts_pytorch.utils.json_files import texts as listed_texts
 
 UNKNOWN_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 
@@ -79,7 +82,7 @@ class CharacterTokenizer:
         long = [symbol for symbol in symbols if len(symbol) != 1]
         if long:
             raise ValueError(f"symbols must be single characters, got {long[0]!r}")
-        repeated = sorted({symbol for symbol in symbols if symbols.count(symbol) > 1})
+        repeated = sorted(symbol for symbol, count in Counter(symbols).items() if count > 1)
         if repeated:
             raise ValueError(f"symbols holds some characters more than once: {_listing(repeated)}")
         if unknown not in ("error", "unk"):
@@ -152,7 +155,8 @@ class CharacterTokenizer:
     def from_dict(cls, config: dict[str, Any]) -> CharacterTokenizer:
         """Makes the tokenizer that `to_dict` described."""
         _check_type(config, "characters")
-        return cls(config["symbols"], unknown=config.get("unknown", "error"), normalize=config.get("normalize", True))
+        unknown, normalize = field(config, "unknown", str, "error"), field(config, "normalize", bool, True)
+        return cls(listed_texts(config, "symbols"), unknown=unknown, normalize=normalize)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CharacterTokenizer) and self.to_dict() == other.to_dict()
@@ -205,7 +209,7 @@ class ByteTokenizer:
     def from_dict(cls, config: dict[str, Any]) -> ByteTokenizer:
         """Makes the tokenizer that `to_dict` described."""
         _check_type(config, "bytes")
-        return cls(normalize=config.get("normalize", True))
+        return cls(normalize=field(config, "normalize", bool, True))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ByteTokenizer) and self.to_dict() == other.to_dict()
@@ -230,9 +234,9 @@ def tokenizer_from_dict(config: dict[str, Any]) -> TextTokenizer:
     """Makes the text tokenizer that `to_dict` described.
 
     Raises:
-        ValueError: a "type" that is not registered (`register_text_tokenizer`).
+        ValueError: a "type" that is not registered (`register_text_tokenizer`), or a field that is missing or wrong.
     """
-    kind = config.get("type")
+    kind = field(config, "type", str, "none")
     if kind not in _makers:
         raise ValueError(f"unknown text tokenizer type {kind!r}: this version knows {_listing(sorted(_makers))}")
     return _makers[kind](config)

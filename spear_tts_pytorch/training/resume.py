@@ -20,7 +20,7 @@ from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.training.fingerprint import CHANGEABLE, Fingerprint, differences
 from spear_tts_pytorch.training.processes import gather_objects, load_optimizer, on_main, whole_optimizer
 from spear_tts_pytorch.training.run import Records, RunFolder, load_state, save_checkpoint
-from spear_tts_pytorch.training.state import RunState, random_state
+from spear_tts_pytorch.training.state import RunState, check_state, random_state
 from spear_tts_pytorch.utils.distributed import whole_weights
 from spear_tts_pytorch.utils.files import FolderInUseError, locked, write_whole
 
@@ -208,9 +208,13 @@ class Checkpoints:
             self._check_fingerprint(state["fingerprint"], path)
         package = self.model.load(path)
         if state is None and "trainer" in package:
-            state = {**package["trainer"], "optim": package["optim"]}
+            try:
+                state = {**package["trainer"], "optim": package.get("optim")}
+                check_state(state)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path} is broken ({error}): resume from another checkpoint") from error
         if restore_optimizer and state is not None:
-            self._restore(state)
+            self._restore(state, path)
 
     def _check_fingerprint(self, there: Fingerprint, path: Path) -> None:
         different, changed = differences(there, self.fingerprint)
@@ -222,11 +226,13 @@ class Checkpoints:
         if changed:
             self.tell(f"the run in {path} goes on with other settings: {'; '.join(changed)}")
 
-    def _restore(self, checkpoint: Mapping[str, Any]) -> None:
+    def _restore(self, checkpoint: Mapping[str, Any], path: Path) -> None:
         try:
             load_optimizer(self.optimizer, checkpoint["optim"])
-        except ValueError as error:
-            raise ValueError(f"the checkpoint trained other parameters than this trainer: {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"the checkpoint {path} trained other parameters than this trainer ({error}): resume from another one"
+            ) from error
         scaler: Any = getattr(self.accelerator, "scaler", None)
         if checkpoint["scaler"] is not None and scaler is not None:
             scaler.load_state_dict(checkpoint["scaler"])

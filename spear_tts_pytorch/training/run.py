@@ -11,17 +11,21 @@ In: functions that write a model into a folder, dictionaries of state, records. 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from spear_tts_pytorch.utils.files import TEMPORARY, whole_folder, write_whole
+from spear_tts_pytorch.training.state import check_state
+from spear_tts_pytorch.utils.files import TEMPORARY, remove, whole_folder, write_whole
+from spear_tts_pytorch.utils.json_files import field, parse_object, word_of
+from spear_tts_pytorch.utils.restricted import load_tensors
 
 STATE_NAME = "trainer.pt"
 STATE_VERSION = 1
@@ -49,14 +53,18 @@ def load_state(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"{path} is not a checkpoint: it has no {STATE_NAME}")
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{file} is broken ({type(error).__name__}): resume from another checkpoint") from error
-    if state["version"] > STATE_VERSION:
-        raise ValueError(
-            f"{file} has the version {state['version']}, this package reads {STATE_VERSION}: upgrade the package"
-        )
-    return state
+        state = load_tensors(file)
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds {word_of(state)}")
+        found = cast("dict[str, Any]", state)
+        version = field(found, "version", int)
+        if version <= STATE_VERSION:
+            check_state(found)
+    except ValueError as error:
+        raise ValueError(f"{file} is broken ({error}): resume from another checkpoint") from error
+    if version > STATE_VERSION:
+        raise ValueError(f"{file} has the version {version}, this package reads {STATE_VERSION}: upgrade the package")
+    return found
 
 
 class RunFolder:
@@ -98,10 +106,8 @@ class RunFolder:
                 match = TEMPORARY.fullmatch(path.name)
                 if match and match[2] == "old" and not (folder / match[1]).exists():
                     path.rename(folder / match[1])
-                elif match and path.is_dir():
-                    shutil.rmtree(path)
                 elif match:
-                    path.unlink()
+                    remove(path)
 
     def clear(self) -> None:
         """Removes the files of an earlier run and leaves all others."""
@@ -134,7 +140,7 @@ class RunFolder:
         if self.path is None or not found:
             return None
         pointer = self.path / LATEST
-        name = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
+        name = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.is_file() else ""
         return next((path for path in found.values() if path.name == name), found[max(found)])
 
     def save(self, step: int, write_model: Callable[[Path], None], state: Mapping[str, Any]) -> None:
@@ -154,7 +160,9 @@ class RunFolder:
         first = older[-self.keep_last :][0] if self.keep_last else 0
         for path in folder.iterdir():
             match = _STEP.fullmatch(path.name)
-            if match and int(match[1]) < first:  # also the rest of one that was removed in part
+            if match and int(match[1]) < first and path.is_symlink():
+                path.unlink()  # the link; its target belongs to somebody else
+            elif match and int(match[1]) < first:  # also the rest of one that was removed in part
                 (path / STATE_NAME).unlink(missing_ok=True)  # from now on it is no checkpoint
                 shutil.rmtree(path)
 
@@ -171,15 +179,14 @@ class RunFolder:
                 file.write(json.dumps({key: _as_json(value) for key, value in record.items()}) + "\n")
 
     def rewind(self, step: int) -> list[dict[str, Any]]:
-        """The records up to a step. Later ones, of an interrupted run, are removed from the file."""
+        """The records up to a step. Later ones, of an interrupted run, are removed from the file.
+
+        Raises:
+            ValueError: a line of the file is no record.
+        """
         if self.path is None or not (self.path / METRICS).is_file():
             return []
-        records: list[dict[str, Any]] = []
-        for line in (self.path / METRICS).read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue  # the end of a line that a crash cut off
+        records = _read_records(self.path / METRICS)
         kept = [record for record in records if record["step"] <= step]
         write_whole(self.path / METRICS, "".join(json.dumps(record) + "\n" for record in kept).encode())
         return kept
@@ -209,6 +216,29 @@ class Records:
     def rewind(self, step: int) -> None:
         """Takes the records of the file up to a step and removes the others."""
         self.history = self.folder.rewind(step)
+
+
+def _read_records(path: Path) -> list[dict[str, Any]]:
+    """The records in a file of metrics, without the last one if a crash cut it off."""
+    *lines, rest = path.read_bytes().split(b"\n")
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = parse_object(line)
+            field(record, "step", int)
+        except ValueError as error:
+            raise ValueError(
+                f"{path} line {number} is no record of a training ({error}): remove the line, or move the file away"
+            ) from error
+        records.append(record)
+    if rest.strip():  # a line without its end
+        with contextlib.suppress(ValueError):
+            record = parse_object(rest)
+            field(record, "step", int)
+            records.append(record)
+    return records
 
 
 def _as_json(value: Any) -> Any:

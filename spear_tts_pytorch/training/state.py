@@ -16,8 +16,23 @@ import numpy.typing as npt
 import torch
 
 from spear_tts_pytorch.data.loader import Position
+from spear_tts_pytorch.utils.json_files import REQUIRED
+from spear_tts_pytorch.utils.json_files import field as checked_field
 
 RandomState = dict[str, Any]
+_NUMBER_OR_NONE = (float, type(None))
+_KINDS: dict[str, Any] = {
+    "step": int,
+    "position": (list, tuple),
+    "running": dict,
+    "best_valid_loss": _NUMBER_OR_NONE,
+    "best_step": (int, type(None)),
+    "optim": dict,
+    "scaler": (dict, type(None)),
+    "rng": list,
+    "fingerprint": dict,
+}
+_RANDOM = {"torch", "cuda", "python", "numpy"}
 
 
 @dataclass
@@ -100,6 +115,39 @@ class RunState:
         self.best_valid_loss, self.best_step = checkpoint["best_valid_loss"], checkpoint.get("best_step")
         self.saved_step = self.step
         self.random, self.begun = random_state, False
+
+
+def check_state(state: Mapping[str, Any]) -> None:
+    """Checks what a checkpoint holds beside the weights, field by field.
+
+    Raises:
+        ValueError: a field is missing, of another type or out of range.
+    """
+    for name in (
+        "step",
+        "position",
+        "running",
+        "best_valid_loss",
+        "best_step",
+        "optim",
+        "scaler",
+        "rng",
+        "fingerprint",
+    ):
+        checked_field(state, name, _KINDS[name], None if name in ("best_step", "scaler") else REQUIRED)
+    numbers: list[Any] = [state["step"], *state["position"]]
+    if len(numbers) != 3 or not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError("step and position must be integers of 0 or more")
+    running: Mapping[str, Any] = state["running"]
+    for name, kind in (("loss", float), ("updates", int), ("tokens", int), ("seconds", float)):
+        value = running.get(name)
+        if not isinstance(value, (int, float) if kind is float else kind) or len(running) != 4:
+            raise ValueError("running must hold the numbers loss, updates, tokens and seconds")
+    for name in ("state", "param_groups"):
+        checked_field(cast("dict[str, Any]", state["optim"]), name, (dict, list))
+    for random_state in cast("list[object]", state["rng"]):
+        if not isinstance(random_state, dict) or not _RANDOM <= set(cast("dict[str, Any]", random_state)):
+            raise ValueError(f"rng must hold the states of {', '.join(sorted(_RANDOM))}")
 
 
 def random_state() -> RandomState:

@@ -2,21 +2,29 @@
 
 In: a path, and bytes or a block that fills a folder. Out: the file or folder, on the disk when the call returns.
 A crash or a loss of power leaves the former file or folder in place, and at most temporary ones beside it, whose names
-`TEMPORARY` matches.
+`TEMPORARY` matches. The next `whole_folder` at the same place removes those of processes that have ended.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import re
 import shutil
+import sys
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
+
+if sys.platform == "win32":
+    fcntl = None
+else:
+    import fcntl
 
 LOCK_NAME = ".lock"
 # Names that `beside` makes: group 1 is the name of the file or folder, group 2 is "tmp" (new) or "old" (replaced).
@@ -83,8 +91,9 @@ def _rename_to_free(temporary: Path, path: Path) -> None:
 def whole_folder(folder: str | Path, *, replace: bool = False) -> Generator[Path]:
     """Yields an empty folder to fill. It appears at `folder` when the block ends, complete or not at all.
 
-    After an error in the block it is deleted, and a former folder stays as it was. A process killed between the two
-    renamings leaves the former folder under a name that `TEMPORARY` matches, with the ending "old".
+    After an error in the block it is deleted, and a former folder stays as it was. Where the system can, the new and the
+    former folder change places in one step. Elsewhere a process killed between two renamings leaves the former folder
+    under a hidden name, from which `recover_folder` brings it back.
 
     Args:
         folder: where it appears; missing parents are made.
@@ -94,27 +103,115 @@ def whole_folder(folder: str | Path, *, replace: bool = False) -> Generator[Path
         FileExistsError: `folder` exists and is not empty, and `replace` is False.
     """
     folder = Path(folder)
+    recover_folder(folder)
     if not replace and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists already: choose another folder, or remove it first")
     temporary, old = beside(folder), beside(folder, "old")
     temporary.mkdir(parents=True)
+    held = _hold(temporary)
     try:
         yield temporary
-        _sync_tree(temporary)
-        if folder.exists() and replace:
-            folder.rename(old)
-        elif folder.exists():
+        sync_tree(temporary)
+        if folder.exists() and not replace:
             folder.rmdir()  # fails if another process has filled it meanwhile
-        temporary.rename(folder)
+        elif folder.is_dir() and not folder.is_symlink():
+            shutil.copymode(folder, temporary)
+        if not (folder.exists() and exchange(temporary, folder)):
+            if folder.exists() or folder.is_symlink():
+                folder.rename(old)
+            temporary.rename(folder)
         sync_folder(folder.parent)
     finally:
         if old.exists() and not folder.exists():
             old.rename(folder)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        remove(temporary)  # the former folder, if both changed places
+        remove(old)
+        if held is not None:
+            os.close(held)
 
 
-def _sync_tree(folder: Path) -> None:
+def recover_folder(folder: Path) -> None:
+    """Clears up after killed processes that were writing `folder`: brings back the former one, or removes the rest.
+
+    The folders of processes that are still writing are left alone.
+    """
+    if not folder.name or not folder.parent.is_dir():
+        return
+    for path in folder.parent.glob(f".{_escaped(folder.name)}.*"):
+        match = TEMPORARY.fullmatch(path.name)
+        if match is None or match[1] != folder.name or not path.is_dir() or path.is_symlink():
+            continue
+        held = _hold(path)
+        if held is None:
+            continue
+        with contextlib.suppress(OSError):
+            if match[2] == "old" and not folder.exists():
+                path.rename(folder)
+            else:
+                remove(path)
+        os.close(held)
+
+
+def _escaped(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _hold(folder: Path) -> int | None:
+    """Marks a folder as in use until the descriptor is closed or the process ends; None if another process uses it."""
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a folder with its contents, or a link but not its target. What cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Lets two files or folders change places in one step. False if this system or file system cannot."""
+    call = _exchanger()
+    return call is not None and call(os.fsencode(first), os.fsencode(second)) == 0
+
+
+def _exchanger() -> Callable[[bytes, bytes], int] | None:
+    try:
+        library: Any = ctypes.CDLL(None)
+        if sys.platform == "darwin":
+            return lambda first, second: library.renamex_np(first, second, ctypes.c_uint(2))  # RENAME_SWAP
+        rename = library.renameat2
+    except (AttributeError, OSError, TypeError):
+        return None
+    here = ctypes.c_int(-100)  # AT_FDCWD: relative paths start in the working folder
+    return lambda first, second: rename(here, first, here, second, ctypes.c_uint(2))  # RENAME_EXCHANGE
+
+
+def with_usual_mode(folder: Path) -> None:
+    """Gives the files in a new folder the mode of any new file (the umask), where a library made them private."""
+    probe = beside(folder / "mode")
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
+
+
+def sync_tree(folder: Path) -> None:
+    """Makes the files and names in `folder` durable."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             _sync_file(path)

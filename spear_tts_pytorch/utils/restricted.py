@@ -15,14 +15,19 @@ import math
 import pickle
 import re
 import struct
+import zipfile
 import zlib
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from spear_tts_pytorch.utils.arrays import most_bytes
+from spear_tts_pytorch.utils.pickles import MOST_DEPTH, MOST_VALUES, check_file
 
 ADVICE = (
     "Weights only load failed"  # torch's message also advises a way to load that runs code from the file; we cut it
@@ -33,7 +38,7 @@ NUMBERS = re.compile(r"[biufc]\d{1,2}")  # NumPy's codes of numeric types
 DAMAGED = (  # errors that readers raise on a damaged file
     *(pickle.UnpicklingError, struct.error, zlib.error, lzma.LZMAError),
     *(EOFError, OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError),
-    *(AttributeError, OverflowError, MemoryError, AssertionError, ImportError),
+    *(AttributeError, OverflowError, MemoryError, AssertionError, ImportError, RecursionError),
 )
 
 
@@ -72,13 +77,19 @@ def load_tensors(path: str | Path, *, stand_ins: tuple[str, ...] = ()) -> Any:
         ValueError: it is damaged, or of another kind.
     """
     path = _existing(path)
+    try:
+        check_file(path)
+    except (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, zlib.error) as error:
+        raise ValueError(
+            f"{path} is damaged or no file of weights ({_first_line(error)}): copy or save it again"
+        ) from error
     known = _numpy_scalars(path)
     made: dict[str, Any] = {}
     while True:
         try:
             with torch.serialization.safe_globals(list(made.values())):
-                return torch.load(path, map_location="cpu", weights_only=True)
-        except RefusedError:
+                return _checked(torch.load(path, map_location="cpu", weights_only=True))
+        except (RefusedError, PermissionError):
             raise
         except DAMAGED as error:
             found = GLOBAL.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
@@ -101,7 +112,7 @@ def load_joblib(path: str | Path, *, stand_ins: tuple[str, ...] = ()) -> Any:
     path = _existing(path)
     try:
         return _ArrayUnpickler(path, (*stand_ins, "numpy.random")).load()
-    except RefusedError:
+    except (RefusedError, PermissionError):
         raise
     except DAMAGED as error:
         raise ValueError(f"{path} is damaged or not written by joblib ({_first_line(error)}): save it again") from error
@@ -154,12 +165,25 @@ class _Array(StandIn):
 _PythonUnpickler = cast(Any, pickle)._Unpickler  # the C one cannot stop after a mark to read the array's bytes
 
 
+def _tuple_loader(code: int) -> Callable[[Any], None]:
+    """The unpickler's own way to make a tuple, and then the check of `_ArrayUnpickler`."""
+    load = _PythonUnpickler.dispatch[code]
+
+    def checked(unpickler: Any) -> None:
+        load(unpickler)
+        unpickler.check_tuple()
+
+    return checked
+
+
 class _ArrayUnpickler(_PythonUnpickler):
     """Reads a pickle of joblib; `stack` is the unpickler's own."""
 
     stack: list[Any]
 
     def __init__(self, path: Path, stand_ins: tuple[str, ...]):
+        self.sizes: dict[int, tuple[int, int]] = {}
+        self.tuples: list[tuple[Any, ...]] = []
         self.path, self.stand_ins, self.file = path, stand_ins, _decompressed(path)
         self.made: dict[str, Any] = {
             "collections.OrderedDict": OrderedDict,
@@ -180,7 +204,7 @@ class _ArrayUnpickler(_PythonUnpickler):
 
     def load_build(self) -> None:
         if not isinstance(self.stack[-2], StandIn):
-            raise RefusedError(_refusal(self.path, f"a state for {self.stack[-2]!r}"))
+            raise RefusedError(_refusal(self.path, f"a state for a {type(self.stack[-2]).__name__}"))
         _PythonUnpickler.load_build(self)
         if isinstance(self.stack[-1], _Array):
             self.stack.append(self.array(cast("dict[str, Any]", vars(self.stack.pop()))))
@@ -190,14 +214,35 @@ class _ArrayUnpickler(_PythonUnpickler):
         kind: np.dtype[Any] = note["dtype"].made(self.path)
         if note.get("numpy_array_alignment_bytes") is not None:
             self.file.read(int.from_bytes(self.file.read(1), "little"))
-        size = math.prod(note["shape"]) * kind.itemsize
+        shape = note["shape"]
+        if not isinstance(shape, tuple) or not all(isinstance(n, int) for n in cast("tuple[Any, ...]", shape)):
+            raise RefusedError(f"{self.path} holds an array whose shape is not of integers: save it again")
+        size = math.prod(cast("tuple[int, ...]", shape)) * kind.itemsize
         data = self.file.read(size)
         if len(data) != size:
             raise EOFError("it ends within an array")
         flat = cast(Any, np.frombuffer(data, kind))  # numpy's types allow no order that is not a literal
         return flat.reshape(note["shape"], order=note["order"]).copy()
 
-    dispatch = {**_PythonUnpickler.dispatch, pickle.BUILD[0]: load_build}
+    def check_tuple(self) -> None:
+        """Bounds the tuples in the tuple that was just made: to hash it takes a step for each value, however often it comes."""
+        made = cast("tuple[Any, ...]", self.stack[-1])
+        parts = [self.sizes.get(id(part), (0, 0)) for part in made]
+        count, depth = len(made) + sum(count for count, _ in parts), 1 + max((depth for _, depth in parts), default=0)
+        if count > MOST_VALUES or depth > MOST_DEPTH:
+            raise RefusedError(f"{self.path} holds tuples in tuples without an end: save it again")
+        self.sizes[id(made)] = count, depth
+        self.tuples.append(made)  # kept, so that no other object gets its id
+
+    def load_bytearray(self) -> None:
+        raise RefusedError(_refusal(self.path, "bytearray"))  # it takes memory before its bytes are read
+
+    dispatch = {
+        **_PythonUnpickler.dispatch,
+        pickle.BUILD[0]: load_build,
+        pickle.BYTEARRAY8[0]: load_bytearray,
+        **{code[0]: _tuple_loader(code[0]) for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)},
+    }
 
 
 def _latin1(text: str, encoding: str = "latin1") -> bytes:
@@ -221,17 +266,51 @@ def _refusal(path: Path, name: str) -> str:
 
 
 def _decompressed(path: Path) -> io.BytesIO:
+    """The contents of a file, decompressed; raises ValueError if they are far larger than numbers can become."""
     data = path.read_bytes()
-    for magic, decompress in (
-        (b"\x1f\x8b", gzip.decompress),
-        (b"BZh", bz2.decompress),
-        (b"\xfd7zXZ", lzma.decompress),
-        (b"\x5d\x00\x00", lzma.decompress),
-        (b"\x78", zlib.decompress),
+    most = most_bytes(len(data))
+    for magic, opened in (
+        (b"\x1f\x8b", gzip.GzipFile),
+        (b"BZh", bz2.BZ2File),
+        (b"\xfd7zXZ", lzma.LZMAFile),
+        (b"\x5d\x00\x00", lzma.LZMAFile),
     ):
         if data.startswith(magic):
-            return io.BytesIO(decompress(data))
+            source: Any = io.BytesIO(data)
+            with opened(fileobj=source) if opened is gzip.GzipFile else opened(source) as file:
+                return _bounded(file.read(most + 1), most)
+    if data.startswith(b"\x78"):
+        inner = zlib.decompressobj()
+        return _bounded(inner.decompress(data, most + 1) + (inner.flush() if not inner.unconsumed_tail else b""), most)
     return io.BytesIO(data)
+
+
+def _bounded(data: bytes, most: int) -> io.BytesIO:
+    if len(data) > most:
+        raise ValueError(f"it has more than {most >> 20} MiB when decompressed, far more than its numbers need")
+    return io.BytesIO(data)
+
+
+def _checked(value: Any) -> Any:
+    """Returns contents of a file whose tensors have all their numbers; raises ValueError for views that repeat some.
+
+    Such a tensor takes no memory in the file, and all memory where it is copied.
+    """
+    seen: set[int] = set()
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, torch.Tensor):
+            if one.layout is not torch.strided or one.numel() * one.element_size() > one.untyped_storage().nbytes():
+                raise ValueError("it holds a tensor that is larger than its numbers")
+        elif isinstance(one, dict):
+            waiting.extend(cast("dict[Any, Any]", one).values())
+        elif isinstance(one, (list, tuple)):
+            waiting.extend(cast("list[Any]", one))
+    return value
 
 
 def _existing(path: str | Path) -> Path:

@@ -14,6 +14,7 @@ from spear_tts_pytorch.data.audio import load_audio
 from spear_tts_pytorch.data.corpora import Utterance
 from spear_tts_pytorch.data.tokenized import tokenize_corpus
 from spear_tts_pytorch.tokenizers import hubert
+from spear_tts_pytorch.tokenizers.fairseq_hubert import read_fairseq_hubert
 from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer, load_semantic_tokenizer
 from spear_tts_pytorch.utils.restricted import RefusedError
 
@@ -52,7 +53,7 @@ def test_repr_says_layer_clusters_and_rates(tokenizer):
 
 def test_a_huggingface_save_gives_the_same(tokenizer, files, expected, tmp_path):
     waves = next(value for name, value in expected.items() if "wave" in name)
-    model, _ = hubert.read_fairseq_hubert(files / "hubert_tiny.pt")
+    model, _ = read_fairseq_hubert(files / "hubert_tiny.pt")
     model.save_pretrained(tmp_path / "hf")
     same = hubert.HubertWithKmeans(tmp_path / "hf", files / "hubert_tiny_L2_km20.bin", output_layer=2)
     assert torch.equal(same(waves), tokenizer(waves))
@@ -68,7 +69,7 @@ class Evil:
 
 def test_pickled_weights_of_a_huggingface_folder_that_hold_code_are_refused(tokenizer, files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model, _ = hubert.read_fairseq_hubert(files / "hubert_tiny.pt")
+    model, _ = read_fairseq_hubert(files / "hubert_tiny.pt")
     model.save_pretrained("hf")
     state = load_file("hf/model.safetensors")
     os.remove("hf/model.safetensors")
@@ -114,7 +115,7 @@ def test_processes_get_it_whole(tokenizer, expected):
 
 def test_the_fingerprint_is_of_encoder_and_centroids(tokenizer, files, tmp_path):
     kmeans = files / "hubert_tiny_L2_km20.bin"
-    model, _ = hubert.read_fairseq_hubert(files / "hubert_tiny.pt")
+    model, _ = read_fairseq_hubert(files / "hubert_tiny.pt")
     model.save_pretrained(tmp_path / "same")
     with torch.no_grad():
         model.encoder.layers[1].final_layer_norm.bias[0] += 1e-3

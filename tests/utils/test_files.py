@@ -1,13 +1,22 @@
 """Files and folders appear complete or not at all, and a locked folder has one writer."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from spear_tts_pytorch.utils.files import TEMPORARY, beside, copy_whole, locked, whole_folder, write_whole
+from spear_tts_pytorch.utils.files import (
+    TEMPORARY,
+    beside,
+    copy_whole,
+    locked,
+    recover_folder,
+    whole_folder,
+    write_whole,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -139,18 +148,42 @@ def test_files_are_on_the_disk_before_the_folder_appears(tmp_path, monkeypatch):
     assert events[-1] == tmp_path.stat().st_ino
 
 
-def test_a_process_killed_between_the_renamings_leaves_the_old_folder_under_a_known_name(tmp_path):
+def test_a_folder_comes_back_after_a_kill_between_the_renamings(tmp_path):
     with whole_folder(tmp_path / "out") as folder:
         fill(folder, "old")
     code = (
-        "import os; from pathlib import Path; from spear_tts_pytorch.utils.files import whole_folder\n"
+        "import os; from pathlib import Path; from spear_tts_pytorch.utils import files\n"
         "rename = Path.rename\n"
+        "files.exchange = lambda *paths: False  # as on systems that cannot\n"
         "Path.rename = lambda *paths: (rename(*paths), os._exit(9))\n"
-        f"with whole_folder({str(tmp_path / 'out')!r}, replace=True) as folder: (folder / 'a').write_text('new')"
+        f"with files.whole_folder({str(tmp_path / 'out')!r}, replace=True) as folder: (folder / 'a').write_text('new')"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 9
     found = {TEMPORARY.fullmatch(path.name).groups(): content(path) for path in tmp_path.iterdir()}
     assert found == {("out", "old"): complete("old"), ("out", "tmp"): {"a": "new"}}
+    recover_folder(tmp_path / "out")
+    assert {path.name: content(path) for path in tmp_path.iterdir()} == {"out": complete("old")}
+
+
+def test_a_folder_that_is_being_written_is_not_cleared_away(tmp_path):
+    with whole_folder(tmp_path / "out") as folder:
+        recover_folder(tmp_path / "out")
+        with whole_folder(tmp_path / "out", replace=True) as other:
+            fill(other, "old")
+        fill(folder, "new")
+        shutil.rmtree(tmp_path / "out")
+    assert content(tmp_path / "out") == complete("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_link_is_replaced_and_its_target_left_alone(tmp_path):
+    with whole_folder(tmp_path / "target") as folder:
+        fill(folder, "old")
+    (tmp_path / "out").symlink_to(tmp_path / "target")
+    with whole_folder(tmp_path / "out", replace=True) as folder:
+        fill(folder, "new")
+    assert content(tmp_path / "target") == complete("old") and content(tmp_path / "out") == complete("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "target"]
 
 
 def test_temporary_names_are_hidden_unique_and_known():

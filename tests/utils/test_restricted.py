@@ -237,5 +237,5 @@ def test_numbers_of_numpy_in_the_options_of_a_checkpoint(tmp_path):
     small |= dict(conv_feature_layers="[(8,10,5)]", conv_pos=4, conv_pos_groups=2, dropout=np.float64(0.1))
     path = tmp_path / "a.pt"
     torch.save({"cfg": {"model": small}, "model": {}}, path)
-    with pytest.raises(ValueError, match="a.pt is not a HuBERT that this version knows: missing"):
+    with pytest.raises(ValueError, match="a.pt is not a HuBERT that this version knows .*0 tensors"):
         read_fairseq_hubert(path)

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from spear_tts_pytorch.data.arrow import Column, Footer, Schema, Table, arrow, parquet
+from spear_tts_pytorch.data.arrow import Column, Footer, Schema, Table, arrow, check_sizes, parquet
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, TEXT_PAD_ID
 from spear_tts_pytorch.utils.files import write_whole
+from spear_tts_pytorch.utils.json_files import field, read_object
 from spear_tts_pytorch.version import __version__
 
 DATASET_NAME = "dataset.json"
@@ -92,8 +93,12 @@ def read_footer(shard: Path) -> Footer:
         ValueError: the file is not a readable shard of pairs.
     """
     try:
-        return parquet().read_metadata(shard)
-    except (arrow().ArrowException, OSError) as error:
+        footer = parquet().read_metadata(shard)
+        check_sizes(footer, shard.stat().st_size)
+        return footer
+    except PermissionError:
+        raise
+    except (ValueError, arrow().ArrowException, OSError) as error:
         raise _unreadable(shard, error) from error
 
 
@@ -105,9 +110,12 @@ def read_shard(shard: Path, columns: Sequence[str] = COLUMNS) -> Table:
     """
     pa = arrow()
     try:
+        check_sizes(parquet().read_metadata(shard), shard.stat().st_size)
         table = parquet().ParquetFile(shard, memory_map=True).read(columns=list(columns)).select(list(columns))
         return table.cast(pa.schema([pair_schema().field(name) for name in columns]))
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except PermissionError:
+        raise
+    except (ValueError, pa.ArrowException, OSError, KeyError) as error:
         raise _unreadable(shard, error) from error
 
 
@@ -161,18 +169,32 @@ def read_metadata(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / DATASET_NAME
     if not path.is_file():
         return {}
+    what, remedy = "the description of a folder of pairs", "restore or remove it"
+    metadata = read_object(path, what, remedy)
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-        version = metadata["format_version"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not the description of a folder of pairs ({error!r}): restore or remove it"
-        ) from error
+        version = field(metadata, "format_version", int)
+        if version <= FORMAT_VERSION:
+            _check_metadata(metadata)
+    except ValueError as error:
+        raise ValueError(f"{path} is not {what} ({error}): {remedy}") from error
     if version > FORMAT_VERSION:
         raise ValueError(
             f"{path} has the format {version}, this version reads up to {FORMAT_VERSION}: upgrade the package"
         )
     return metadata
+
+
+def _check_metadata(metadata: Mapping[str, Any]) -> None:
+    """Checks the fields of a dataset.json; raises ValueError."""
+    none = type(None)
+    for name in ("num_semantic_token_ids", "num_text_token_ids"):
+        number = field(metadata, name, (int, none), None)
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+    for name, kinds in (("unique_consecutive", (bool, none)), ("model_hash", (str, none)), ("library_version", str)):
+        field(metadata, name, kinds, None)
+    for name in ("pad_id", "options", "counts"):
+        field(metadata, name, dict, None)
 
 
 def write_metadata(folder: str | Path, metadata: Mapping[str, Any]) -> None:
