@@ -294,7 +294,7 @@ class TrainingBatches:
             warnings.warn(
                 f"{len(longer)} of {len(lengths)} items are longer than batch_tokens={batch_tokens} and make batches of "
                 f"their own: {named}{' and others' if len(longer) > 5 else ''}. Raise batch_tokens, or leave them out",
-                stacklevel=7,  # the line that makes the trainer
+                stacklevel=8,  # the line that makes the trainer
             )
 
     def names(self, numbers: Sequence[int]) -> list[int]:
