@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from typing import Any, cast
 
 from typing_extensions import Required, TypedDict
@@ -136,6 +137,9 @@ def vocabulary_size(name: str, given: int | None, tokenizer: Any, attribute: str
         ValueError: neither gives a size, or they contradict each other.
     """
     own = getattr(tokenizer, attribute, None)
+    for value in (given, own):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+            raise TypeError(f"{name} must be a whole number, got {value!r}")
     if given is None and own is None:
         raise ValueError(f"{name} is missing: give it, or a tokenizer that has {attribute}")
     if given is not None and own is not None and (given < own or (given > own and not may_add)):

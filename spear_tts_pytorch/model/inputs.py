@@ -117,6 +117,17 @@ def check_rows(source: int | None, target: int | None) -> None:
         raise ValueError(f"source has {source} rows and target {target}: they must agree")
 
 
+def check_plain(source: Batch, target: Batch, *given: Tensor | None) -> None:
+    """Raises for masks and lengths beside ids that are taken as they are, and for anything but ids `[b, n]`."""
+    if any(one is not None for one in given):
+        raise ValueError(
+            "check_ids=False takes no masks and no lengths: mark padding in the ids, or leave check_ids out"
+        )
+    for name, x in (("source", source), ("target", target)):
+        if not isinstance(x, Tensor) or x.dtype != torch.long or x.ndim != 2:
+            raise TypeError(f"with check_ids=False, {name} must be int64 ids [b, n], got {type(x).__name__}")
+
+
 def number_of_rows(x: Batch) -> int | None:
     """How many rows a batch has, before it is tokenized; None for a single row."""
     return len(x) if isinstance(x, (list, tuple)) or getattr(x, "ndim", 0) == 2 else None

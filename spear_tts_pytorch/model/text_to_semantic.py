@@ -130,6 +130,8 @@ class TextToSemantic(
         self.semantic_pad_id, self.text_pad_id = config.semantic_pad_id, config.text_pad_id
         self.label_smoothing, self.cond_drop_prob = config.label_smoothing, config.cond_drop_prob
         self.align_reg_loss_weight = config.align_reg_loss_weight
+        self.align_reg_use_logsumexp_pool = config.align_reg_use_logsumexp_pool
+        self.align_reg_logsumexp_pool_temp = config.align_reg_logsumexp_pool_temp
         self.add_positions, self.cross_attention_prior = config.add_positions, config.cross_attention_prior
         self.text_position_rate, self.detach_early_exit_embed = (
             config.text_position_rate,
@@ -290,6 +292,8 @@ class TextToSemantic(
             teaches = not return_loss or self.vocabulary[target_type].autoset_eos  # an empty row, too
             target = self.to_ids(target, target_type, "target", target_lengths, target_mask, empty_rows=teaches)
             source = self.source_ids(source, source_type, source_mask, source_lengths)
+        else:
+            inputs.check_plain(source, target, source_mask, target_mask, source_lengths, target_lengths)
         ids = cast("tuple[Tensor, Tensor]", (source, target))
         loss, logits = self._run(*ids, parts, return_loss, source_position_rate, row_keys)
         return logits if loss is None else (loss, logits) if return_logits else loss
