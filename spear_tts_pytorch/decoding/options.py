@@ -95,6 +95,7 @@ class DecodingOptions:
             1 is no guidance.
 
     Raises:
+        TypeError: `filter_logits_fn` is no function.
         ValueError: an option out of range, or options that exclude each other.
     """
 
@@ -121,6 +122,8 @@ class DecodingOptions:
             raise ValueError(f"max_length must be at least 1 id, a whole number, got {self.max_length!r}")
         if not is_number(self.cond_scale) or not 1 <= self.cond_scale < math.inf:
             raise ValueError(f"cond_scale must be at least 1 (1 = no guidance), got {self.cond_scale!r}")
+        if self.filter_logits_fn is not None and not callable(self.filter_logits_fn):
+            raise TypeError(f"filter_logits_fn must be a function or None, got {self.filter_logits_fn!r}")
         if self.beam_search_decode and self.spec_decode:
             raise ValueError("choose beam_search_decode or spec_decode, not both")
         if self.n_best != 1 and not self.beam_search_decode:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Generic, Protocol, TypeVar, get_args, get_type_hints
 
 from typing_extensions import Required, TypedDict
 
@@ -248,6 +248,26 @@ def options_of(trainer: object, training: Mapping[str, Any]) -> TrainingOptions:
 
 
 T = TypeVar("T")
+V = TypeVar("V")
+
+
+class HasOptions(Protocol):
+    """A trainer, as far as its options are concerned."""
+
+    options: TrainingOptions
+
+
+class FixedOption(Generic[V]):
+    """An attribute of a trainer that reads an option of the same name. Assigning to it raises AttributeError."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, trainer: HasOptions, owner: type | None = None) -> V:
+        return getattr(trainer.options, self.name)
+
+    def __set__(self, trainer: HasOptions, value: V) -> None:
+        raise AttributeError(f"{self.name} cannot be changed in a trainer: make another one with {self.name}={value!r}")
 
 
 def with_training_options(trainer: type[T]) -> type[T]:

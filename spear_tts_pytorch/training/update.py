@@ -40,7 +40,7 @@ class NotFiniteError(FloatingPointError):
         """The message with the place of the update: `items` of each process in the user's dataset, the last checkpoint."""
         listed = [item for part in items for item in part]
         return (
-            f"{self} at step {step} (epoch {position.epoch}, batch {position.batch}: items {listed} of the dataset); the "
+            f"{self}, at step {step} (epoch {position.epoch}, batch {position.batch}: items {listed} of the dataset); the "
             "weights are those before it"
             + (f", the last checkpoint is {saved}" if saved else "")
             + ". Lower lr, warm up for longer, or look at these items"
