@@ -84,7 +84,8 @@ def whole_folder(folder: str | Path, *, replace: bool = False) -> Generator[Path
     """Yields an empty folder to fill. It appears at `folder` when the block ends, complete or not at all.
 
     After an error in the block it is deleted, and a former folder stays as it was. A process killed between the two
-    renamings leaves the former folder under a name that `TEMPORARY` matches, with the ending "old".
+    renamings leaves the former folder under a name that `TEMPORARY` matches, with the ending "old". The next call for
+    this folder first moves it back, see `restore_replaced`.
 
     Args:
         folder: where it appears; missing parents are made.
@@ -94,6 +95,7 @@ def whole_folder(folder: str | Path, *, replace: bool = False) -> Generator[Path
         FileExistsError: `folder` exists and is not empty, and `replace` is False.
     """
     folder = Path(folder)
+    restore_replaced(folder)
     if not replace and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists already: choose another folder, or remove it first")
     temporary, old = beside(folder), beside(folder, "old")
@@ -112,6 +114,24 @@ def whole_folder(folder: str | Path, *, replace: bool = False) -> Generator[Path
             old.rename(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_replaced(folder: Path) -> None:
+    """Moves the former folder back if a killed `whole_folder` left neither it nor the new one in place.
+
+    If the new one is in place, the former is deleted. New folders that are not complete stay: a process may be filling one.
+    """
+    found = [
+        path
+        for path in folder.parent.glob(".*")
+        if (match := TEMPORARY.fullmatch(path.name)) and match[1] == folder.name
+    ]
+    replaced = [path for path in found if path.name.endswith(".old")]
+    for path in sorted(replaced, key=lambda path: path.stat().st_ctime, reverse=True):  # the latest first
+        if folder.exists():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.rename(folder)
 
 
 def _sync_tree(folder: Path) -> None:

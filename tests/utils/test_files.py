@@ -70,6 +70,11 @@ def fill(folder, text):
         path.write_text(text)
 
 
+def fill_replaced(folder):
+    folder.mkdir()
+    fill(folder, "older")
+
+
 def content(folder):
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
@@ -151,6 +156,20 @@ def test_a_process_killed_between_the_renamings_leaves_the_old_folder_under_a_kn
     assert subprocess.run([sys.executable, "-c", code]).returncode == 9
     found = {TEMPORARY.fullmatch(path.name).groups(): content(path) for path in tmp_path.iterdir()}
     assert found == {("out", "old"): complete("old"), ("out", "tmp"): {"a": "new"}}
+    with pytest.raises(FileExistsError, match="exists already"), whole_folder(tmp_path / "out"):
+        pass
+    assert content(tmp_path / "out") == complete("old")  # the call has moved it back
+    (tmp_path / "out").rename(beside(tmp_path / "out", "old"))
+    with pytest.raises(KeyError), whole_folder(tmp_path / "out", replace=True):
+        raise KeyError
+    assert content(tmp_path / "out") == complete("old")
+    fill_replaced(beside(tmp_path / "out", "old"))  # as if killed after both renamings
+    fill_replaced(beside(tmp_path / "other", "old"))
+    with whole_folder(tmp_path / "out", replace=True) as folder:
+        fill(folder, "new")
+    assert content(tmp_path / "out") == complete("new")
+    names = [TEMPORARY.fullmatch(path.name).groups() for path in tmp_path.iterdir() if path.name != "out"]
+    assert sorted(names) == [("other", "old"), ("out", "tmp")]  # a process may still be filling the last
 
 
 def test_temporary_names_are_hidden_unique_and_known():
