@@ -7,17 +7,22 @@ from dataclasses import asdict, dataclass
 from numbers import Integral
 from typing import Any, cast
 
-from typing_extensions import Required, TypedDict
+from typing_extensions import TypedDict
 
 from spear_tts_pytorch.tokens import Modality, Vocabulary
 from spear_tts_pytorch.utils.checks import typechecked
 
 
-class ModelKeywords(TypedDict, total=False):
+class Depths(TypedDict):
+    """Keywords that `TextToSemantic` needs."""
+
+    source_depth: int
+    target_depth: int
+
+
+class ModelKeywords(Depths, total=False):
     """Keywords of `TextToSemantic` beside its tokenizers, see `ModelConfig`."""
 
-    source_depth: Required[int]
-    target_depth: Required[int]
     dim_head: int
     heads: int
     target_kv_heads: int | None

@@ -77,6 +77,17 @@ class Reader(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    def to_ids(
+        self,
+        x: Batch,
+        modality: Modality,
+        name: str,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+        empty_rows: bool = True,
+        right_padded: bool = True,
+    ) -> Tensor: ...
+
 
 def batch_ids(
     model: Reader,
@@ -108,7 +119,7 @@ def source_ids(
     model: Reader, source: Batch, source_type: Modality, mask: Tensor | None = None, lengths: Tensor | None = None
 ) -> Tensor:
     """Checked ids `[b, n]` of sources: every row has some; a mask may leave out ids inside a row."""
-    return batch_ids(model, source, source_type, "source", lengths, mask, empty_rows=False, right_padded=mask is None)
+    return model.to_ids(source, source_type, "source", lengths, mask, empty_rows=False, right_padded=mask is None)
 
 
 def check_rows(source: int | None, target: int | None) -> None:

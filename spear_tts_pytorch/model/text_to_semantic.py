@@ -75,6 +75,7 @@ class TextToSemantic(
 
     wav2vec: Any
     tokenizer_encode: Any
+    acceleration = Acceleration()
 
     @show_keywords(ModelKeywords, ModelConfig)
     def __init__(
@@ -106,7 +107,6 @@ class TextToSemantic(
         )
         self.tokenizer_encode, self.use_openai_tokenizer = tokenizer_encode, use_openai_tokenizer
         self.__dict__["wav2vec"] = wav2vec  # past nn.Module, which would make its weights the model's own
-        self.acceleration = Acceleration()
         self._set_attributes(config)
         self.token_emb = nn.ModuleDict({m: nn.Embedding(self.vocabulary[m].size, dim) for m in MODALITIES})
         self.start_token = nn.ParameterDict({m: nn.Parameter(torch.randn(dim)) for m in MODALITIES})
@@ -152,8 +152,8 @@ class TextToSemantic(
     def __repr__(self) -> str:
         config, parameters = self.config, sum(parameter.numel() for parameter in self.parameters())
         return (
-            f"TextToSemantic(dim {config.dim}, {config.source_depth} + {config.target_depth} layers, {config.heads} heads, "
-            f"{parameters / 1e6:.1f} M parameters, on {self.device})\n"
+            f"{type(self).__name__}(dim {config.dim}, {config.source_depth} + {config.target_depth} layers, "
+            f"{config.heads} heads, {parameters / 1e6:.1f} M parameters, on {self.device})\n"
             f"  speech: {config.num_semantic_token_ids} ids, {_in_a_line(self.wav2vec)}\n"
             f"  text: {config.num_text_token_ids} ids, {_in_a_line(self.tokenizer_encode)}"
         )

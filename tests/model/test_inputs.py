@@ -5,6 +5,7 @@ import pytest
 import small
 import torch
 
+from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.objectives import SpeechSpeechPretrainWrapper
 
 TYPES, SPEECH = small.TEXT_TO_SPEECH, small.SPEECH_TO_TEXT
@@ -289,3 +290,22 @@ def test_attributes_of_the_loss_may_change():
         before = loss()
         setattr(model, name, value)
         assert abs(loss() - before) > 1e-4, name
+
+
+def test_a_model_needs_its_depths():
+    with pytest.raises(TypeError, match="TextToSemantic needs the argument 'source_depth'"):
+        TextToSemantic(16, target_depth=1, num_text_token_ids=5, num_semantic_token_ids=5)
+
+
+def test_sources_are_read_by_to_ids_of_the_model():
+    class Reading(TextToSemantic):
+        seen = ()
+
+        def to_ids(self, x, modality, name, *arguments, **options):
+            self.seen = (*self.seen, name)
+            return super().to_ids(x, modality, name, *arguments, **options)
+
+    sizes = dict(source_depth=1, target_depth=1, heads=2, dim_head=8, num_text_token_ids=5, num_semantic_token_ids=5)
+    model = Reading(16, **sizes)
+    model.generate([[1, 2]], max_length=2)
+    assert model.seen == ("source",) and repr(model).startswith("Reading(dim 16")
