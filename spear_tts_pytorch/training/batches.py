@@ -31,16 +31,17 @@ from spear_tts_pytorch.data.loader import (
     dataset_lengths,
 )
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
+from spear_tts_pytorch.objectives import Corruption
 from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
 from spear_tts_pytorch.tokens import Modality, append_eos, valid_mask
 from spear_tts_pytorch.training.mixture import Split
 from spear_tts_pytorch.training.options import TrainingOptions
 from spear_tts_pytorch.training.signals import SIGNALS
-from spear_tts_pytorch.utils.deletion import Corruption, drop_ids
+from spear_tts_pytorch.utils.deletion import drop_ids
 from spear_tts_pytorch.utils.noise import row_keys
 
 VALID_SEED = 0  # the corruption of a validation set is the same at each validation
-Batch = dict[str, Tensor]
+TensorBatch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Preparation:
         self.model, self.objective, self.device, self.wav2vec = model, objective, device, wav2vec
 
     @torch.no_grad()
-    def ids(self, batch: Mapping[str, Tensor]) -> Batch:
+    def ids(self, batch: Mapping[str, Tensor]) -> TensorBatch:
         """The ids of a collated batch on the CPU, `semantic` `[b, n]` and, for pairs, `text` `[b, m]`.
 
         Raises:
@@ -186,7 +187,7 @@ class _NumberedCollate:
     def __init__(self, collate: Collate, places: Sequence[int] | None, size: int):
         self.collate, self.places, self.size = collate, places, size
 
-    def __call__(self, items: Sequence[tuple[int, Any]]) -> Batch:
+    def __call__(self, items: Sequence[tuple[int, Any]]) -> TensorBatch:
         numbers = [number for number, _ in items]
         try:
             batch = self.collate([item for _, item in items])
@@ -292,7 +293,7 @@ class TrainingBatches:
         self._valid_collate = _NumberedCollate(collate, None, len(split.valid))
         self.valid_dl = self._loader(split.valid, own, self._valid_collate, Position())
         self.dl: DataLoader[Any] | None = None
-        self.dl_iter: Iterator[Batch] | None = None
+        self.dl_iter: Iterator[TensorBatch] | None = None
 
     def _sampler(self, dataset: SizedDataset, shuffle: bool, draw: Draw | None = None) -> BatchSampler:
         sizes, order = self.sizes, dict[str, Any](seed=self.sizes.seed, shuffle=shuffle, draw=draw)
@@ -363,7 +364,7 @@ class TrainingBatches:
         batch = self._valid_collate([(0, self.split.valid[0])])
         return self._prepared(batch, None)
 
-    def _prepared(self, batch: Batch, step: int | None) -> PreparedBatch:
+    def _prepared(self, batch: TensorBatch, step: int | None) -> PreparedBatch:
         """Prepares a batch of the update `step`, or of a validation if it is None; errors name the items."""
         valid = step is None
         try:

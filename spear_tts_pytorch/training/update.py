@@ -1,7 +1,9 @@
 """One update: its batches, accumulated and over all processes, are one mean loss; its gradient is clipped and applied.
 
 In: prepared batches and a learning rate. Out: the loss, after one step of the optimizer. Two processes do the same as one
-with twice the rows. The host reads the device once: loss, gradient norm, ids, and requests to stop.
+with twice the rows. The host reads the device once: loss, gradient norm, ids, and requests to stop. Three cases read it more
+often: the scaler of fp16 reads whether gradients overflowed, several processes wait for each other, and torch's CTC loss
+reads the lengths.
 """
 
 from __future__ import annotations

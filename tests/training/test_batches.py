@@ -5,10 +5,10 @@ import torch
 from training_setup import Frames, make_model, make_pairs, make_speech, make_trainer, train_options
 
 from spear_tts_pytorch.data.loader import Position
+from spear_tts_pytorch.objectives import Corruption
 from spear_tts_pytorch.training.batches import BatchSizes, rows_per_process
 from spear_tts_pytorch.training.options import TrainingOptions
 from spear_tts_pytorch.training.stages import SemanticToTextTrainer, SpeechSpeechPretrainer, TextToSemanticTrainer
-from spear_tts_pytorch.utils.deletion import Corruption
 from spear_tts_pytorch.utils.noise import row_keys
 
 CPU = torch.device("cpu")
