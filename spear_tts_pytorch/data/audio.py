@@ -5,16 +5,18 @@ In: paths of files that libsndfile reads. Out: mono float32 arrays `[t]` in -1..
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
 import soxr
 from torch import Tensor
 
+from spear_tts_pytorch.data.recordings import split_flac, split_mp3, split_ogg, split_wav
 from spear_tts_pytorch.tokenizers.semantic import RATES, check_rates
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -24,11 +26,13 @@ SHORT_DATA = re.compile(
 STREAMED = (
     0x7FFF0000  # bytes: programs that write WAV into a pipe give this length or more, since the length is unknown
 )
+UNKNOWN_LENGTH = 1 << 62  # samples: libsndfile gives more for files that do not tell their length
+BLOCK = 1 << 20  # samples
 MP3_SLACK = 2304  # samples, two frames: decoders find ends that differ by this much
 
 
 def load_audio(path: str | os.PathLike[str], target_sample_hz: int | None = None) -> tuple[np.ndarray, int]:
-    """Reads a file as a mono waveform; channels are averaged.
+    """Reads a file as a mono waveform; channels are averaged. Files joined to one (`cat a.mp3 b.mp3`) are read in full.
 
     Args:
         path: a file in a format of libsndfile, such as WAV, FLAC, OGG or MP3.
@@ -40,27 +44,17 @@ def load_audio(path: str | os.PathLike[str], target_sample_hz: int | None = None
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is not audio that libsndfile reads, is empty, is shorter than its header says, has a rate
-            outside 1,000 to 768,000 Hz, or holds values that are not finite.
+            outside 1,000 to 768,000 Hz, holds values that are not finite, or joins files of different rates.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no audio file at {path}")
     try:
-        with _open(path) as file:
-            sample_hz = file.samplerate
-            if sample_hz not in RATES:
-                raise ValueError(
-                    f"{path} gives {sample_hz} Hz as its sampling rate, not {RATES[0]} to {RATES[-1]}: repair or remove it"
-                )
-            frames = file.read(dtype="float32", always_2d=True)  # [t, channels]
-            missing = _missing(file, len(frames), path)
+        wav, sample_hz = _read(path)
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise ValueError(
             f"{path} cannot be read as audio ({getattr(error, 'error_string', error)}): convert it to WAV or FLAC, or remove it"
         ) from error
-    if missing:
-        raise ValueError(f"{path} is cut off, {missing} of it is missing: copy it again or remove it")
-    wav = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)
     if wav.size == 0:
         raise ValueError(f"{path} holds no audio: remove it")
     if not np.isfinite(wav).all():
@@ -111,24 +105,103 @@ def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     return wav if from_hz == to_hz else soxr.resample(wav, from_hz, to_hz)
 
 
-def _open(path: Path) -> soundfile.SoundFile:
-    """Opens a file whose name may hold any bytes: soundfile takes bytes, but its types do not say so."""
-    return soundfile.SoundFile(cast(Any, os.fsencode(path)))
+class _Forward(soundfile.SoundFile):
+    """A file read from start to end. soundfile seeks after each read; where that is impossible, it gives up."""
+
+    def seekable(self) -> bool:
+        return False
 
 
-def _missing(file: soundfile.SoundFile, found: int, path: Path) -> str:
+def _open(source: Path | bytes) -> soundfile.SoundFile:
+    """Opens a file whose name may hold any bytes, or the bytes of one. soundfile's types do not say that it takes bytes."""
+    return _Forward(io.BytesIO(source) if isinstance(source, bytes) else cast(Any, os.fsencode(source)))
+
+
+def _read(path: Path) -> tuple[np.ndarray, int]:
+    """All audio of a file, mono float32 `[t]`, and its rate in Hz."""
+    with _open(path) as file:
+        sample_hz = _rate_of(file, path)
+        parts = _parts(file, path)
+        if parts is None:
+            frames = _frames_of(file)
+            with open(path, "rb") as raw:
+                _check_whole(file, len(frames), raw, path)
+            return _mono(frames), sample_hz
+    wavs: list[np.ndarray] = []
+    for part in parts:
+        with _open(part) as file:
+            if _rate_of(file, path) != sample_hz:
+                raise ValueError(
+                    f"{path} joins recordings of {sample_hz} and {file.samplerate} Hz: split it or convert it to WAV"
+                )
+            frames = _frames_of(file)
+            _check_whole(file, len(frames), io.BytesIO(part), path)
+            wavs.append(_mono(frames))
+    return np.concatenate(wavs), sample_hz
+
+
+def _parts(file: soundfile.SoundFile, path: Path) -> list[bytes] | None:
+    """The recordings in the file, or None if libsndfile reads the file whole."""
+    if file.format in ("WAV", "WAVEX"):
+        return split_wav(path)
+    if file.format == "FLAC":
+        return split_flac(path.read_bytes())
+    if file.format == "OGG":
+        return split_ogg(path.read_bytes())
+    if file.format == "MP3":
+        try:
+            return split_mp3(path.read_bytes(), file.frames, MP3_SLACK)
+        except ValueError as error:
+            raise ValueError(_cut(path, str(error))) from error
+    return None
+
+
+def _rate_of(file: soundfile.SoundFile, path: Path) -> int:
+    if file.samplerate not in RATES:
+        raise ValueError(
+            f"{path} gives {file.samplerate} Hz as its sampling rate, not {RATES[0]} to {RATES[-1]}: repair or remove it"
+        )
+    return file.samplerate
+
+
+def _frames_of(file: soundfile.SoundFile) -> np.ndarray:
+    """The rest of a file, float32 `[t, channels]`. In blocks if the length is unknown, as in FLAC from a stream."""
+    if file.frames < UNKNOWN_LENGTH:
+        return file.read(file.frames, dtype="float32", always_2d=True)
+    blocks = [file.read(BLOCK, dtype="float32", always_2d=True)]
+    while len(blocks[-1]) == BLOCK:
+        blocks.append(file.read(BLOCK, dtype="float32", always_2d=True))
+    return np.concatenate(blocks)
+
+
+def _mono(frames: np.ndarray) -> np.ndarray:
+    return frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)
+
+
+def _check_whole(file: soundfile.SoundFile, found: int, raw: BinaryIO, path: Path) -> None:
+    """Raises ValueError if `found` samples are less than the file announces; `raw` gives its bytes."""
+    if missing := _missing(file, found, raw):
+        raise ValueError(_cut(path, missing))
+
+
+def _cut(path: Path, missing: str) -> str:
+    return f"{path} is cut off, {missing} of it is missing: copy it again or remove it"
+
+
+def _missing(file: soundfile.SoundFile, found: int, raw: BinaryIO) -> str:
     """The amount of audio that the file announces but does not hold, in words; "" if it is complete."""
     note = SHORT_DATA.search(file.extra_info)
     if note and int(note[2]) < int(note[1]) < STREAMED:
         return f"{int(note[1]) - int(note[2])} bytes"
-    with open(path, "rb") as raw:
-        head = raw.read(1 << 16)
-        raw.seek(max(0, path.stat().st_size - (1 << 16)))
-        tail = raw.read()
+    head = raw.read(1 << 16)
+    raw.seek(max(0, raw.seek(0, os.SEEK_END) - (1 << 16)))
+    tail = raw.read()
     if file.format == "OGG":  # libsndfile does not notice a missing end, so the last page must be complete
         page = tail[tail.rfind(b"OggS") :]
         return "" if len(page) >= 27 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]]) else "a part"
     if file.format == "MP3" and b"Xing" not in head and b"Info" not in head:
         return ""  # without a frame count, libsndfile guesses the length from the size of the file
+    if file.frames >= UNKNOWN_LENGTH:
+        return ""
     missing = file.frames - found
     return f"{missing} samples" if missing > (MP3_SLACK if file.format == "MP3" else 0) else ""
