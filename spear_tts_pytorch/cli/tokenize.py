@@ -25,13 +25,19 @@ def add_tokenize(commands: Commands) -> None:
         _tokenize,
         help="turn a folder of audio, or a corpus, into Parquet files of semantic token ids",
         description="Turn audio into semantic token ids. CORPUS is a folder of audio, or one in the layout of LJSpeech, "
-        "LibriSpeech, LibriTTS, Common Voice or VCTK. Work that was interrupted goes on.",
+        "LibriSpeech, LibriTTS, Common Voice or VCTK, or with a table of texts. Work that was interrupted goes on.",
         example="tokenize spear-tts-demo/audio demo-ids --tokenizer spear-tts-demo/model/semantic_tokenizer",
     )
     tokenize.add_argument("corpus", metavar="CORPUS", help="folder of the corpus")
     tokenize.add_argument("output", type=Path, metavar="OUT", help="folder to write")
     tokenize.add_argument(
         "--tokenizer", metavar="FOLDER", help="a saved tokenizer; without it OUT's own, fitted on CORPUS the first time"
+    )
+    tokenize.add_argument("--table", metavar="FILE", help="the table of texts in CORPUS (default: recognised)")
+    tokenize.add_argument(
+        "--text-column",
+        metavar="NAME",
+        help="column of the text in the table, by number from 1 or name (default: recognised)",
     )
     tokenize.add_argument(
         "--clusters", type=positive, metavar="N", help=f"ids of a fitted tokenizer (default {DEFAULT_CLUSTERS})"
@@ -56,7 +62,7 @@ def _tokenize(args: argparse.Namespace) -> int:
     if saved is not None:
         tokenizer = load_semantic_tokenizer(saved)
         _check_same(args, tokenizer, saved)
-    utterances = list(read_corpus(args.corpus))
+    utterances = list(read_corpus(args.corpus, table=args.table, text_column=args.text_column))
     if tokenizer is None:
         with locked(args.output):
             clusters = DEFAULT_CLUSTERS if args.clusters is None else args.clusters

@@ -20,6 +20,10 @@ from spear_tts_pytorch.data.recordings import split_flac, split_mp3, split_ogg, 
 from spear_tts_pytorch.tokenizers.semantic import RATES, check_rates
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+OTHER_SUFFIXES = tuple(  # audio and video that is not read
+    ".m4a .m4b .mp4 .mov .aac .webm .mkv .mka .wma .asf .aif .aiff .aifc .caf .au .snd .amr .3gp .ape .wv .tta .spx .oga .mpga "
+    ".mp2 .m4v .avi .weba .ac3 .dts .ra .rm .w64 .rf64 .sph .gsm .alac .dsf .mpc".split()
+)
 SHORT_DATA = re.compile(
     r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE
 )  # libsndfile's note on a WAV that ends early

@@ -1,6 +1,6 @@
-"""Finds the audio files of a folder, gives them ids, and reads the table beside them.
+"""Finds the audio files of a folder and gives them ids.
 
-In: folders. Out: paths of visible files, ids that can be written as UTF-8, lines and rows of texts.
+In: folders. Out: paths of visible files, ids that can be written as UTF-8, lines of texts, the audio of a name in a table.
 """
 
 from __future__ import annotations
@@ -9,20 +9,32 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
-from spear_tts_pytorch.data.audio import AUDIO_SUFFIXES
+from spear_tts_pytorch.data.audio import AUDIO_SUFFIXES, OTHER_SUFFIXES
 
 
 def visible(folder: Path, pattern: str = "*") -> list[Path]:
-    """Files at any depth whose names match, sorted, without hidden files (`._a.wav`) and files in hidden folders."""
-    paths = (path for path in folder.rglob(pattern) if not _hidden(path.relative_to(folder)))
-    return sorted(path for path in paths if path.is_file())
+    """Files at any depth whose names match, sorted, without hidden files (`._a.wav`) and files in hidden folders.
+
+    Linked folders are read, but no folder is read twice: a link into `folder` itself is passed over, because the files
+    have their own names there. Audio whose link leads nowhere is listed, so that reading it names it.
+    """
+    found: list[Path] = []
+    home = os.path.realpath(folder).replace(os.sep, "/")
+    read = {home}
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and _is_new(root, name, home, read))
+        paths = (Path(root, name) for name in names if fnmatchcase(name, pattern) and not name.startswith("."))
+        found += [path for path in paths if path.is_file() or (path.is_symlink() and is_audio(path.name))]
+    return sorted(found)
 
 
 def audio_in(folder: Path) -> list[Path]:
-    """Audio files directly in this folder, sorted, without hidden files."""
-    return sorted(path for path in folder.iterdir() if is_audio(path.name) and not _hidden(PurePath(path.name)))
+    """Audio files directly in this folder, sorted, without hidden files, folders and pipes."""
+    paths = (path for path in folder.iterdir() if is_audio(path.name) and not _hidden(PurePath(path.name)))
+    return sorted(path for path in paths if path.is_file() or path.is_symlink())
 
 
 def audio_under(folder: Path) -> list[Path]:
@@ -31,10 +43,60 @@ def audio_under(folder: Path) -> list[Path]:
     Raises:
         FileNotFoundError: there are none.
     """
-    found = [path for path in visible(folder) if is_audio(path.name)]
+    every = visible(folder)
+    found = [path for path in every if is_audio(path.name)]
+    others = [id_of(path.relative_to(folder)) for path in every if is_other_audio(path.name)]
     if not found:
-        raise FileNotFoundError(f"{folder} holds no audio ({', '.join(AUDIO_SUFFIXES)})")
+        remedy = f", but {len(others)} files of other kinds ({few(others)}): convert them" if others else ""
+        raise FileNotFoundError(f"{folder} holds no audio ({', '.join(AUDIO_SUFFIXES)}){remedy}")
     return found
+
+
+def other_audio(folder: Path, *, deep: bool) -> list[str]:
+    """Names of visible files, directly in a folder or at any depth, that are audio of kinds that are not read."""
+    paths = visible(folder) if deep else folder.iterdir()
+    return sorted(
+        id_of(path.relative_to(folder))
+        for path in paths
+        if is_other_audio(path.name) and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def is_other_audio(name: str) -> bool:
+    """Whether the ending of a file name is one of audio or video that is not read."""
+    return name.lower().endswith(OTHER_SUFFIXES)
+
+
+class AudioIndex:
+    """Finds the audio file that a cell of a table names: by id, file name, or path with `/` or `\\`.
+
+    Args:
+        files: audio files below `folder`.
+        folder: paths of tables may be relative to it, to a folder above it, or to one below it.
+    """
+
+    def __init__(self, files: list[Path], folder: Path):
+        self.files, self.is_flat = files, len({path.parent for path in files}) == 1
+        self._by_id: dict[str, list[tuple[Path, tuple[str, ...]]]] = {}
+        for path in files:
+            folders = tuple(_composed(part) for part in path.relative_to(folder).parts[:-1])
+            self._by_id.setdefault(listed_id(path.name), []).append((path, folders))
+
+    def __contains__(self, name: str) -> bool:
+        return self.find(name) is not None
+
+    def find(self, name: str) -> Path | None:
+        """The file of a name; None if there is none or several."""
+        *folders, last = name.replace("\\", "/").split("/")
+        wanted = [_composed(part) for part in folders if part not in ("", ".")]
+        found = [
+            path
+            for path, own in self._by_id.get(listed_id(last), [])
+            if self.is_flat or all(a == b for a, b in zip(reversed(wanted), reversed(own), strict=False))
+        ]
+        if len(found) > 1:
+            found = [path for path in found if _composed(path.name) == _composed(last)]
+        return found[0] if len(found) == 1 else None
 
 
 def is_audio(name: str) -> bool:
@@ -92,36 +154,20 @@ def lines_of(path: Path) -> list[str]:
         raise ValueError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): convert it") from error
 
 
-def read_metadata(path: Path, *, strict: bool) -> dict[str, str | None]:
-    """Reads LJSpeech's metadata.csv: text by id.
-
-    Args:
-        strict: whether a row without a text is an error; else its text is None.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not UTF-8, has no rows, has rows that are not `id|text`, or repeats an id.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: write one line `id|text` for each wavs/id.wav")
-    rows: dict[str, str | None] = {}
-    repeated: list[str] = []
-    for number, line in enumerate(lines_of(path), start=1):
-        if not line.strip():
-            continue
-        name, *texts = [column.strip() for column in line.split("|" if "|" in line else "\t")]
-        text = next((column for column in texts[1::-1] if column), None)
-        if not name or not texts or (strict and text is None):
-            raise ValueError(f"{path} line {number} is not `id|text`, or its text is empty: {line.strip()[:60]!r}")
-        if listed_id(name) in rows:
-            repeated.append(name)
-        rows[listed_id(name)] = text
-    if repeated:
-        raise ValueError(f"{path}: {len(repeated)} rows repeat an id ({few(repeated)}): make each id unique")
-    if not rows:
-        raise ValueError(f"{path} has no rows: write one line `id|text` for each wavs/id.wav")
-    return rows
-
-
 def _hidden(path: PurePath) -> bool:
     return any(part.startswith(".") for part in path.parts)
+
+
+def _is_new(root: str, name: str, home: str, read: set[str]) -> bool:
+    """Whether a folder is to be read: a real one, or a link out of `home` to a folder that was not read before."""
+    path = os.path.join(root, name)
+    real = os.path.realpath(path).replace(os.sep, "/")
+    inside = f"{real}/".startswith(f"{home}/") or f"{home}/".startswith(f"{real}/")
+    if real in read or (os.path.islink(path) and inside):
+        return False
+    read.add(real)
+    return True
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", readable(name))

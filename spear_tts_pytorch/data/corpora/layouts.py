@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -16,52 +18,94 @@ from typing import Any, cast
 import numpy as np
 import soundfile
 
-from spear_tts_pytorch.data.audio import load_audio
-from spear_tts_pytorch.data.corpora.clip_files import audio_in, by_listed_id, few, read_metadata, readable
+from spear_tts_pytorch.data.audio import UNKNOWN_LENGTH, load_audio, resample
+from spear_tts_pytorch.data.corpora.clip_files import (
+    AudioIndex,
+    audio_in,
+    by_listed_id,
+    few,
+    listed_id,
+    other_audio,
+    readable,
+)
 from spear_tts_pytorch.data.corpora.corpus import Corpus, Utterance, check_counts
+from spear_tts_pytorch.data.corpora.tables import ljspeech_table
+from spear_tts_pytorch.data.recordings import tells_length
 from spear_tts_pytorch.tokenizers.semantic import RATES
 from spear_tts_pytorch.tokenizers.text import normalize_text
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+OTHER_REMEDY = "convert them to WAV or FLAC, or remove them"
 FIRST_TRAINING_INDEX = 5  # recordings of FSDD with a lower index are its usual test set
 
 
-def read_ljspeech(folder: str | os.PathLike[str], *, strict: bool = True) -> list[Utterance]:
+def read_ljspeech(
+    folder: str | os.PathLike[str], *, strict: bool = True, text_column: str | int | None = None
+) -> list[Utterance]:
     """Reads a folder with `metadata.csv` (`id|text|normalised text` or `id|text`) and audio in `wavs/` or beside it.
 
-    The normalised text is used if there is one. The reader accepts a byte-order mark, CRLF, blank lines, tabs instead of
-    bars, ids with the ending of the audio, and letters that Unicode composes otherwise than in the file name.
+    The normalised text is used if there is one. The reader accepts a byte-order mark, CRLF, blank lines, tabs, semicolons
+    or commas instead of bars, ids with folders and the ending of the audio, and letters that Unicode composes otherwise than
+    in the file name. Other columns, such as speakers, are recognised by a header or by their values; a warning then says
+    which column is taken as the text. Clips may have different sampling rates.
 
     Args:
         folder: the corpus.
         strict: True raises an error for rows without audio or text, audio without a row, and audio that cannot be read.
             False warns: rows without audio are left out; rows without text and audio without a row have the text None;
             audio that cannot be read raises its error when it is loaded. Audio without a row comes last.
+        text_column: number of the text's column, from 1, or its name in the first row; None recognises it.
 
     Raises:
         FileNotFoundError: the folder, its metadata.csv or its wavs/ is missing.
-        ValueError: no rows, rows that repeat an id or lack a text, rows and audio that do not match, two files of one
-            name, audio that cannot be read.
+        ValueError: no rows, rows that repeat an id or lack a text, rows and audio that do not match, several columns that
+            may be the text, two files of one name, audio that cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no corpus folder {folder}: give a folder that holds metadata.csv and wavs/")
-    rows = read_metadata(folder / "metadata.csv", strict=strict)
+    table = folder / "metadata.csv"
+    if not table.is_file():
+        raise FileNotFoundError(f"{table} is missing: write one line `id|text` for each wavs/id.wav")
+    texts, speakers, says = _metadata(table, folder, strict, text_column)
     files = _audio_files(folder)
-    for message, remedy, done in _differences(folder, rows, files):
+    for message, remedy, done in _differences(folder, texts, files):
         if strict:
             raise ValueError(f"{message}: {remedy}")
         warnings.warn(f"{message}: {done}", stacklevel=2)
-    named = [(id_, text) for id_, text in rows.items() if id_ in files]
-    named += [(id_, None) for id_ in files if id_ not in rows]
-    found = [file_utterance(id_, text, None, files[id_], strict=strict) for id_, text in named]
-    if not files.keys() & rows.keys():
-        raise ValueError(f"{folder}: no row of metadata.csv has audio: its first column must be names of the files")
-    rates = {utterance.sample_hz: utterance.id for utterance in found if utterance.sample_hz}
-    if len(rates) > 1:
-        shown = ", ".join(f"{id_} has {rate} Hz" for rate, id_ in sorted(rates.items()))
-        raise ValueError(f"{folder}: sampling rates differ ({shown}): resample all audio to one rate")
-    return found
+    if not files.keys() & texts.keys():
+        raise ValueError(f"{folder}: no row of metadata.csv has audio: one of its columns must be names of the files")
+    if others := other_audio(_place(folder), deep=False):
+        kinds = f"{len(others)} audio files are of kinds that are not read: {OTHER_REMEDY} ({few(others)})"
+        warnings.warn(f"{folder}: {kinds}", stacklevel=2)
+    if says:
+        warnings.warn(says, stacklevel=2)
+    named = [(id_, text) for id_, text in texts.items() if id_ in files]
+    named += [(id_, None) for id_ in files if id_ not in texts]
+    return [file_utterance(id_, text, speakers.get(id_), files[id_], strict=strict) for id_, text in named]
+
+
+def _metadata(
+    path: Path, folder: Path, strict: bool, text_column: str | int | None
+) -> tuple[dict[str, str | None], dict[str, str | None], str]:
+    """Texts and speakers of metadata.csv by id, and which column was taken as the text, in words.
+
+    Raises:
+        ValueError: as `read_ljspeech`.
+    """
+    place = _place(folder)
+    table = ljspeech_table(path, AudioIndex(audio_in(place), place).__contains__, text_column)
+    texts, speakers, repeated = dict[str, "str | None"](), dict[str, "str | None"](), list[str]()
+    for (name, text, speaker), line in zip(table.rows, table.lines, strict=True):
+        if strict and text is None:
+            raise ValueError(f"{path} line {line} is not `id|text`, or its text is empty: {name[:60]!r}")
+        id_ = listed_id(name.replace("\\", "/").rpartition("/")[2])
+        if id_ in texts:
+            repeated.append(name)
+        texts[id_], speakers[id_] = text, speaker
+    if repeated:
+        raise ValueError(f"{path}: {len(repeated)} rows repeat an id ({few(repeated)}): make each id unique")
+    return texts, speakers, f"{path}: {table.says} (text_column= chooses another)" if table.says else ""
 
 
 def _differences(folder: Path, rows: dict[str, str | None], files: dict[str, Path]) -> Iterator[tuple[str, str, str]]:
@@ -97,8 +141,11 @@ def ljspeech_corpus(
     test: int = 100,
     seed: int = 0,
     strict: bool = True,
+    text_column: str | int | None = None,
 ) -> Corpus:
     """Splits a folder in LJSpeech's layout at random. Clips of one text are all in the test part, or none is.
+
+    All clips have the sampling rate that most clips have; others are resampled when they are loaded.
 
     Args:
         folder: the corpus.
@@ -106,14 +153,14 @@ def ljspeech_corpus(
         unlabelled: number of clips with audio only; all others if None.
         test: number of clips held out, at most a tenth of all.
         seed: fixes the random choices.
-        strict: as in `read_ljspeech`.
+        strict, text_column: as in `read_ljspeech`.
 
     Raises:
         FileNotFoundError: as `read_ljspeech`.
         ValueError: as `read_ljspeech`; fewer clips than asked for.
     """
     check_counts(labelled=labelled, test=test, **({} if unlabelled is None else {"unlabelled": unlabelled}))
-    every = read_ljspeech(folder, strict=strict)
+    every = _at_one_rate(read_ljspeech(folder, strict=strict, text_column=text_column))
     utterances = [utterance for utterance in every if utterance.text is not None]
     if not utterances:
         raise ValueError(f"{folder}: no clip has a text: write some into metadata.csv")
@@ -139,6 +186,22 @@ def ljspeech_corpus(
     others = rest[labelled:] + [utterance for utterance in every if utterance.text is None]
     others = others if unlabelled is None else others[:unlabelled]
     return Corpus(Path(folder).resolve().name, others, rest[:labelled], held_out)
+
+
+def _at_one_rate(utterances: list[Utterance]) -> list[Utterance]:
+    """The utterances, of which those at another rate than most are resampled when they are loaded."""
+    rates = Counter(one.sample_hz for one in utterances if one.sample_hz)
+    common = rates.most_common(1)[0][0] if rates else 0
+    return [
+        replace(one, sample_hz=common, load=partial(_resampled, one, common), num_samples=None)
+        if one.sample_hz not in (0, common)
+        else one
+        for one in utterances
+    ]
+
+
+def _resampled(one: Utterance, sample_hz: int) -> np.ndarray:
+    return resample(one.audio(), one.sample_hz, sample_hz)
 
 
 def _permutation(seed: int | list[int], number: int) -> list[int]:
@@ -245,12 +308,16 @@ def _is_complete(files: list[tuple[int, int, Path]]) -> bool:
 
 def _audio_files(folder: Path) -> dict[str, Path]:
     """Audio files by id, of a folder in LJSpeech's layout."""
-    inner = folder / "wavs"
-    place = inner if inner.is_dir() else folder
+    place = _place(folder)
     files = audio_in(place)
     if not files and place == folder:
-        raise FileNotFoundError(f"{inner} is missing: put the audio there, one file {{id}}.wav for each row")
+        raise FileNotFoundError(f"{folder / 'wavs'} is missing: put the audio there, one file {{id}}.wav for each row")
     return by_listed_id(files, place)
+
+
+def _place(folder: Path) -> Path:
+    """The folder of the audio in LJSpeech's layout."""
+    return folder / "wavs" if (folder / "wavs").is_dir() else folder
 
 
 def file_utterance(id_: str, text: str | None, speaker: str | None, path: Path, *, strict: bool = False) -> Utterance:
@@ -260,9 +327,14 @@ def file_utterance(id_: str, text: str | None, speaker: str | None, path: Path, 
         strict: True raises an error if the header of the file cannot be read. With False, its `sample_hz` is 0, and
             loading its audio raises the error.
     """
+    samples: int | None
     try:
+        if not path.is_file():  # a link that leads nowhere, or a pipe, which would never end
+            raise RuntimeError("it is not a file")
         info = soundfile.info(cast(Any, os.fsencode(path)))  # bytes, because soundfile cannot encode every name
         rate, samples = info.samplerate, info.frames
+        if samples >= UNKNOWN_LENGTH or not tells_length(path, info.extra_info):
+            samples = None
         if rate not in RATES:
             raise RuntimeError(f"it gives {rate} Hz as its sampling rate")
     except (soundfile.SoundFileError, RuntimeError) as error:

@@ -8,12 +8,13 @@ texts only white space is changed; tokenizers normalise them.
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -29,37 +30,53 @@ from spear_tts_pytorch.data.corpora.clip_files import (
     id_of,
     lines_of,
     listed_id,
+    other_audio,
     readable,
     visible,
 )
 from spear_tts_pytorch.data.corpora.corpus import Utterance
 from spear_tts_pytorch.data.corpora.dataset_items import read_dataset
-from spear_tts_pytorch.data.corpora.layouts import file_utterance, read_ljspeech
+from spear_tts_pytorch.data.corpora.layouts import OTHER_REMEDY, file_utterance, read_ljspeech
+from spear_tts_pytorch.data.corpora.table_folder import candidates_in, read_table_folder, tables_in
+from spear_tts_pytorch.data.corpora.tables import is_table
 
 VCTK_FOLDERS = ("wav48_silence_trimmed", "wav48", "wav16")
 UNLISTED = "audio files in clips/ have no row here: left out"
 TEXTLESS = "clips have no text, their audio is kept"
+TIME = re.compile(r"\d+(\.\d+)?")
 DEEPEST = 2  # most folders between the given one and a corpus in it, as in cv-corpus-17.0/en
 
 Reader = Callable[[Path], list[Utterance]]
 
 
-def read_corpus(source: str | os.PathLike[str] | Iterable[Any]) -> Iterable[Utterance]:
+def read_corpus(
+    source: str | os.PathLike[str] | Iterable[Any],
+    *,
+    table: str | None = None,
+    text_column: str | int | None = None,
+) -> Iterable[Utterance]:
     """Reads a folder in any of the layouts, which is recognised, or a dataset object (`read_dataset`).
 
     The corpus may be one or two folders below `source` if it is the only one and all audio belongs to it.
 
     Args:
         source: path of a folder, or an iterable of items.
+        table: file name of the table of texts in the folder (`read_table_folder`); None recognises it.
+        text_column: number of the text's column in the table, from 1, or its name in the first row; None recognises it.
 
     Raises:
         FileNotFoundError: there is no such folder, or no audio in it.
-        ValueError: a broken layout, or several corpora.
+        ValueError: a broken layout, several corpora, several columns that may be the text, or `table` or `text_column`
+            where no table is read.
     """
+    given = {"table": table, "text_column": text_column}
+    given = {name: value for name, value in given.items() if value is not None}
     if not isinstance(source, (str, os.PathLike)):
-        return read_dataset(source)
+        return read_dataset(source) if not given else _refuse(given, "a dataset object")
     folder = _folder(source)
-    corpora = _corpora_in(folder, DEEPEST)
+    if table is not None:
+        return read_table_folder(folder, table, text_column)
+    corpora = _corpora_in(folder, DEEPEST, text_column)
     if len(corpora) > 1:
         names = [str(path.relative_to(folder)) for path, _ in corpora]
         raise ValueError(f"{folder} holds {len(corpora)} corpora ({few(names)}): give one of them")
@@ -70,7 +87,11 @@ def read_corpus(source: str | os.PathLike[str] | Iterable[Any]) -> Iterable[Utte
                 f"{folder} holds a corpus, {inner.relative_to(folder)}, and other audio "
                 f"({few([_name(folder, path) for path in others])}): give the folder of the one you mean"
             )
+        if given and read in (read_common_voice, read_vctk):
+            _refuse(given, f"{inner}, whose layout is known")
         return read(inner)
+    if given:
+        _refuse(given, f"{folder}, which has no table that names audio")
     if visible(folder, "*.trans.txt"):
         return read_librispeech(folder)
     if visible(folder, "*.normalized.txt"):
@@ -78,49 +99,75 @@ def read_corpus(source: str | os.PathLike[str] | Iterable[Any]) -> Iterable[Utte
     return read_folder(folder)
 
 
-def _reader(folder: Path) -> Reader | None:
-    """The reader of a folder whose own files show its layout: LJSpeech, Common Voice or VCTK; None for others."""
-    table = folder / "metadata.csv"
-    if table.is_file() and ((folder / "wavs").is_dir() or (_has_rows(table) and audio_in(folder))):
-        return partial(read_ljspeech, strict=False)
+def _refuse(given: dict[str, Any], where: str) -> NoReturn:
+    options = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    raise ValueError(f"{options} cannot be used with {where}: leave it out")
+
+
+def _reader(folder: Path, text_column: str | int | None) -> Reader | None:
+    """The reader of a folder whose own files show its layout: LJSpeech, Common Voice, VCTK or tables; None for others."""
+    metadata = folder / "metadata.csv"
+    if metadata.is_file() and ((folder / "wavs").is_dir() or (_has_rows(metadata) and audio_in(folder))):
+        return partial(read_ljspeech, strict=False, text_column=text_column)
     if (folder / "clips").is_dir() and any(folder.glob("*.tsv")):
         return read_common_voice
     if (folder / "txt").is_dir() and any((folder / name).is_dir() for name in VCTK_FOLDERS):
         return read_vctk
+    if tables_in(folder, text_column=text_column):
+        return partial(read_table_folder, text_column=text_column)
     return None
 
 
-def _corpora_in(folder: Path, deepest: int) -> list[tuple[Path, Reader]]:
+def _corpora_in(folder: Path, deepest: int, text_column: str | int | None) -> list[tuple[Path, Reader]]:
     """This folder, or the folders below it, that one of the readers of `_reader` can read, with that reader."""
-    if read := _reader(folder):
+    if read := _reader(folder, text_column):
         return [(folder, read)]
     if not deepest:
         return []
     with os.scandir(folder) as entries:
         inner = sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    return [found for path in inner for found in _corpora_in(path, deepest - 1)]
+    return [found for path in inner for found in _corpora_in(path, deepest - 1, text_column)]
 
 
 def read_folder(folder: str | os.PathLike[str]) -> list[Utterance]:
-    """Reads all audio under `folder`. The text of `a.wav` is in `a.txt`, if there is such a file.
+    """Reads all audio under `folder`. The text of `a.wav` is in `a.txt` or `a.lab`, if there is such a file.
 
-    Ids are relative paths without ending, or with it if two files differ only in their endings.
+    Ids are relative paths without ending, or with it if two files differ only in their endings. Tables are not read here.
     """
     folder = _folder(folder)
     files = audio_under(folder)
     count = Counter(_name(folder, path) for path in files)
     found: list[Utterance] = []
-    if (folder / "metadata.csv").is_file():
-        reason = "metadata.csv is not read: it needs lines `id|text`, with the audio in wavs/ or beside it"
-        warnings.warn(f"{folder}: {reason}", stacklevel=2)
+    texts = _texts_beside(folder)
     for path in files:
         id_ = _name(folder, path) if count[_name(folder, path)] == 1 else id_of(path.relative_to(folder))
-        found.append(file_utterance(id_, _text_of(path.with_suffix(".txt")), None, path))
+        text = texts.get(path.with_suffix(""))
+        found.append(file_utterance(id_, _text_of(text) if text else None, None, path))
     if any(one.text for one in found):
         _warn(folder, _without_text(found), TEXTLESS)
-        texts = [_name(folder, path) for path in visible(folder, "*.txt")]
-        _warn(folder, [id_ for id_ in texts if id_ not in count], "texts have no audio")
+        unread = [_name(folder, path) for path in texts.values()]
+        _warn(folder, [id_ for id_ in unread if id_ not in count], "texts have no audio")
+    timed = [
+        id_of(path.relative_to(folder)) for path in texts.values() if path.suffix.lower() == ".lab" and _has_times(path)
+    ]
+    _warn(folder, timed, "files hold times of labels, not a text: not read")
+    unread = [path.name for path in candidates_in(folder) if is_table(path.name)]
+    _warn(folder, unread, "tables are not read: a column must name the audio in half of their rows")
     return _checked(found, folder)
+
+
+def _texts_beside(folder: Path) -> dict[Path, Path]:
+    """Files of texts by their paths without ending: `.txt`, or `.lab` where there is none."""
+    found: dict[Path, Path] = {}
+    for ending in (".lab", ".txt"):
+        found.update({path.with_suffix(""): path for path in visible(folder) if path.suffix.lower() == ending})
+    return found
+
+
+def _has_times(path: Path) -> bool:
+    """Whether each line begins with two numbers, as in label files of HTK."""
+    lines = [line.split() for line in _lines(path)]
+    return bool(lines) and all(len(line) >= 2 and all(TIME.fullmatch(cell) for cell in line[:2]) for line in lines)
 
 
 def read_librispeech(folder: str | os.PathLike[str]) -> list[Utterance]:
@@ -153,7 +200,7 @@ def read_libritts(folder: str | os.PathLike[str]) -> list[Utterance]:
     texts = [listed_id(path.name.removesuffix(ending)) for path in visible(folder, f"*{ending}")]
     _warn(folder, [id_ for id_ in texts if id_ not in files], "texts have no audio: left out")
     _warn(folder, _without_text(found), TEXTLESS)
-    return found
+    return _checked(found, folder)
 
 
 def read_common_voice(folder: str | os.PathLike[str], split: str | None = None) -> list[Utterance]:
@@ -237,6 +284,9 @@ def _checked(found: list[Utterance], folder: Path) -> list[Utterance]:
     if not found:
         raise FileNotFoundError(f"{folder} holds no text that has audio")
     check_unique([one.id for one in found], str(folder))
+    if others := other_audio(folder, deep=True):
+        kinds = f"{len(others)} audio files are of kinds that are not read: {OTHER_REMEDY} ({few(others)})"
+        warnings.warn(f"{folder}: {kinds}", stacklevel=3)
     return found
 
 
@@ -253,7 +303,9 @@ def _has_rows(table: Path) -> bool:
 
 
 def _text_of(path: Path) -> str | None:
-    return _clean(" ".join(_lines(path))) if path.is_file() else None
+    if not path.is_file() or (path.suffix.lower() == ".lab" and _has_times(path)):
+        return None
+    return _clean(" ".join(_lines(path)))
 
 
 def _lines(path: Path) -> list[str]:

@@ -260,8 +260,8 @@ def test_hidden_files_and_folders_are_no_clips(tmp_path):
 
 def test_metadata_beside_the_audio_is_read_or_warned_of(tmp_path):
     sound(tmp_path / "a.wav")
-    (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,one\n")
-    with pytest.warns(UserWarning, match="metadata.csv is not read: it needs lines `id|text`"):
+    (tmp_path / "metadata.csv").write_text("name,words\nb.wav,one\n")
+    with pytest.warns(UserWarning, match=r"1 tables are not read: a column must name the audio .*\(metadata.csv\)"):
         assert [(one.id, one.text) for one in read_corpus(tmp_path)] == [("a", None)]
     (tmp_path / "metadata.csv").write_text("a.wav|one\n")
     assert [(one.id, one.text) for one in read_corpus(tmp_path)] == [("a", "one")]
