@@ -89,6 +89,17 @@ def temperature(text: str) -> float:
     return number
 
 
+def add_table_options(command: argparse.ArgumentParser, *, table: bool = True) -> None:
+    """Adds `--text-column`, and `--table` if wanted."""
+    if table:
+        command.add_argument("--table", metavar="FILE", help="file of texts in the corpus (default: recognised)")
+    command.add_argument(
+        "--text-column",
+        metavar="NAME",
+        help="column of the text in the table, by number from 1 or by its name in the first row (default: recognised)",
+    )
+
+
 def columns(text: str) -> str:
     """Letters of the recipe's table, each at most once; returned in alphabetical order."""
     if not text or set(text) - set("abcd") or len(set(text)) != len(text):

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from spear_tts_pytorch.cli.arguments import Commands, add_command, add_no_progress, columns, positive, seed
+from spear_tts_pytorch.cli.arguments import (
+    Commands,
+    add_command,
+    add_no_progress,
+    add_table_options,
+    columns,
+    positive,
+    seed,
+)
 
 
 def add_demo(commands: Commands) -> None:
@@ -37,6 +45,7 @@ def add_demo(commands: Commands) -> None:
         metavar="LETTERS",
         help="which of a (scratch), b (pretrained), c (backtranslation), d (both) to run (default %(default)s)",
     )
+    add_table_options(demo, table=False)
     demo.add_argument("--speaker", metavar="NAME", help="take this speaker of a corpus with several")
     demo.add_argument("--overwrite", action="store_true", help="replace the folder of an earlier demo")
     add_no_progress(demo)
@@ -54,6 +63,7 @@ def _demo(args: argparse.Namespace) -> int:
         quick=args.quick,
         overwrite=args.overwrite,
         speaker=args.speaker,
+        text_column=args.text_column,
         progress=args.progress,
     )
     return 0

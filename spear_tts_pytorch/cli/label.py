@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spear_tts_pytorch.cli.arguments import Commands, add_command, add_no_progress, positive
+from spear_tts_pytorch.cli.arguments import Commands, add_command, add_no_progress, add_table_options, positive
 from spear_tts_pytorch.cli.models import open_model
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def add_label(commands: Commands) -> None:
     label.add_argument(
         "speech", type=Path, metavar="SPEECH", help="folder written by `spear-tts tokenize`, or a corpus"
     )
+    add_table_options(label)
     label.add_argument("output", type=Path, metavar="OUT", help="folder of pairs")
     label.add_argument(
         "--batch-size", type=positive, default=32, metavar="N", help="clips at once (default %(default)s)"
@@ -63,7 +64,7 @@ def _label(args: argparse.Namespace) -> int:
     model = open_model(args.model)
     generator = SemanticToTextDatasetGenerator(
         model,
-        dataset=_speech(args.speech, model),
+        dataset=_speech(args, model),
         folder=args.output,
         batch_size=args.batch_size,
         num_workers=args.workers if args.workers > 1 else 0,
@@ -81,13 +82,16 @@ def _label(args: argparse.Namespace) -> int:
     return SOME_FAILED if counts["failed"] else 0
 
 
-def _speech(folder: Path, model: TextToSemantic) -> TokenizedSpeech | Waveforms:
+def _speech(args: argparse.Namespace, model: TextToSemantic) -> TokenizedSpeech | Waveforms:
     """The ids of a tokenized folder, or else the audio of a corpus at the rate of the model's tokenizer."""
     from spear_tts_pytorch.data.corpora.readers import Waveforms, read_corpus
     from spear_tts_pytorch.data.tokenized import TokenizedSpeech
 
+    folder: Path = args.speech
     if next(folder.glob("speech-*.parquet"), None):
         return TokenizedSpeech(folder)
     if model.wav2vec is None:
         raise ValueError(f"the model cannot tokenize audio: give a folder that `spear-tts tokenize {folder} OUT` wrote")
-    return Waveforms(list(read_corpus(folder)), model.wav2vec.target_sample_hz)
+    return Waveforms(
+        list(read_corpus(folder, table=args.table, text_column=args.text_column)), model.wav2vec.target_sample_hz
+    )

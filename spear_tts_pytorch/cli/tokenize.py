@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spear_tts_pytorch.cli.arguments import Commands, add_command, add_no_progress, positive, seed
+from spear_tts_pytorch.cli.arguments import Commands, add_command, add_no_progress, add_table_options, positive, seed
 
 if TYPE_CHECKING:
     from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer
@@ -33,12 +33,7 @@ def add_tokenize(commands: Commands) -> None:
     tokenize.add_argument(
         "--tokenizer", metavar="FOLDER", help="a saved tokenizer; without it OUT's own, fitted on CORPUS the first time"
     )
-    tokenize.add_argument("--table", metavar="FILE", help="the table of texts in CORPUS (default: recognised)")
-    tokenize.add_argument(
-        "--text-column",
-        metavar="NAME",
-        help="column of the text in the table, by number from 1 or name (default: recognised)",
-    )
+    add_table_options(tokenize)
     tokenize.add_argument(
         "--clusters", type=positive, metavar="N", help=f"ids of a fitted tokenizer (default {DEFAULT_CLUSTERS})"
     )

@@ -32,6 +32,8 @@ STREAMED = (
 )
 UNKNOWN_LENGTH = 1 << 62  # samples: libsndfile gives more for files that do not tell their length
 BLOCK = 1 << 20  # samples
+MOST_SAMPLES = 1 << 26  # in a file of any size: 0.25 GB
+MOST_PER_BYTE = 100  # samples of a longer file; speech has below 70, in Opus at 6 kbit/s
 MP3_SLACK = 2304  # samples, two frames: decoders find ends that differ by this much
 
 
@@ -123,11 +125,12 @@ def _open(source: Path | bytes) -> soundfile.SoundFile:
 
 def _read(path: Path) -> tuple[np.ndarray, int]:
     """All audio of a file, mono float32 `[t]`, and its rate in Hz."""
+    most = max(MOST_SAMPLES, MOST_PER_BYTE * path.stat().st_size)
     with _open(path) as file:
         sample_hz = _rate_of(file, path)
         parts = _parts(file, path)
         if parts is None:
-            frames = _frames_of(file)
+            frames = _frames_of(file, most, path)
             with open(path, "rb") as raw:
                 _check_whole(file, len(frames), raw, path)
             return _mono(frames), sample_hz
@@ -138,7 +141,8 @@ def _read(path: Path) -> tuple[np.ndarray, int]:
                 raise ValueError(
                     f"{path} joins recordings of {sample_hz} and {file.samplerate} Hz: split it or convert it to WAV"
                 )
-            frames = _frames_of(file)
+            frames = _frames_of(file, most, path)
+            most -= frames.size
             _check_whole(file, len(frames), io.BytesIO(part), path)
             wavs.append(_mono(frames))
     return np.concatenate(wavs), sample_hz
@@ -168,13 +172,20 @@ def _rate_of(file: soundfile.SoundFile, path: Path) -> int:
     return file.samplerate
 
 
-def _frames_of(file: soundfile.SoundFile) -> np.ndarray:
-    """The rest of a file, float32 `[t, channels]`. In blocks if the length is unknown, as in FLAC from a stream."""
-    if file.frames < UNKNOWN_LENGTH:
+def _frames_of(file: soundfile.SoundFile, most: int, path: Path) -> np.ndarray:
+    """All of a file, float32 `[t, channels]`. In blocks if the length is unknown, as in FLAC from a stream.
+
+    Raises:
+        ValueError: there are more than `most` samples.
+    """
+    if file.frames < UNKNOWN_LENGTH and file.frames * file.channels <= most:
         return file.read(file.frames, dtype="float32", always_2d=True)
     blocks = [file.read(BLOCK, dtype="float32", always_2d=True)]
-    while len(blocks[-1]) == BLOCK:
+    while len(blocks[-1]) == BLOCK and sum(block.size for block in blocks) <= most:
         blocks.append(file.read(BLOCK, dtype="float32", always_2d=True))
+    if sum(block.size for block in blocks) > most:
+        reason = f"unpacks to more than {most} samples, too many for its {path.stat().st_size} bytes"
+        raise ValueError(f"{path} {reason}: split it, or remove it if it is silent or damaged")
     return np.concatenate(blocks)
 
 

@@ -132,17 +132,17 @@ def tells_length(path: Path, notes: str) -> bool:
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
-        head = file.read(1 << 16)
-    if head[:4] == b"OggS":
-        return JOINED_OGG not in notes
-    if head[:4] == b"RIFF" and size > 20 + int.from_bytes(head[4:8], "little"):
-        return split_wav(path) is None
-    if "MPEG" not in notes:
-        return True
-    start = _after_tags(head, 0)
-    first = _frame(head, start)
+        head = file.read(12)
+        if head[:4] == b"RIFF" and size > 20 + int.from_bytes(head[4:8], "little"):
+            return split_wav(path) is None
+        if "MPEG" not in notes:
+            return JOINED_OGG not in notes
+        start = _after_tags(head, 0)
+        file.seek(start)
+        head = file.read(1 << 12)
+    first = _frame(head, 0)
     told, length = _counts(head, first) if first else (None, None)
-    return told is not None and length is not None and abs(size - start - length) <= TAG_SLACK
+    return bool(told) and length is not None and abs(size - start - length) <= TAG_SLACK
 
 
 def _slices(data: bytes, starts: list[int]) -> list[bytes]:

@@ -43,6 +43,7 @@ def run_demo(
     quick: bool = False,
     overwrite: bool = False,
     speaker: str | None = None,
+    text_column: str | int | None = None,
     progress: bool = True,
     config: RecipeConfig | None = None,
 ) -> dict[str, Any]:
@@ -57,6 +58,7 @@ def run_demo(
         quick: about a minute; the figures mean little.
         overwrite: replaces the folder `output`, once the new one is complete, if an earlier demo wrote it.
         speaker: whose digits are taken, for "fsdd:FOLDER".
+        text_column: column of the text in a folder's metadata.csv, as in `open_corpus`.
         progress: shows bars, on terminals.
         config: sizes and steps; those of `RecipeConfig()` if None.
 
@@ -76,7 +78,14 @@ def run_demo(
     is_made = corpus is None or corpus.startswith("fsdd:")  # such corpora have as many utterances as asked for
     unlabelled, test = config.unlabelled if is_made else None, config.test_utterances
     speech = open_corpus(
-        corpus, labelled=labelled, seed=seed, test=test, unlabelled=unlabelled, speaker=speaker, progress=progress
+        corpus,
+        labelled=labelled,
+        seed=seed,
+        test=test,
+        unlabelled=unlabelled,
+        speaker=speaker,
+        text_column=text_column,
+        progress=progress,
     )
     opened = {"corpus": time.perf_counter() - start}
     with whole_folder(output, replace=overwrite) as folder:

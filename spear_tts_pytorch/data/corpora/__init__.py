@@ -30,6 +30,7 @@ def open_corpus(
     test: int = 100,
     unlabelled: int | None = None,
     speaker: str | None = None,
+    text_column: str | int | None = None,
     progress: bool = True,
 ) -> Corpus:
     """Opens a corpus.
@@ -42,6 +43,7 @@ def open_corpus(
         test: number of utterances held out for testing; fewer if an LJSpeech folder is small.
         unlabelled: number of utterances with audio only; None takes the corpus's default, or all that it has.
         speaker: the speaker of the digits, for "fsdd:FOLDER"; the first complete one if None.
+        text_column: number of the text's column in metadata.csv, from 1, or its name in the first row; None recognises it.
         progress: shows a bar, on terminals.
 
     Raises:
@@ -53,6 +55,8 @@ def open_corpus(
     is_fsdd = spec is not None and os.fspath(spec).startswith("fsdd:")
     if speaker is not None and not is_fsdd:
         raise ValueError(f"speaker {speaker!r} can be chosen for fsdd:FOLDER only: leave it out")
+    if text_column is not None and (spec is None or is_fsdd):
+        raise ValueError(f"text_column={text_column!r} needs a folder with metadata.csv: leave it out")
     if spec is None:
         from spear_tts_pytorch.data.corpora.synthetic import DEFAULT_UNLABELLED, espeak_corpus
 
@@ -62,4 +66,6 @@ def open_corpus(
     if is_fsdd:
         count, folder = 6000 if unlabelled is None else unlabelled, spec.removeprefix("fsdd:")
         return fsdd_corpus(folder, labelled=labelled, unlabelled=count, test=test, speaker=speaker, seed=seed)
-    return ljspeech_corpus(spec, labelled=labelled, unlabelled=unlabelled, test=test, seed=seed)
+    return ljspeech_corpus(
+        spec, labelled=labelled, unlabelled=unlabelled, test=test, seed=seed, text_column=text_column
+    )

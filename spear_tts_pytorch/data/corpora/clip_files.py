@@ -52,13 +52,16 @@ def audio_under(folder: Path) -> list[Path]:
     return found
 
 
-def other_audio(folder: Path, *, deep: bool) -> list[str]:
-    """Names of visible files, directly in a folder or at any depth, that are audio of kinds that are not read."""
+def unread_audio(folder: Path, *, deep: bool) -> str:
+    """Names the audio in a folder, or at any depth, whose kind is not read, for a warning; "" if there is none."""
     paths = visible(folder) if deep else folder.iterdir()
-    return sorted(
-        id_of(path.relative_to(folder))
-        for path in paths
-        if is_other_audio(path.name) and not path.name.startswith(".") and path.is_file()
+    found = [path for path in paths if is_other_audio(path.name) and not path.name.startswith(".") and path.is_file()]
+    if not found:
+        return ""
+    endings = ", ".join(sorted({path.suffix.lower() for path in found}))
+    names = few(sorted(id_of(path.relative_to(folder)) for path in found))
+    return (
+        f"{folder}: {len(found)} audio files end in {endings}, which is not read: convert them to WAV or FLAC ({names})"
     )
 
 

@@ -23,6 +23,7 @@ OTHER_NAMES = (
     "sample_rate start end offset up_votes down_votes variant segment sentence_id n_frames num_samples root_path"
 ).split()
 LABELS = re.compile(r"[-+]?\d+([.,]\d+)?|[A-Za-z]{2,3}([-_][A-Za-z]{2,4})?|[A-Za-z_-]*\d+")  # numbers, en-US, p225
+OPTION = "text_column= chooses another"
 SAMPLE = 1000  # rows that are looked at to tell columns apart
 
 
@@ -69,7 +70,7 @@ def choice_by_header(path: Path, header: Sequence[str], audio: int, wanted: str 
         raise _ambiguous(path, [repr(names[column]) for column in candidates or range(len(names))])
     text = candidates[0]
     speaker = next((column for column, name in enumerate(names) if name in SPEAKER_NAMES and column != text), None)
-    says = f"the column {names[text]!r} is taken as the text, {names[audio]!r} names the audio"
+    says = f"the column {names[text]!r} is taken as the text, {names[audio]!r} names the audio ({OPTION})"
     return Choice(audio, text, raw[0] if text in normalized and len(raw) == 1 else None, speaker, says)
 
 
@@ -79,7 +80,7 @@ def choice_by_content(path: Path, rows: list[list[str]], width: int, audio: int,
     Raises:
         ValueError: `wanted` is not there, or several columns may be the text.
     """
-    says = "column {} of " + str(width) + f" is taken as the text, column {audio + 1} names the audio"
+    says = "column {} of " + str(width) + f" is taken as the text, column {audio + 1} names the audio ({OPTION})"
     if wanted is not None:
         text = _wanted(path, None, width, wanted)
         return Choice(audio, text, says=says.format(text + 1))

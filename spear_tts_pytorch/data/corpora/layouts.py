@@ -25,8 +25,8 @@ from spear_tts_pytorch.data.corpora.clip_files import (
     by_listed_id,
     few,
     listed_id,
-    other_audio,
     readable,
+    unread_audio,
 )
 from spear_tts_pytorch.data.corpora.corpus import Corpus, Utterance, check_counts
 from spear_tts_pytorch.data.corpora.tables import ljspeech_table
@@ -35,7 +35,6 @@ from spear_tts_pytorch.tokenizers.semantic import RATES
 from spear_tts_pytorch.tokenizers.text import normalize_text
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-OTHER_REMEDY = "convert them to WAV or FLAC, or remove them"
 FIRST_TRAINING_INDEX = 5  # recordings of FSDD with a lower index are its usual test set
 
 
@@ -75,9 +74,8 @@ def read_ljspeech(
         warnings.warn(f"{message}: {done}", stacklevel=2)
     if not files.keys() & texts.keys():
         raise ValueError(f"{folder}: no row of metadata.csv has audio: one of its columns must be names of the files")
-    if others := other_audio(_place(folder), deep=False):
-        kinds = f"{len(others)} audio files are of kinds that are not read: {OTHER_REMEDY} ({few(others)})"
-        warnings.warn(f"{folder}: {kinds}", stacklevel=2)
+    if unread := unread_audio(_place(folder), deep=False):
+        warnings.warn(unread, stacklevel=2)
     if says:
         warnings.warn(says, stacklevel=2)
     named = [(id_, text) for id_, text in texts.items() if id_ in files]
@@ -105,7 +103,7 @@ def _metadata(
         texts[id_], speakers[id_] = text, speaker
     if repeated:
         raise ValueError(f"{path}: {len(repeated)} rows repeat an id ({few(repeated)}): make each id unique")
-    return texts, speakers, f"{path}: {table.says} (text_column= chooses another)" if table.says else ""
+    return texts, speakers, f"{path}: {table.says}" if table.says else ""
 
 
 def _differences(folder: Path, rows: dict[str, str | None], files: dict[str, Path]) -> Iterator[tuple[str, str, str]]:

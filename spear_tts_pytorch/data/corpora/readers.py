@@ -30,13 +30,13 @@ from spear_tts_pytorch.data.corpora.clip_files import (
     id_of,
     lines_of,
     listed_id,
-    other_audio,
     readable,
+    unread_audio,
     visible,
 )
 from spear_tts_pytorch.data.corpora.corpus import Utterance
 from spear_tts_pytorch.data.corpora.dataset_items import read_dataset
-from spear_tts_pytorch.data.corpora.layouts import OTHER_REMEDY, file_utterance, read_ljspeech
+from spear_tts_pytorch.data.corpora.layouts import file_utterance, read_ljspeech
 from spear_tts_pytorch.data.corpora.table_folder import candidates_in, read_table_folder, tables_in
 from spear_tts_pytorch.data.corpora.tables import is_table
 
@@ -284,9 +284,8 @@ def _checked(found: list[Utterance], folder: Path) -> list[Utterance]:
     if not found:
         raise FileNotFoundError(f"{folder} holds no text that has audio")
     check_unique([one.id for one in found], str(folder))
-    if others := other_audio(folder, deep=True):
-        kinds = f"{len(others)} audio files are of kinds that are not read: {OTHER_REMEDY} ({few(others)})"
-        warnings.warn(f"{folder}: {kinds}", stacklevel=3)
+    if unread := unread_audio(folder, deep=True):
+        warnings.warn(unread, stacklevel=3)
     return found
 
 

@@ -17,11 +17,11 @@ from spear_tts_pytorch.data.corpora.clip_files import (
     id_of,
     is_audio,
     listed_id,
-    other_audio,
+    unread_audio,
     visible,
 )
 from spear_tts_pytorch.data.corpora.corpus import Utterance
-from spear_tts_pytorch.data.corpora.layouts import OTHER_REMEDY, file_utterance
+from spear_tts_pytorch.data.corpora.layouts import file_utterance
 from spear_tts_pytorch.data.corpora.tables import SUFFIXES, Table, is_table, read_table
 
 LEAST = 0.5  # share of the rows of a table that name audio
@@ -61,16 +61,17 @@ def read_table_folder(
     found += [file_utterance(ids[path], None, None, path) for path in files if path not in texts]
     names = ", ".join(one.path.name for one in tables)
     for one in tables:
-        if one.says:
-            warnings.warn(f"{one.path}: {one.says} (text_column= chooses another)", stacklevel=2)
+        says = one.says or "column 2 is taken as the text, column 1 names the audio"
+        warnings.warn(f"{one.path}: {says}", stacklevel=2)
     for kind, message in (
         (without_audio, f"rows of {names} have no audio: left out"),
         ([ids[path] for path in files if path not in texts], f"audio files have no row in {names}: without text"),
         ([ids[path] for path, (text, _) in texts.items() if text is None], f"rows of {names} are empty: without text"),
-        (other_audio(folder, deep=True), f"audio files are of kinds that are not read: {OTHER_REMEDY}"),
     ):
         if kind:
             warnings.warn(f"{folder}: {len(kind)} {message} ({few(kind)})", stacklevel=2)
+    if unread := unread_audio(folder, deep=True):
+        warnings.warn(unread, stacklevel=2)
     return found
 
 
@@ -89,8 +90,10 @@ def tables_in(
     if candidates and index is None:
         files = [path for path in visible(folder) if is_audio(path.name)]
         index = AudioIndex(files, folder) if files else None
+    if index is None:
+        return []
     found: list[Table] = []
-    for path in candidates if index is not None else []:
+    for path in candidates:
         try:
             read = read_table(path, index.__contains__, text_column, least=0.0 if table else LEAST)
         except ValueError:

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from spear_tts_pytorch.data.corpora.clip_files import few, lines_of
 from spear_tts_pytorch.data.corpora.columns import (
+    OPTION,
     SAMPLE,
     Choice,
     choice_by_content,
@@ -178,7 +179,7 @@ def _from_rows(
         raise ValueError(f"{path} line {short.number} is not `id|text`, or its text is empty: {shown!r}")
     choice = choice_by_content(path, [row.cells for row in rows], width, audio, text_column)
     if delimiter not in "|\t" and not choice.says:
-        choice.says = f"column {choice.text + 1} is taken as the text, column 1 names the audio"
+        choice.says = f"column {choice.text + 1} is taken as the text, column 1 names the audio ({OPTION})"
     return _filled(path, rows, choice, width, delimiter, found)
 
 
