@@ -16,7 +16,7 @@ import soundfile
 import soxr
 from torch import Tensor
 
-from spear_tts_pytorch.data.recordings import split_flac, split_mp3, split_ogg, split_wav
+from spear_tts_pytorch.data.recordings import split_flac, split_mp3, split_ogg, split_wav, tells_length
 from spear_tts_pytorch.tokenizers.semantic import RATES, check_rates
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -68,6 +68,27 @@ def load_audio(path: str | os.PathLike[str], target_sample_hz: int | None = None
     if target_sample_hz is None:
         return np.ascontiguousarray(wav), sample_hz
     return resample(wav, sample_hz, target_sample_hz), target_sample_hz
+
+
+def read_header(path: str | os.PathLike[str]) -> tuple[int, int | None]:
+    """Sampling rate in Hz and number of samples of a file, None for a number that only reading it tells.
+
+    Raises:
+        ValueError: libsndfile cannot read the header, it gives a rate outside 1,000 to 768,000 Hz, or `path` is no file.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():  # a link that leads nowhere, or a pipe, which would never end
+            raise RuntimeError("it is not a file")
+        parts = split_wav(path)
+        with _open(path if parts is None else parts[0]) as file:
+            whole = parts is None and file.frames < UNKNOWN_LENGTH and tells_length(path, file.extra_info)
+            if file.samplerate not in RATES:
+                raise RuntimeError(f"it gives {file.samplerate} Hz as its sampling rate")
+            return file.samplerate, file.frames if whole else None
+    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
+        reason = getattr(error, "error_string", error)
+        raise ValueError(f"{path} cannot be read as audio ({reason}): repair, convert or remove it") from error
 
 
 def save_audio(path: str | os.PathLike[str], wav: np.ndarray | Tensor, sample_hz: int) -> None:
@@ -126,17 +147,21 @@ def _open(source: Path | bytes) -> soundfile.SoundFile:
 def _read(path: Path) -> tuple[np.ndarray, int]:
     """All audio of a file, mono float32 `[t]`, and its rate in Hz."""
     most = max(MOST_SAMPLES, MOST_PER_BYTE * path.stat().st_size)
-    with _open(path) as file:
-        sample_hz = _rate_of(file, path)
-        parts = _parts(file, path)
-        if parts is None:
-            frames = _frames_of(file, most, path)
-            with open(path, "rb") as raw:
-                _check_whole(file, len(frames), raw, path)
-            return _mono(frames), sample_hz
+    sample_hz = None
+    parts = split_wav(path)  # libsndfile does not open joined WAV
+    if parts is None:
+        with _open(path) as file:
+            sample_hz = _rate_of(file, path)
+            parts = _parts(file, path)
+            if parts is None:
+                frames = _frames_of(file, most, path)
+                with open(path, "rb") as raw:
+                    _check_whole(file, len(frames), raw, path)
+                return _mono(frames), sample_hz
     wavs: list[np.ndarray] = []
     for part in parts:
         with _open(part) as file:
+            sample_hz = _rate_of(file, path) if sample_hz is None else sample_hz
             if _rate_of(file, path) != sample_hz:
                 raise ValueError(
                     f"{path} joins recordings of {sample_hz} and {file.samplerate} Hz: split it or convert it to WAV"
@@ -145,13 +170,11 @@ def _read(path: Path) -> tuple[np.ndarray, int]:
             most -= frames.size
             _check_whole(file, len(frames), io.BytesIO(part), path)
             wavs.append(_mono(frames))
-    return np.concatenate(wavs), sample_hz
+    return np.concatenate(wavs), sample_hz or 0
 
 
 def _parts(file: soundfile.SoundFile, path: Path) -> list[bytes] | None:
     """The recordings in the file, or None if libsndfile reads the file whole."""
-    if file.format in ("WAV", "WAVEX"):
-        return split_wav(path)
     if file.format == "FLAC":
         return split_flac(path.read_bytes())
     if file.format == "OGG":

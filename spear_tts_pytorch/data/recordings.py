@@ -133,8 +133,6 @@ def tells_length(path: Path, notes: str) -> bool:
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(12)
-        if head[:4] == b"RIFF" and size > 20 + int.from_bytes(head[4:8], "little"):
-            return split_wav(path) is None
         if "MPEG" not in notes:
             return JOINED_OGG not in notes
         start = _after_tags(head, 0)

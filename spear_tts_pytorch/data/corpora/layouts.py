@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-import soundfile
 
-from spear_tts_pytorch.data.audio import UNKNOWN_LENGTH, load_audio, resample
+from spear_tts_pytorch.data.audio import load_audio, read_header, resample
 from spear_tts_pytorch.data.corpora.clip_files import (
     AudioIndex,
     audio_in,
@@ -30,8 +29,6 @@ from spear_tts_pytorch.data.corpora.clip_files import (
 )
 from spear_tts_pytorch.data.corpora.corpus import Corpus, Utterance, check_counts
 from spear_tts_pytorch.data.corpora.tables import ljspeech_table
-from spear_tts_pytorch.data.recordings import tells_length
-from spear_tts_pytorch.tokenizers.semantic import RATES
 from spear_tts_pytorch.tokenizers.text import normalize_text
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -325,20 +322,11 @@ def file_utterance(id_: str, text: str | None, speaker: str | None, path: Path, 
         strict: True raises an error if the header of the file cannot be read. With False, its `sample_hz` is 0, and
             loading its audio raises the error.
     """
-    samples: int | None
     try:
-        if not path.is_file():  # a link that leads nowhere, or a pipe, which would never end
-            raise RuntimeError("it is not a file")
-        info = soundfile.info(cast(Any, os.fsencode(path)))  # bytes, because soundfile cannot encode every name
-        rate, samples = info.samplerate, info.frames
-        if samples >= UNKNOWN_LENGTH or not tells_length(path, info.extra_info):
-            samples = None
-        if rate not in RATES:
-            raise RuntimeError(f"it gives {rate} Hz as its sampling rate")
-    except (soundfile.SoundFileError, RuntimeError) as error:
+        rate, samples = read_header(path)
+    except ValueError:
         if strict:
-            reason = getattr(error, "error_string", error)
-            raise ValueError(f"{path} cannot be read as audio ({reason}): repair, convert or remove it") from error
+            raise
         rate, samples = 0, 0
     return Utterance(id_, text, speaker, rate, partial(_wav_of, path), samples)
 

@@ -70,7 +70,7 @@ def is_table(name: str) -> bool:
 
 
 def read_table(path: Path, found: Found, text_column: str | int | None = None, *, least: float = 0.0) -> Table | None:
-    """Reads a table. Returns None if in no column more than the share `least` of the cells name audio.
+    """Reads a table. Returns None if in no column the share `least` of the cells, or one cell, names audio.
 
     Args:
         path: the file.
@@ -90,7 +90,7 @@ def read_table(path: Path, found: Found, text_column: str | int | None = None, *
             share, audio = _audio_column(_split(lines[: 2 * SAMPLE], delimiter, path), found)
         except ValueError:
             continue  # quotes of another kind of table
-        if share > (best[0] if best else least):
+        if share >= least and share > (best[0] if best else 0):
             best = share, audio, delimiter
     if best is None:
         return None
@@ -218,7 +218,7 @@ def _from_json(path: Path, found: Found, text_column: str | int | None, least: f
     names = list(dict.fromkeys(name for _, item in objects for name in item))
     rows = [Row(number, [_json_cell(item.get(name)) for name in names]) for number, item in objects]
     share, audio = _audio_column(rows, found)
-    if share <= least:
+    if share < least or not share:
         return None
     choice = choice_by_header(path, names, audio, text_column) or choice_by_content(
         path, [row.cells for row in rows], len(names), audio, text_column
