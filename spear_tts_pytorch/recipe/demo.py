@@ -10,6 +10,7 @@ import json
 import shutil
 import tempfile
 import time
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -77,16 +78,8 @@ def run_demo(
     config = (config or RecipeConfig()).quick() if quick else config or RecipeConfig()
     is_made = corpus is None or corpus.startswith("fsdd:")  # such corpora have as many utterances as asked for
     unlabelled, test = config.unlabelled if is_made else None, config.test_utterances
-    speech = open_corpus(
-        corpus,
-        labelled=labelled,
-        seed=seed,
-        test=test,
-        unlabelled=unlabelled,
-        speaker=speaker,
-        text_column=text_column,
-        progress=progress,
-    )
+    open_part = partial(open_corpus, corpus, speaker=speaker, text_column=text_column, seed=seed, progress=progress)
+    speech = open_part(labelled=labelled, unlabelled=unlabelled, test=test)
     opened = {"corpus": time.perf_counter() - start}
     with whole_folder(output, replace=overwrite) as folder:
         pairs = folder / "pairs"

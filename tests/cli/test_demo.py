@@ -38,10 +38,11 @@ def test_demo_hands_every_argument_over(monkeypatch):
         quick=False,
         overwrite=False,
         speaker=None,
+        text_column=None,
         progress=True,
     )
     assert seen == defaults
-    arguments = "--corpus fsdd:x --labelled 15 --seed 7 --output o --columns dcba --quick --overwrite --speaker s"
+    arguments = "--corpus fsdd:x --labelled 15 --seed 7 --output o --columns dcba --quick --overwrite --speaker s --text-column 2"
     assert main(["demo", *arguments.split(), "--no-progress"]) == 0
     assert seen == dict(
         corpus="fsdd:x",
@@ -52,5 +53,6 @@ def test_demo_hands_every_argument_over(monkeypatch):
         quick=True,
         overwrite=True,
         speaker="s",
+        text_column="2",
         progress=False,
     )
