@@ -70,16 +70,15 @@ def run_demo(
         FileExistsError: `output` exists and `overwrite` is False, or `output` is not a demo's folder.
         FileNotFoundError, ValueError, ImportError: see `open_corpus` and `run_recipe`.
     """
-    start = time.perf_counter()
-    output = Path(output).resolve()
+    start, output = time.perf_counter(), Path(output).resolve()
     _check_output(output, overwrite)
     _check_packages()
     labelled = LABELLED if labelled is None else labelled
     config = (config or RecipeConfig()).quick() if quick else config or RecipeConfig()
     is_made = corpus is None or corpus.startswith("fsdd:")  # such corpora have as many utterances as asked for
     unlabelled, test = config.unlabelled if is_made else None, config.test_utterances
-    open_part = partial(open_corpus, corpus, speaker=speaker, text_column=text_column, seed=seed, progress=progress)
-    speech = open_part(labelled=labelled, unlabelled=unlabelled, test=test)
+    chosen = partial(open_corpus, corpus, speaker=speaker, text_column=text_column, seed=seed, progress=progress)
+    speech = chosen(labelled=labelled, unlabelled=unlabelled, test=test)
     opened = {"corpus": time.perf_counter() - start}
     with whole_folder(output, replace=overwrite) as folder:
         pairs = folder / "pairs"

@@ -42,7 +42,8 @@ def test_demo_hands_every_argument_over(monkeypatch):
         progress=True,
     )
     assert seen == defaults
-    arguments = "--corpus fsdd:x --labelled 15 --seed 7 --output o --columns dcba --quick --overwrite --speaker s --text-column 2"
+    arguments = "--corpus fsdd:x --labelled 15 --seed 7 --output o --columns dcba --quick --overwrite"
+    arguments += " --speaker s --text-column 2"
     assert main(["demo", *arguments.split(), "--no-progress"]) == 0
     assert seen == dict(
         corpus="fsdd:x",
