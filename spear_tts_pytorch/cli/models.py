@@ -26,5 +26,7 @@ def open_model(name: str) -> TextToSemantic:
     except (OSError, ValueError) as error:
         if Path(name).is_dir():
             raise
+        if type(error) is FileNotFoundError:  # the name is no Hub id, so the Hub was not asked
+            raise FileNotFoundError(f"MODEL: {error}") from error
         # The Hub was asked, and its message does not say that a folder may be mistyped.
         raise FileNotFoundError(f"MODEL {name}: there is no such folder, and the Hub says: {error}") from error

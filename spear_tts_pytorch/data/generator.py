@@ -33,8 +33,9 @@ from spear_tts_pytorch.data.pairs.shards import (
 )
 from spear_tts_pytorch.data.pairs.writer import PairWriter
 from spear_tts_pytorch.decoding.filters import LogitsFilter
-from spear_tts_pytorch.decoding.options import DecodingOptions, ManyKeywords, options_of, with_options
+from spear_tts_pytorch.decoding.options import DecodingOptions, with_options
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
+from spear_tts_pytorch.utils.arguments import check_keywords
 from spear_tts_pytorch.utils.distributed import rank_and_world, wait_for_everyone
 from spear_tts_pytorch.utils.files import locked
 
@@ -76,6 +77,13 @@ class LabelKeywords(TypedDict, total=False):
     length_penalty: float
     n_best: int
     cond_scale: float
+
+
+class ForwardKeywords(LabelKeywords, total=False):
+    """All options of decoding that the label generator takes."""
+
+    max_length: int
+    beam_search_decode: bool
 
 
 class SemanticToTextDatasetGenerator(nn.Module):
@@ -217,13 +225,14 @@ class SemanticToTextDatasetGenerator(nn.Module):
         wrong = [name for name in RESERVED if name in options]
         if wrong:
             raise ValueError(f"{wrong[0]} cannot be passed on to model.generate: the generator sets it, leave it out")
-        if (self.n_best_folder is not None) != (options.get("n_best", 1) > 1):
+        check_keywords("the generator", ForwardKeywords, options)
+        how = DecodingOptions(**options, source_type="speech", target_type="text")
+        how.check(self.model)
+        if (self.n_best_folder is not None) != (how.n_best > 1):
             raise ValueError("n_best above 1 and n_best_folder go together: give both, or neither")
         if self.n_best_folder is not None and self.n_best_folder.resolve() == self.folder.resolve():
             raise ValueError(f"n_best_folder must be another than folder, {self.folder}: choose another")
-        if self.decode is not None:
-            return self.decode
-        return options_of("the generator", ManyKeywords, options, source_type="speech", target_type="text")
+        return how if self.decode is None else self.decode
 
     def _run(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -238,12 +239,13 @@ def dataset_lengths(dataset: SizedDataset, samples_per_token: int = 1) -> Indice
     rows: list[list[int]] = []
     for index in range(len(dataset)):
         item = dataset[index]
-        rows.append([_length(part, samples_per_token) for part in (item if _is_tuple(item) else (item,))])
+        parts = item if _is_tuple(item) and not _is_row(item) else (item,)
+        rows.append([_length(part, samples_per_token) for part in parts])
     return np.asarray(rows, dtype=np.int64)
 
 
 def _length(part: Any, samples_per_token: int) -> int:
-    is_wave = isinstance(part, Tensor) and part.is_floating_point()
+    is_wave = not isinstance(part, str) and _is_wave(torch.as_tensor(part))
     return -(-len(part) // samples_per_token) if is_wave else len(part)
 
 
@@ -370,4 +372,4 @@ def _is_tuple(item: Any) -> bool:
 
 
 def _is_row(row: Sequence[Any]) -> bool:
-    return all(isinstance(value, (int, float)) for value in row)
+    return all(isinstance(value, Real) for value in row)

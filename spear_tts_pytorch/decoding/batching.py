@@ -93,8 +93,9 @@ def generate_many(
 ) -> list[Generated] | list[Generated | None]:
     """Generates for any number of sources, through one batch that is kept full; see the module's docstring.
 
-    Each source has noise of its own, made of the seed and its index: its draws do not depend on other sources, on batches or
-    on the device. With the same generator, `generate` draws the same ids for the same sources.
+    Each source has noise of its own, made of the seed and its index: its draws do not depend on other sources or on batches.
+    With the same generator, `generate` draws the same ids for the same sources. (With `spec_decode`, the number of drafts
+    follows the whole batch: other sources change the draws, not their distribution.)
 
     Args:
         sources: list of texts, of ids `[n]`, or (speech) of waveforms `[t]`, as tensors, arrays or lists; or a

@@ -36,7 +36,7 @@ class BeamSearch:
         device: of the logits.
 
     Raises:
-        ValueError: at a step: NaN logits, nothing left to choose from, fewer ids than beams.
+        ValueError: at a step: NaN logits, or nothing left to choose from.
     """
 
     def __init__(self, numbers: Sequence[int], *, options: DecodingOptions, limits: Limits, device: torch.device):

@@ -124,7 +124,7 @@ class Strategy(Protocol):
         """Goes on with these slots only."""
 
     def gained(self) -> dict[int, Tensor]:
-        """The new ids of each source since the last step, int64 `[n]`, by its number; of sources that have not ended."""
+        """The new ids of each source since the last step, int64 `[n]`, by its number; for batches without refilled slots."""
         ...
 
 

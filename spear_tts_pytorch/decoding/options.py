@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, Protocol, TypeVar
 
 from typing_extensions import TypedDict
@@ -94,6 +95,7 @@ class DecodingOptions:
             1 is no guidance.
 
     Raises:
+        TypeError: `filter_logits_fn` is no function.
         ValueError: an option out of range, or options that exclude each other.
     """
 
@@ -116,10 +118,12 @@ class DecodingOptions:
         for name, value in (("source_type", self.source_type), ("target_type", self.target_type)):
             if value not in MODALITIES:
                 raise ValueError(f"{name} must be 'speech' or 'text', got {value!r}")
-        if not _is_whole(self.max_length) or self.max_length < 1:
+        if not is_whole(self.max_length) or self.max_length < 1:
             raise ValueError(f"max_length must be at least 1 id, a whole number, got {self.max_length!r}")
-        if not _is_number(self.cond_scale) or not 1 <= self.cond_scale < math.inf:
+        if not is_number(self.cond_scale) or not 1 <= self.cond_scale < math.inf:
             raise ValueError(f"cond_scale must be at least 1 (1 = no guidance), got {self.cond_scale!r}")
+        if self.filter_logits_fn is not None and not callable(self.filter_logits_fn):
+            raise TypeError(f"filter_logits_fn must be a function or None, got {self.filter_logits_fn!r}")
         if self.beam_search_decode and self.spec_decode:
             raise ValueError("choose beam_search_decode or spec_decode, not both")
         if self.n_best != 1 and not self.beam_search_decode:
@@ -132,22 +136,22 @@ class DecodingOptions:
             self._check_speculation()
 
     def _check_beam(self) -> None:
-        if not _is_whole(self.beam_size) or self.beam_size < 1:
+        if not is_whole(self.beam_size) or self.beam_size < 1:
             raise ValueError(f"beam_size must be at least 1, got {self.beam_size!r}")
-        if not _is_whole(self.n_best) or not 1 <= self.n_best <= self.beam_size:
+        if not is_whole(self.n_best) or not 1 <= self.n_best <= self.beam_size:
             raise ValueError(f"n_best must be between 1 and beam_size = {self.beam_size}, got {self.n_best!r}")
-        if not _is_number(self.length_penalty) or not math.isfinite(self.length_penalty):
+        if not is_number(self.length_penalty) or not math.isfinite(self.length_penalty):
             raise ValueError(f"length_penalty must be a finite number, got {self.length_penalty!r}")
-        if not _is_number(self.temperature) or not LEAST_TEMPERATURE <= self.temperature < math.inf:
+        if not is_number(self.temperature) or not LEAST_TEMPERATURE <= self.temperature < math.inf:
             raise ValueError(
                 f"temperature must be above 0 for beam search, got {self.temperature!r}: for greedy use beam_size 1"
             )
 
     def _check_speculation(self) -> None:
         gamma, lenience = self.spec_decode_gamma, self.spec_decode_lenience
-        if not _is_whole(gamma) or gamma < 1:
+        if not is_whole(gamma) or gamma < 1:
             raise ValueError(f"spec_decode_gamma must be a whole number, at least 1 draft per cycle, got {gamma!r}")
-        if not _is_number(lenience) or not 1 <= lenience < math.inf:
+        if not is_number(lenience) or not 1 <= lenience < math.inf:
             raise ValueError(
                 f"spec_decode_lenience must be a number >= 1 (1 = exact, more accepts more drafts), got {lenience!r}"
             )
@@ -179,7 +183,7 @@ class DecodingOptions:
 
     @property
     def rows_per_source(self) -> int:
-        """Positions of a source that a decoding step looks at, as far as speed depends on it."""
+        """Rows, or with speculation positions, of a source in a decoding step; speed depends on it."""
         return {"sampling": 1, "beam": self.beam_size, "speculation": self.spec_decode_gamma + 1}[self.strategy]
 
 
@@ -207,15 +211,17 @@ def with_options(keywords: type) -> Callable[[F], F]:
 
 def check_temperature(temperature: float) -> None:
     """Raises ValueError unless `temperature` is finite, and 0 or large enough that logits do not overflow."""
-    if not _is_number(temperature) or not math.isfinite(temperature) or 0 != temperature < LEAST_TEMPERATURE:
+    if not is_number(temperature) or not math.isfinite(temperature) or 0 != temperature < LEAST_TEMPERATURE:
         raise ValueError(
             f"temperature must be a number >= 0 (0 = greedy, else at least {LEAST_TEMPERATURE:g}), got {temperature!r}"
         )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def is_number(value: object) -> bool:
+    """Whether a value is a number, NumPy's included; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number, NumPy's included; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -33,7 +33,7 @@ __all__ = [
 
 FLUSH_EVERY = 64  # steps after which new ids are written to the history and checked
 LARGEST_SEED = 2**63 - 1
-NOISE_AHEAD = 16_384  # values of noise that are made at once
+NOISE_AHEAD, LEAST_AHEAD = 16_384, 4  # values of noise, and steps, that are made at once
 
 Restriction = Callable[[Tensor], Tensor]
 """Makes of a model's logits `[r, v]` those that ids are drawn from."""
@@ -117,7 +117,9 @@ class Sampling:
         self.restrict, self.every = restriction(options, limits, device), check_every(device)
         self.numbers = list(numbers)
         self.columns = 0  # steps since the oldest source in the batch began
-        self.begun = [0] * len(self.numbers)  # column of each source's first id
+        # column of each source's first id, on the host and on the device
+        self.begun = [0] * len(self.numbers)
+        self.first = torch.zeros(len(self.numbers), dtype=torch.long, device=device)
         rows = len(self.numbers)
         self.keys = keys_of(self.numbers, seed, device)  # [s]
         self.ids = torch.zeros(
@@ -148,9 +150,9 @@ class Sampling:
         """Noise `[s, v]` of each source's next id: a function of its key and of how many ids it has."""
         if self.noise_used == self.noise.shape[1]:
             left = self.max_length - self.columns + max(self.begun)  # of the youngest source
-            steps = max(1, min(NOISE_AHEAD // (len(self.numbers) * size), left))
-            ages = torch.tensor([self.columns - begun for begun in self.begun], device=self.keys.device)
-            self.noise, self.noise_used = gumbel_at(self.keys, _ahead(ages, steps), size), 0
+            steps = max(1, min(max(LEAST_AHEAD, NOISE_AHEAD // (len(self.numbers) * size)), left))
+            self.noise = gumbel_at(self.keys, _ahead(self.columns - self.first, steps), size)
+            self.noise_used = 0
         self.noise_used += 1
         return self.noise[:, self.noise_used - 1]
 
@@ -198,7 +200,9 @@ class Sampling:
         for slot, number in zip(slots, other.numbers, strict=True):
             self.numbers[slot], self.begun[slot] = number, last
         self.ids[slots, last], self.log_probs[slots, last] = other.ids[:, 0], other.log_probs[:, 0]
+        self.first[slots] = last
         self.over[slots], self.newest[slots], self.keys[slots] = other.over, other.newest, other.keys
+        self.over_before = self.over.clone()
         _, steps, size = self.noise[:, self.noise_used :].shape
         if steps:
             self.noise[slots, self.noise_used :] = gumbel_at(
@@ -211,6 +215,7 @@ class Sampling:
         if 2 * columns > self.columns:
             self.ids, self.log_probs = self.ids[:, columns:].clone(), self.log_probs[:, columns:].clone()
             self.columns, self.begun = self.columns - columns, [begun - columns for begun in self.begun]
+            self.first = self.first - columns
 
     def keep(self, slots: list[int]) -> None:
         self._flush()
@@ -218,6 +223,7 @@ class Sampling:
         place = torch.tensor(slots, device=self.ids.device)
         self.ids, self.log_probs, self.keys = self.ids[place], self.log_probs[place], self.keys[place]
         self.over, self.newest, self.noise = self.over[place], self.newest[place], self.noise[place]
+        self.over_before, self.first = self.over_before[place], self.first[place]
 
     def _flush(self) -> None:
         """Writes pending ids to the history, and checks that each draw had something to choose from."""

@@ -26,6 +26,7 @@ class Seq2Seq(Protocol):
     early_exit: EarlyExit | None
     early_exit_layer: int | None
     cond_drop_prob: float
+    cross_attention_prior: bool
 
     @property
     def vocabulary(self) -> Mapping[Modality, Vocabulary]: ...
@@ -168,7 +169,7 @@ class DecoderStep:
         """Which source each new position reads, null first: `[s, 1, 1 or queries, 1 + m]`, or None for everything."""
         if self._allowed[0] is not cache.context_mask:
             self._allowed = cache.context_mask, _unless_all(cache.context_mask)
-        if positions is not None:
+        if positions is not None and self.model.cross_attention_prior:
             if positions.shape[0] > 1:  # rows of one source are queries of it, one after the other
                 positions = positions.reshape(cache.sources, -1)
             else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from typing_extensions import Unpack
 from spear_tts_pytorch.decoding.accelerate import Accelerated
 from spear_tts_pytorch.decoding.generate import Run, begin
 from spear_tts_pytorch.decoding.loop import DecodeResult, Hypothesis, Limits
-from spear_tts_pytorch.decoding.options import SamplingKeywords, options_of, with_options
+from spear_tts_pytorch.decoding.options import SamplingKeywords, is_whole, options_of, with_options
 from spear_tts_pytorch.decoding.sampling import seed_of
 from spear_tts_pytorch.tokens import Batch, pad_sequences
 
@@ -47,8 +48,8 @@ def generate_stream(
     """
     how = options_of("generate_stream", SamplingKeywords, options)
     how.check(model)
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1 id, got {chunk}")
+    if not is_whole(chunk) or chunk < 1:
+        raise ValueError(f"chunk must be at least 1 id, a whole number, got {chunk!r}")
     source = model.source_ids(source, how.source_type, source_mask, source_lengths)
     run = begin(model, source, how, prompt=prompt, seed=seed_of(generator))
     return TokenStream(run, len(source), chunk, how.max_length, Limits.of(model.vocabulary[how.target_type]))
@@ -89,19 +90,21 @@ class TokenStream(Iterator[Tensor]):
                 self.result = self._run.result(self._found)
                 break
             self._found.update(progress.finished)
-            for row, ids in progress.gained().items():
-                self._take(row, ids)
+            self._take(progress.gained())
             open_lengths = [length for length, is_open in zip(self._lengths, self._open, strict=True) if is_open]
             if open_lengths and min(open_lengths) >= self._handed_out + self._chunk:
                 return pad_sequences([self._cut(row) for row in range(len(self._rows))], self._limits.pad_id)
         piece = self.result.ids[:, self._handed_out : self._handed_out + self._chunk]
         return piece if piece.shape[1] else None
 
-    def _take(self, row: int, ids: Tensor) -> None:
-        self._rows[row].append(ids)
-        self._lengths[row] += len(ids)
-        ended = self._limits.eos_id is not None and int(ids[-1]) == self._limits.eos_id
-        self._open[row] = not ended and self._lengths[row] < self._max_length
+    def _take(self, gained: dict[int, Tensor]) -> None:
+        """Adds new ids to their rows; reads the device once."""
+        last = torch.stack([ids[-1] for ids in gained.values()]) if gained else torch.empty(0)
+        for (row, ids), newest in zip(gained.items(), cast("list[int]", last.tolist()), strict=True):
+            self._rows[row].append(ids)
+            self._lengths[row] += len(ids)
+            ended = self._limits.eos_id is not None and newest == self._limits.eos_id
+            self._open[row] = not ended and self._lengths[row] < self._max_length
 
     def _cut(self, row: int) -> Tensor:
         """The ids of a row in the columns of the next piece; the ids before them are forgotten."""

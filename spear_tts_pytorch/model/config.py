@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from numbers import Integral
 from typing import Any, cast
 
-from typing_extensions import Required, TypedDict
+from typing_extensions import TypedDict
 
 from spear_tts_pytorch.tokens import Modality, Vocabulary
 from spear_tts_pytorch.utils.checks import typechecked
@@ -17,11 +18,16 @@ _KINDS: dict[str, type] = {"int": int, "float": float, "bool": bool, "None": typ
 _FROM_TOKENIZER = ("num_text_token_ids", "num_semantic_token_ids")  # null stands for the tokenizer's own number
 
 
-class ModelKeywords(TypedDict, total=False):
+class Depths(TypedDict):
+    """Keywords that `TextToSemantic` needs."""
+
+    source_depth: int
+    target_depth: int
+
+
+class ModelKeywords(Depths, total=False):
     """Keywords of `TextToSemantic` beside its tokenizers, see `ModelConfig`."""
 
-    source_depth: Required[int]
-    target_depth: Required[int]
     dim_head: int
     heads: int
     target_kv_heads: int | None
@@ -168,6 +174,9 @@ def vocabulary_size(name: str, given: int | None, tokenizer: Any, attribute: str
         ValueError: neither gives a size, or they contradict each other.
     """
     own = getattr(tokenizer, attribute, None)
+    for value in (given, own):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+            raise TypeError(f"{name} must be a whole number, got {value!r}")
     if given is None and own is None:
         raise ValueError(f"{name} is missing: give it, or a tokenizer that has {attribute}")
     if given is not None and own is not None and (given < own or (given > own and not may_add)):

@@ -12,7 +12,6 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from spear_tts_pytorch.model import losses
-from spear_tts_pytorch.model.config import ModelConfig
 from spear_tts_pytorch.nn.transformer import EarlyExit
 from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, lengths_of, valid_mask, with_start
 from spear_tts_pytorch.utils.noise import uniform_rows
@@ -24,10 +23,14 @@ class Learner(Protocol):
     """A model with heads to learn."""
 
     training: bool
-    config: ModelConfig
     label_smoothing: float
     cond_drop_prob: float
     early_exit: EarlyExit | None
+    early_exit_layer: int | None
+    detach_early_exit_embed: bool
+    align_reg_loss_weight: float
+    align_reg_use_logsumexp_pool: bool
+    align_reg_logsumexp_pool_temp: float
     to_ctc_logits: nn.Linear | None
 
     @property
@@ -120,20 +123,20 @@ def loss_of(model: Learner, decoded: Decoded, target: Tensor, parts: LossParts) 
 
 
 def _exit_logits(model: Learner, decoded: Decoded) -> Tensor:
-    assert model.early_exit is not None and model.config.target_early_exit_layer is not None
-    hidden = decoded.hiddens[model.config.target_early_exit_layer - 1]
-    return model.early_exit(hidden.detach() if model.config.detach_early_exit_embed else hidden)
+    assert model.early_exit is not None and model.early_exit_layer is not None
+    hidden = decoded.hiddens[model.early_exit_layer - 1]
+    return model.early_exit(hidden.detach() if model.detach_early_exit_embed else hidden)
 
 
 def _alignment_loss(model: Learner, decoded: Decoded, target_mask: Tensor, drop_prob: float) -> Tensor:
-    config, dropped = model.config, decoded.dropped
-    if config.align_reg_loss_weight <= 0 or dropped is None:
+    dropped = decoded.dropped
+    if model.align_reg_loss_weight <= 0 or dropped is None:
         return decoded.source.new_zeros(())
-    temperature = config.align_reg_logsumexp_pool_temp if config.align_reg_use_logsumexp_pool else None
+    temperature = model.align_reg_logsumexp_pool_temp if model.align_reg_use_logsumexp_pool else None
     regularizer = losses.alignment_regularizer(
         decoded.source, decoded.hidden, decoded.source_mask, target_mask, dropped, drop_prob, temperature
     )
-    return regularizer * config.align_reg_loss_weight
+    return regularizer * model.align_reg_loss_weight
 
 
 def ctc_log_probs(model: Learner, encoded: Tensor) -> Tensor:

@@ -77,6 +77,17 @@ class Reader(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    def to_ids(
+        self,
+        x: Batch,
+        modality: Modality,
+        name: str,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+        empty_rows: bool = True,
+        right_padded: bool = True,
+    ) -> Tensor: ...
+
 
 def batch_ids(
     model: Reader,
@@ -108,13 +119,24 @@ def source_ids(
     model: Reader, source: Batch, source_type: Modality, mask: Tensor | None = None, lengths: Tensor | None = None
 ) -> Tensor:
     """Checked ids `[b, n]` of sources: every row has some; a mask may leave out ids inside a row."""
-    return batch_ids(model, source, source_type, "source", lengths, mask, empty_rows=False, right_padded=mask is None)
+    return model.to_ids(source, source_type, "source", lengths, mask, empty_rows=False, right_padded=mask is None)
 
 
 def check_rows(source: int | None, target: int | None) -> None:
     """Raises ValueError if source and target have different numbers of rows, as far as they are known."""
     if source and target and source != target:
         raise ValueError(f"source has {source} rows and target {target}: they must agree")
+
+
+def check_plain(source: Batch, target: Batch, *given: Tensor | None) -> None:
+    """Raises for masks and lengths beside ids that are taken as they are, and for anything but ids `[b, n]`."""
+    if any(one is not None for one in given):
+        raise ValueError(
+            "check_ids=False takes no masks and no lengths: mark padding in the ids, or leave check_ids out"
+        )
+    for name, x in (("source", source), ("target", target)):
+        if not isinstance(x, Tensor) or x.dtype != torch.long or x.ndim != 2:
+            raise TypeError(f"with check_ids=False, {name} must be int64 ids [b, n], got {type(x).__name__}")
 
 
 def number_of_rows(x: Batch) -> int | None:

@@ -75,6 +75,7 @@ class TextToSemantic(
 
     wav2vec: Any
     tokenizer_encode: Any
+    acceleration = Acceleration()
 
     @show_keywords(ModelKeywords, ModelConfig)
     def __init__(
@@ -106,7 +107,6 @@ class TextToSemantic(
         )
         self.tokenizer_encode, self.use_openai_tokenizer = tokenizer_encode, use_openai_tokenizer
         self.__dict__["wav2vec"] = wav2vec  # past nn.Module, which would make its weights the model's own
-        self.acceleration = Acceleration()
         self._set_attributes(config)
         self.token_emb = nn.ModuleDict({m: nn.Embedding(self.vocabulary[m].size, dim) for m in MODALITIES})
         self.start_token = nn.ParameterDict({m: nn.Parameter(torch.randn(dim)) for m in MODALITIES})
@@ -130,6 +130,8 @@ class TextToSemantic(
         self.semantic_pad_id, self.text_pad_id = config.semantic_pad_id, config.text_pad_id
         self.label_smoothing, self.cond_drop_prob = config.label_smoothing, config.cond_drop_prob
         self.align_reg_loss_weight = config.align_reg_loss_weight
+        self.align_reg_use_logsumexp_pool = config.align_reg_use_logsumexp_pool
+        self.align_reg_logsumexp_pool_temp = config.align_reg_logsumexp_pool_temp
         self.add_positions, self.cross_attention_prior = config.add_positions, config.cross_attention_prior
         self.text_position_rate, self.detach_early_exit_embed = (
             config.text_position_rate,
@@ -150,8 +152,8 @@ class TextToSemantic(
     def __repr__(self) -> str:
         config, parameters = self.config, sum(parameter.numel() for parameter in self.parameters())
         return (
-            f"TextToSemantic(dim {config.dim}, {config.source_depth} + {config.target_depth} layers, {config.heads} heads, "
-            f"{parameters / 1e6:.1f} M parameters, on {self.device})\n"
+            f"{type(self).__name__}(dim {config.dim}, {config.source_depth} + {config.target_depth} layers, "
+            f"{config.heads} heads, {parameters / 1e6:.1f} M parameters, on {self.device})\n"
             f"  speech: {config.num_semantic_token_ids} ids, {_in_a_line(self.wav2vec)}\n"
             f"  text: {config.num_text_token_ids} ids, {_in_a_line(self.tokenizer_encode)}"
         )
@@ -290,6 +292,8 @@ class TextToSemantic(
             teaches = not return_loss or self.vocabulary[target_type].autoset_eos  # an empty row, too
             target = self.to_ids(target, target_type, "target", target_lengths, target_mask, empty_rows=teaches)
             source = self.source_ids(source, source_type, source_mask, source_lengths)
+        else:
+            inputs.check_plain(source, target, source_mask, target_mask, source_lengths, target_lengths)
         ids = cast("tuple[Tensor, Tensor]", (source, target))
         loss, logits = self._run(*ids, parts, return_loss, source_position_rate, row_keys)
         return logits if loss is None else (loss, logits) if return_logits else loss

@@ -31,16 +31,17 @@ from spear_tts_pytorch.data.loader import (
     dataset_lengths,
 )
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
+from spear_tts_pytorch.objectives import Corruption
 from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
 from spear_tts_pytorch.tokens import Modality, append_eos, valid_mask
 from spear_tts_pytorch.training.mixture import Split
 from spear_tts_pytorch.training.options import TrainingOptions
 from spear_tts_pytorch.training.signals import SIGNALS
-from spear_tts_pytorch.utils.deletion import Corruption, drop_ids
+from spear_tts_pytorch.utils.deletion import drop_ids
 from spear_tts_pytorch.utils.noise import row_keys
 
 VALID_SEED = 0  # the corruption of a validation set is the same at each validation
-Batch = dict[str, Tensor]
+TensorBatch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Preparation:
         self.model, self.objective, self.device, self.wav2vec = model, objective, device, wav2vec
 
     @torch.no_grad()
-    def ids(self, batch: Mapping[str, Tensor]) -> Batch:
+    def ids(self, batch: Mapping[str, Tensor]) -> TensorBatch:
         """The ids of a collated batch on the CPU, `semantic` `[b, n]` and, for pairs, `text` `[b, m]`.
 
         Raises:
@@ -118,8 +119,22 @@ class Preparation:
                 raise ValueError("the dataset gives waveforms, which the model cannot tokenize: pass it wav2vec")
             wave = batch["wave"].to(self.device, non_blocking=True)
             semantic = tokenize_waveform(tokenizer, wave, batch["wave_lengths"]).cpu()
-            ids["semantic"] = self.model.vocabulary["speech"].check(semantic, "the tokenizer's ids", empty_rows=False)
+            ids["semantic"] = self._checked(semantic)
         return ids
+
+    def _checked(self, semantic: Tensor) -> Tensor:
+        vocabulary = self.model.vocabulary["speech"]
+        if semantic.numel() and int(semantic.max()) >= vocabulary.size:
+            raise ValueError(
+                f"the tokenizer wav2vec gave the id {int(semantic.max())}, but the model has the speech ids 0 to "
+                f"{vocabulary.num_ids - 1}: give it the tokenizer it was made for, or build it with a larger "
+                "num_semantic_token_ids"
+            )
+        if bool((semantic == vocabulary.pad_id).all(dim=-1).any()):
+            raise ValueError(
+                "the tokenizer wav2vec gave no id for a waveform: leave the item out (too short or silent?)"
+            )
+        return vocabulary.check(semantic, "ids of the tokenizer wav2vec", empty_rows=False)
 
     def __call__(self, batch: Mapping[str, Tensor], seed: int, step: int | None, training: bool) -> PreparedBatch:
         """Prepares a collated batch with the `number` `[b]` of each row.
@@ -172,14 +187,18 @@ class _NumberedCollate:
     def __init__(self, collate: Collate, places: Sequence[int] | None, size: int):
         self.collate, self.places, self.size = collate, places, size
 
-    def __call__(self, items: Sequence[tuple[int, Any]]) -> Batch:
+    def __call__(self, items: Sequence[tuple[int, Any]]) -> TensorBatch:
         numbers = [number for number, _ in items]
         try:
             batch = self.collate([item for _, item in items])
         except (TypeError, ValueError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"{error} (among items {self.names(numbers)} of the dataset)") from error
+            raise self.named(error, numbers) from error
         return {**batch, "number": torch.tensor(numbers)}
+
+    def named(self, error: TypeError | ValueError, numbers: Sequence[int]) -> TypeError | ValueError:
+        """An error with the indices of the items that it is about."""
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        return kind(f"{error} (among items {self.names(numbers)} of the dataset)")
 
     def names(self, numbers: Sequence[int]) -> list[int]:
         """Indices of these items in the user's dataset."""
@@ -274,7 +293,7 @@ class TrainingBatches:
         self._valid_collate = _NumberedCollate(collate, None, len(split.valid))
         self.valid_dl = self._loader(split.valid, own, self._valid_collate, Position())
         self.dl: DataLoader[Any] | None = None
-        self.dl_iter: Iterator[Batch] | None = None
+        self.dl_iter: Iterator[TensorBatch] | None = None
 
     def _sampler(self, dataset: SizedDataset, shuffle: bool, draw: Draw | None = None) -> BatchSampler:
         sizes, order = self.sizes, dict[str, Any](seed=self.sizes.seed, shuffle=shuffle, draw=draw)
@@ -294,7 +313,7 @@ class TrainingBatches:
             warnings.warn(
                 f"{len(longer)} of {len(lengths)} items are longer than batch_tokens={batch_tokens} and make batches of "
                 f"their own: {named}{' and others' if len(longer) > 5 else ''}. Raise batch_tokens, or leave them out",
-                stacklevel=7,  # the line that makes the trainer
+                stacklevel=8,  # the line that makes the trainer
             )
 
     def names(self, numbers: Sequence[int]) -> list[int]:
@@ -333,14 +352,23 @@ class TrainingBatches:
         """The next `count` batches of the stream, prepared for the update number `step`."""
         if self.dl_iter is None:
             raise RuntimeError("the stream of batches has no place: call begin first")
-        return [self.prepare(next(self.dl_iter), self.sizes.seed, step, training=True) for _ in range(count)]
+        return [self._prepared(next(self.dl_iter), step) for _ in range(count)]
 
     def validation(self) -> Iterator[tuple[PreparedBatch, bool]]:
         """The prepared batches of a validation, and whether each is this process's own."""
         for number, batch in enumerate(self.valid_dl):
-            yield self.prepare(batch, VALID_SEED, None, training=False), number < self.valid_count
+            yield self._prepared(batch, None), number < self.valid_count
 
     def first_valid(self) -> PreparedBatch:
         """The first validation item alone, with the corruption of validations."""
         batch = self._valid_collate([(0, self.split.valid[0])])
-        return self.prepare(batch, VALID_SEED, None, training=False)
+        return self._prepared(batch, None)
+
+    def _prepared(self, batch: TensorBatch, step: int | None) -> PreparedBatch:
+        """Prepares a batch of the update `step`, or of a validation if it is None; errors name the items."""
+        valid = step is None
+        try:
+            return self.prepare(batch, VALID_SEED if valid else self.sizes.seed, step, training=not valid)
+        except (TypeError, ValueError) as error:
+            collate = self._valid_collate if valid else self._collate
+            raise collate.named(error, cast("list[int]", batch["number"].tolist())) from error

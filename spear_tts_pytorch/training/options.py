@@ -6,16 +6,53 @@ trainers, which list every option. `TrainingKeywords` names the same options for
 
 from __future__ import annotations
 
+import functools
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Generic, Protocol, TypeVar, get_args, get_type_hints
 
 from typing_extensions import Required, TypedDict
 
 from spear_tts_pytorch.data.loader import SizedDataset
 from spear_tts_pytorch.training.schedule import OptimizerKind, Schedule, ScheduleKind
+from spear_tts_pytorch.training.settings import trained_as_before_on_error
+from spear_tts_pytorch.utils.arguments import check_keywords
+
+MOST_SEED = 2**32 - 1  # of NumPy's global generator
+# Whole numbers: the least value (None: there is none), and whether None is allowed.
+WHOLE_NUMBERS: Mapping[str, tuple[int | None, bool]] = {
+    "num_train_steps": (1, False),
+    "num_warmup_steps": (0, False),
+    "batch_size": (1, True),
+    "grad_accum_every": (1, False),
+    "random_split_seed": (None, False),
+    "log_every": (0, True),
+    "save_results_every": (0, True),
+    "save_model_every": (0, True),
+    "batch_tokens": (1, True),
+    "seed": (0, True),
+    "num_workers": (0, False),
+    "keep_last": (1, True),
+    "valid_generate": (0, False),
+}
+# Finite numbers: whether they must be above 0 (else at least 0), and whether None is allowed.
+NUMBERS: Mapping[str, tuple[bool, bool]] = {
+    "lr": (True, False),
+    "initial_lr": (False, False),
+    "wd": (False, False),
+    "max_grad_norm": (True, True),
+    "min_lr": (False, False),
+}
+# Shares, at least 0 and below 1: the words for None, where it is allowed.
+SHARES: Mapping[str, str] = {
+    "valid_frac": "",
+    "label_smoothing": ", or None for the model's own",
+    "dropout": ", or None for the model's own",
+}
 
 
 class TrainingKeywords(TypedDict, total=False):
@@ -101,6 +138,7 @@ class TrainingOptions:
             model's own.
 
     Raises:
+        TypeError: a number is of another kind.
         ValueError: an option is out of range.
     """
 
@@ -140,25 +178,20 @@ class TrainingOptions:
         self.check()
 
     def check(self) -> None:
-        """Raises ValueError for an option out of range, with its name, its value and what it may be."""
-        self.make_schedule()
-        for name in ("dropout", "label_smoothing"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, or None for the model's own, got {value}")
-        if not 0 <= self.valid_frac < 1:
-            raise ValueError(f"valid_frac must be at least 0 and below 1, got {self.valid_frac}")
-        for name, least in (("grad_accum_every", 1), ("valid_generate", 0), ("num_workers", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("batch_size", "batch_tokens", "keep_last"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1 or None, got {value}")
+        """Raises TypeError or ValueError for an option of a wrong kind or out of range: its name, its value, what it may be."""
+        for name, (least, optional) in WHOLE_NUMBERS.items():
+            _check_whole(name, getattr(self, name), least, optional)
+        if self.seed is not None and self.seed > MOST_SEED:
+            raise ValueError(f"seed must be at most {MOST_SEED} or None, got {self.seed}")
         if self.batch_size is None and self.batch_tokens is None:
             raise ValueError("batch_size or batch_tokens must be given")
+        for name, (positive, optional) in NUMBERS.items():
+            _check_number(name, getattr(self, name), positive, optional)
+        for name, alternative in SHARES.items():
+            _check_share(name, getattr(self, name), alternative)
         if self.optimizer not in get_args(OptimizerKind):
             raise ValueError(f"optimizer must be one of {', '.join(get_args(OptimizerKind))}, got {self.optimizer!r}")
+        self.make_schedule()
 
     def make_schedule(self) -> Schedule:
         """The learning rate as a function of the step."""
@@ -166,22 +199,101 @@ class TrainingOptions:
         return Schedule(self.lr, *steps, self.initial_lr, self.min_lr, self.schedule)
 
 
+def _check_whole(name: str, value: object, least: int | None, optional: bool) -> None:
+    if value is None and optional:
+        return
+    words = ("" if least is None else f" at least {least}") + (" or None" if optional else "")
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number{words}, got {value!r}")
+    if least is not None and int(value) < least:
+        raise ValueError(f"{name} must be{words}, got {value}")
+
+
+def _check_number(name: str, value: object, positive: bool, optional: bool) -> None:
+    if value is None and optional:
+        return
+    words = ("above 0" if positive else "at least 0") + (" or None" if optional else "")
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number {words}, got {value!r}")
+    number = float(value)
+    if not math.isfinite(number) or number < 0 or (positive and number == 0):
+        raise ValueError(f"{name} must be a finite number {words}, got {value}")
+
+
+def _check_share(name: str, value: object, alternative: str) -> None:
+    if value is None and alternative:
+        return
+    words = f"at least 0 and below 1{alternative}"
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number {words}, got {value!r}")
+    if not 0 <= float(value) < 1:
+        raise ValueError(f"{name} must be {words}, got {value}")
+
+
+def options_of(trainer: object, training: Mapping[str, Any]) -> TrainingOptions:
+    """The options that a trainer's keywords give.
+
+    Raises:
+        TypeError: a keyword that the trainer does not take, or a required one is missing.
+        ValueError: as `TrainingOptions`.
+    """
+    name = type(trainer).__name__
+    check_keywords(name, TrainingKeywords, training)
+    missing = [
+        option.name for option in fields(TrainingOptions) if option.name not in training and _is_required(option)
+    ]
+    if missing:
+        raise TypeError(f"{name} needs {' and '.join(missing)}: give each a number of updates")
+    return TrainingOptions(**training)
+
+
 T = TypeVar("T")
+V = TypeVar("V")
+
+
+class HasOptions(Protocol):
+    """A trainer, as far as its options are concerned."""
+
+    options: TrainingOptions
+
+
+class FixedOption(Generic[V]):
+    """An attribute of a trainer that reads an option of the same name. Assigning to it raises AttributeError."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, trainer: HasOptions, owner: type | None = None) -> V:
+        return getattr(trainer.options, self.name)
+
+    def __set__(self, trainer: HasOptions, value: V) -> None:
+        raise AttributeError(f"{self.name} cannot be changed in a trainer: make another one with {self.name}={value!r}")
 
 
 def with_training_options(trainer: type[T]) -> type[T]:
-    """Lists the training options in the signature and the docstring of a trainer whose constructor takes `**training`."""
+    """Prepares a trainer whose constructor takes a model first and the training options as `**training`.
+
+    Its signature and its docstring list the options. After an error in the constructor, the model's parameters train or
+    are frozen as before.
+    """
     init: Any = trainer.__init__
+
+    @functools.wraps(init)
+    def kept(self: T, *args: Any, **keywords: Any) -> None:
+        with trained_as_before_on_error(args[0] if args else keywords.get("model")):
+            init(self, *args, **keywords)
+
     own = inspect.signature(init, eval_str=True)
-    kept = [parameter for parameter in own.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    shown = [parameter for parameter in own.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
     hints = get_type_hints(TrainingOptions)
-    kept += [
+    shown += [
         inspect.Parameter(
             option.name, inspect.Parameter.KEYWORD_ONLY, default=_default(option), annotation=hints[option.name]
         )
         for option in fields(TrainingOptions)
     ]
-    init.__signature__ = own.replace(parameters=kept)
+    setattr(kept, "__signature__", own.replace(parameters=shown))  # noqa: B010 (functions declare no such name)
+    trainer.__init__ = kept
     if trainer.__doc__ is not None:  # there are none under `python -OO`
         trainer.__doc__ = (
             f"{inspect.cleandoc(trainer.__doc__)}\n\nTraining options, for all trainers:\n{described_options()}\n"
@@ -192,6 +304,10 @@ def with_training_options(trainer: type[T]) -> type[T]:
 def described_options() -> str:
     """The part of `TrainingOptions`'s docstring that describes each option."""
     return inspect.cleandoc(TrainingOptions.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
+
+
+def _is_required(option: Field[Any]) -> bool:
+    return option.default is MISSING and option.default_factory is MISSING
 
 
 def _default(option: Field[Any]) -> Any:

@@ -44,3 +44,15 @@ def train_only(model: nn.Module, names: Collection[str]) -> None:
     """Lets the parameters with these names train and freezes the others."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)
+
+
+@contextmanager
+def trained_as_before_on_error(model: object) -> Generator[None]:
+    """After an error inside, each parameter of a model trains or is frozen as before. Anything else is left alone."""
+    before = [(one, one.requires_grad) for one in model.parameters()] if isinstance(model, nn.Module) else []
+    try:
+        yield
+    except BaseException:
+        for parameter, trains in before:
+            parameter.requires_grad_(trains)
+        raise

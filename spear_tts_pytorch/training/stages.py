@@ -20,7 +20,7 @@ from spear_tts_pytorch.data.pairs.dataset import GeneratedAudioTextDataset
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.objectives import SemanticToTextWrapper, SpeechSpeechPretrainWrapper, TextToSemanticWrapper
 from spear_tts_pytorch.training.batches import Objective
-from spear_tts_pytorch.training.options import TrainingKeywords, TrainingOptions, with_training_options
+from spear_tts_pytorch.training.options import TrainingKeywords, options_of, with_training_options
 from spear_tts_pytorch.training.trainer import Trainer
 
 Freeze = Literal["paper", "none"]
@@ -55,7 +55,7 @@ class SpeechSpeechPretrainer(Trainer):
         mask_id: int | None = None,
         **training: Unpack[TrainingKeywords],
     ):
-        options = TrainingOptions(**training)
+        options = options_of(self, training)
         wrapper = SpeechSpeechPretrainWrapper(model, wav2vec, deletion_prob, reconstruct_seq, mask_id)
         objective = Objective(
             wrapper,
@@ -102,7 +102,7 @@ class SemanticToTextTrainer(Trainer):
         freeze_encoder: bool = True,
         **training: Unpack[TrainingKeywords],
     ):
-        options = TrainingOptions(**training)
+        options = options_of(self, training)
         wrapper = SemanticToTextWrapper(model=model, ctc_weight=ctc_weight, token_dropout=token_dropout)
         model.unfreeze_all()
         if freeze_encoder:
@@ -168,7 +168,8 @@ class TextToSemanticTrainer(Trainer):
         freeze_cross_attention: bool = False,
         **training: Unpack[TrainingKeywords],
     ):
-        options = TrainingOptions(**training)
+        options = options_of(self, training)
+        wrapper = TextToSemanticWrapper(model=model)
         self.train_early_exit = model.target_has_early_exit and should_train_early_exit_layer_if_available
         pairs = _all_pairs(model, dataset, generated_audio_text_dataset_folder, dataset_delimiter_id)
         if freeze_encoder_layers_below is None:
@@ -178,7 +179,7 @@ class TextToSemanticTrainer(Trainer):
         else:
             raise ValueError("freeze_encoder_layers_below excludes freeze and train_encoder_layers: give one of them")
         objective = Objective(
-            TextToSemanticWrapper(model=model),
+            wrapper,
             {"grapheme_token_ids": "text", "semantic_token_ids": "semantic"},
             target="speech",
             target_ids="semantic",
@@ -218,7 +219,7 @@ def _without_empty(pairs: GeneratedAudioTextDataset) -> SizedDataset:
     if len(kept) == len(pairs):
         return pairs
     left_out = len(pairs) - len(kept)
-    warnings.warn(f"{left_out} of {len(pairs)} pairs in {pairs.folder} are empty: left out", stacklevel=4)
+    warnings.warn(f"{left_out} of {len(pairs)} pairs in {pairs.folder} are empty: left out", stacklevel=5)
     return Subset[Any](pairs, kept)
 
 

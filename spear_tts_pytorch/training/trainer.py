@@ -23,7 +23,7 @@ from spear_tts_pytorch.training import processes, settings
 from spear_tts_pytorch.training.batches import BatchSizes, Objective, Preparation, TrainingBatches
 from spear_tts_pytorch.training.fingerprint import fingerprint
 from spear_tts_pytorch.training.mixture import Mixture, Split, split_dataset
-from spear_tts_pytorch.training.options import TrainingOptions
+from spear_tts_pytorch.training.options import FixedOption, TrainingOptions
 from spear_tts_pytorch.training.plots import alignment_of, plot_run
 from spear_tts_pytorch.training.resume import Checkpoints, folder_held
 from spear_tts_pytorch.training.run import Records, RunFolder
@@ -70,6 +70,9 @@ class Trainer:
     """
 
     task: ClassVar[str] = "trainer"
+    num_warmup_steps, lr, initial_lr = FixedOption[int](), FixedOption[float](), FixedOption[float]()
+    batch_size, batch_tokens = FixedOption[int | None](), FixedOption[int | None]()
+    max_grad_norm = FixedOption[float | None]()
 
     def __init__(
         self,
@@ -84,9 +87,7 @@ class Trainer:
         stage_options: Mapping[str, Any] | None = None,
     ):
         self.options, self.model, self.collate, self.wav2vec = options, model, collate, wav2vec
-        self.num_train_steps, self.num_warmup_steps = options.num_train_steps, options.num_warmup_steps
-        self.batch_size, self.batch_tokens = options.batch_size, options.batch_tokens
-        self.lr, self.initial_lr, self.max_grad_norm = options.lr, options.initial_lr, options.max_grad_norm
+        self.num_train_steps = options.num_train_steps
         self.grad_accum_every, self.seed, self.progress = options.grad_accum_every, options.seed, options.progress
         self.label_smoothing, self.dropout, self.log_every = options.label_smoothing, options.dropout, options.log_every
         self.save_results_every, self.save_model_every = options.save_results_every, options.save_model_every

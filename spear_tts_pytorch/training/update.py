@@ -1,7 +1,9 @@
 """One update: its batches, accumulated and over all processes, are one mean loss; its gradient is clipped and applied.
 
 In: prepared batches and a learning rate. Out: the loss, after one step of the optimizer. Two processes do the same as one
-with twice the rows. The host reads the device once: loss, gradient norm, ids, and requests to stop.
+with twice the rows. The host reads the device once: loss, gradient norm, ids, and requests to stop. Three cases read it more
+often: the scaler of fp16 reads whether gradients overflowed, several processes wait for each other, and torch's CTC loss
+reads the lengths.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class NotFiniteError(FloatingPointError):
         """The message with the place of the update: `items` of each process in the user's dataset, the last checkpoint."""
         listed = [item for part in items for item in part]
         return (
-            f"{self} at step {step} (epoch {position.epoch}, batch {position.batch}: items {listed} of the dataset); the "
+            f"{self}, at step {step} (epoch {position.epoch}, batch {position.batch}: items {listed} of the dataset); the "
             "weights are those before it"
             + (f", the last checkpoint is {saved}" if saved else "")
             + ". Lower lr, warm up for longer, or look at these items"

@@ -35,10 +35,6 @@ class Validation:
         batches: the batches, and how they are prepared.
         collate: items to a batch, for generated ids.
         generate: items for which ids are generated.
-
-    Raises:
-        ValueError: `generate` is set, but there is no source to generate from, or the weights are sharded.
-        ImportError: `generate` needs a package that is not installed.
     """
 
     def __init__(

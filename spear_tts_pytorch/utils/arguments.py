@@ -38,7 +38,10 @@ def show_keywords(keywords: type, options: type) -> Callable[[F], F]:
 
 
 def check_keywords(name: str, keywords: type, given: Mapping[str, Any]) -> None:
-    """Raises TypeError if `given` has a keyword that the function called `name` does not take."""
+    """Raises TypeError if `given` has a keyword that the function called `name` does not take, or lacks a required one."""
     for keyword in given:
         if keyword not in keywords.__annotations__:
             raise TypeError(f"{name} has no argument {keyword!r}")
+    for keyword in sorted(getattr(keywords, "__required_keys__", ())):
+        if keyword not in given:
+            raise TypeError(f"{name} needs the argument {keyword!r}")

@@ -6,8 +6,6 @@ the right. A row with a key loses the same ids in any batch, on any device. With
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -55,45 +53,3 @@ def drop_ids(ids: Tensor, share: float, pad_id: int, row_keys: Tensor | None = N
     kept = valid & (uniform_rows(valid.shape, valid.device, row_keys, DROPOUT) >= share)
     kept[:, 0] |= ~kept.any(dim=-1)
     return take(ids, kept, pad_id)
-
-
-@dataclass(frozen=True)
-class Corruption:
-    """Makes the source and the target of pretraining from a row of ids.
-
-    Args:
-        pad_id: padding of the ids.
-        deletion_prob: share of ids to delete, between 0 and 1.
-        reconstruct_seq: targets are whole rows; else the deleted ids in order.
-        mask_id: replaces ids by this id instead of deleting them; needs `reconstruct_seq`.
-
-    Raises:
-        ValueError: `deletion_prob` is out of range, or `mask_id` stands without `reconstruct_seq`.
-    """
-
-    pad_id: int
-    deletion_prob: float = 0.6
-    reconstruct_seq: bool = False
-    mask_id: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.deletion_prob < 1:
-            raise ValueError(f"deletion_prob must be between 0 and 1, got {self.deletion_prob}")
-        if self.mask_id is not None and not self.reconstruct_seq:
-            raise ValueError("mask_id needs reconstruct_seq=True: masked sources keep their length")
-
-    @property
-    def position_rate(self) -> float:
-        """Steps of the speech timeline between two source ids: above 1 where the target has the ids that are missing."""
-        shortened = self.mask_id is None and self.reconstruct_seq
-        return 1 / (1 - self.deletion_prob) if shortened else 1.0
-
-    def __call__(self, ids: Tensor, row_keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Sources `[b, n]` and targets `[b, m]`, for ids `[b, k]`; all are padded on the right."""
-        valid = valid_mask(ids, self.pad_id)
-        deleted = deletion_mask(valid, self.deletion_prob, row_keys)
-        if self.mask_id is None:
-            source = take(ids, valid & ~deleted, self.pad_id)
-        else:
-            source = ids.masked_fill(deleted, self.mask_id)
-        return source, ids if self.reconstruct_seq else take(ids, deleted, self.pad_id)

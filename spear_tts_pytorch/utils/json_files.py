@@ -42,12 +42,10 @@ def read_object(path: Path, what: str, remedy: str) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: {remedy}")
-    with open(path, "rb") as file:
-        data = file.read(MOST_BYTES + 1)
     try:
-        if len(data) > MOST_BYTES:
+        if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"it is larger than {MOST_BYTES >> 20} MiB")
-        return parse_object(data)
+        return parse_object(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is not {what} ({_short(str(error))}): {remedy}") from error
 

@@ -1,7 +1,7 @@
 """Random numbers that belong to a row: a pure function of the row's key, so that the other rows of a batch do not matter.
 
 In: keys `[b]`, int64, and how many numbers each row wants. Out: uniform numbers in [0, 1), or Gumbel noise. A row gets the
-same numbers in a batch of any size and padding, in any process and on any device.
+same numbers in a batch of any size and padding, and in any process.
 """
 
 from __future__ import annotations

@@ -17,3 +17,9 @@ def test_missing_model_is_one_line(command):
 def test_folder_without_a_model_is_one_line(capsys, tmp_path):
     assert main(["generate", str(tmp_path), "a"]) == 2
     one_line_error(capsys, str(tmp_path), "config.json")
+
+
+def test_a_name_that_is_no_hub_id_is_explained_once(capsys):
+    assert main(["generate", "nomodel", "a"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: MODEL: no model folder 'nomodel': give a folder") and shown.count("nomodel") == 1

@@ -292,3 +292,22 @@ def test_another_text_tokenizer_is_refused(tmp_path):
     run("abc ")
     with pytest.raises(ValueError, match="option text_tokenizer is"):
         run("xyz ")
+
+
+@pytest.mark.parametrize("decode", [None, lambda ids: [(torch.tensor([2]), 0.0)] * len(ids)], ids=["model", "decode"])
+def test_wrong_options_make_no_folder(tmp_path, decode):
+    model = make_model()
+    generator = SemanticToTextDatasetGenerator(
+        model, dataset=make_ids(2), folder=tmp_path / "pairs", decode=decode, progress=False
+    )
+    for options, error, message in [
+        ({"foo": 3}, TypeError, "the generator has no argument 'foo'"),
+        ({"spec_decode": True, "beam_search_decode": False}, TypeError, "has no argument 'spec_decode'"),
+        ({"filter_logits_fn": "top_p"}, TypeError, "filter_logits_fn must be a function or None, got 'top_p'"),
+        ({"cond_scale": 2.0}, ValueError, "cond_scale 2.0 needs a model"),
+        ({"beam_size": 10_000}, ValueError, "beam_size must be"),
+        ({"max_length": 0}, ValueError, "max_length"),
+    ]:
+        with pytest.raises(error, match=message):
+            generator(**options)
+        assert list(tmp_path.iterdir()) == []

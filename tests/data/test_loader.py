@@ -101,6 +101,16 @@ def test_lengths_of_datasets():
     assert dataset_lengths([torch.zeros(5, dtype=torch.long)]).tolist() == [[5]]
 
 
+def test_lengths_of_lists_and_arrays():
+    assert dataset_lengths([[1, 2, 3], [4], (5, 6)]).tolist() == [[3], [1], [2]]
+    assert dataset_lengths([([1, 2, 3],), [[4]]]).tolist() == [[3], [1]]
+    assert dataset_lengths([([1, 2, 3], [4]), (np.arange(2), "abcd")]).tolist() == [[3, 1], [2, 4]]
+    waves = [np.zeros(700, np.float32), torch.zeros(700), [0.5] * 700, list(np.zeros(700, np.float32))]
+    assert dataset_lengths(waves, 320).tolist() == [[3]] * 4
+    assert dataset_lengths([(wave, "ab") for wave in waves], 320).tolist() == [[3, 2]] * 4
+    assert dataset_lengths([np.arange(700)], 320).tolist() == [[700]]
+
+
 def make(collate, **options):
     return collate(20, 30, eos_id=EOS, pad_id=PAD, **options)
 

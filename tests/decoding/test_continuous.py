@@ -165,3 +165,20 @@ def test_nobody_goes_beyond_the_maximal_length_in_waiting_for_others():
     results = drained(decode(watched, line.admit, sampling(max_length=20), 32))
     assert len(results) == 96 and max(longest) == 19  # the last id is not read
     assert sum(best.truncated for (best,) in results.values()) >= 9
+
+
+def test_the_history_of_sources_that_have_left_is_forgotten():
+    """Hundreds of short sources beside a long one, then short ones alone: columns do not pile up."""
+    step = FakeStep(length=200, seed=1)
+    step.table[..., EOS] += 2.0
+    line, states = Line(step, [1] * 600), []
+    begin = sampling(max_length=200)
+
+    def noted(numbers):
+        states.append(begin(numbers))
+        return states[-1]
+
+    found = drained(decode(line.step, line.admit, noted, 4))
+    assert len(found) == 600
+    longest = max(len(best.ids) for (best,) in found.values())
+    assert states[0].ids.shape[1] <= 4 * (longest + 64)

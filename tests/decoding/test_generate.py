@@ -4,6 +4,7 @@ import pytest
 import small
 import torch
 
+from spear_tts_pytorch.decoding import sampling
 from spear_tts_pytorch.tokens import pad_sequences
 
 TYPES, PAIRS = small.TEXT_TO_SPEECH, small.DIRECTIONS
@@ -196,3 +197,20 @@ def test_bad_options_are_named(options, words):
             list(model.generate_stream(make_ids("text", [3, 5]), **{**TYPES, "max_length": 5, **options}))
     with pytest.raises(ValueError, match="chunk must be at least 1"):
         model.generate_stream(make_ids("text", [3, 5]), chunk=0, **TYPES)
+
+
+@pytest.mark.parametrize("ahead", [16_384, 40])
+def test_generate_and_generate_many_draw_the_same_ids_with_one_generator(ahead, monkeypatch):
+    """However many slots there are, and however much noise is made at once."""
+    monkeypatch.setattr(sampling, "NOISE_AHEAD", ahead)
+    model = make_model()
+    rows = [make_ids("text", [length])[0] for length in (7, 5, 5, 4, 3, 3, 2, 1)]
+    options = dict(max_length=30, temperature=3.0, filter_logits_fn=None, **TYPES)
+    for seed in range(3):
+        together = model.generate(rows, generator=torch.Generator().manual_seed(seed), **options)
+        wanted = [row[(row >= 0) & (row != EOS)].tolist() for row in together]
+        assert len(set(map(tuple, wanted))) > 4
+        for slots in (1, 3, 8):
+            noise = torch.Generator().manual_seed(seed)
+            many = model.generate_many(rows, generator=noise, max_batch_size=slots, progress=False, **options)
+            assert [one.ids.tolist() for one in many] == wanted

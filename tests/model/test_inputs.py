@@ -5,6 +5,7 @@ import pytest
 import small
 import torch
 
+from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.objectives import SpeechSpeechPretrainWrapper
 
 TYPES, SPEECH = small.TEXT_TO_SPEECH, small.SPEECH_TO_TEXT
@@ -253,3 +254,58 @@ def test_a_target_row_without_ids_needs_an_end_of_sequence_to_learn():
 def test_constructor_values_that_cannot_work_are_named(options, words):
     with pytest.raises(ValueError, match=words):
         make_model(**options)
+
+
+@pytest.mark.parametrize("given", ["source_mask", "target_mask", "source_lengths", "target_lengths"])
+def test_unchecked_ids_take_no_masks_and_no_lengths(given):
+    ids = torch.tensor([[1, 2, 3]])
+    with pytest.raises(ValueError, match="check_ids=False takes no masks"):
+        make_model()(ids, ids, source_type="text", target_type="speech", check_ids=False, **{given: ids > 0})
+    with pytest.raises(TypeError, match="source must be int64 ids"):
+        make_model()([[1]], ids, source_type="text", target_type="speech", check_ids=False)
+
+
+@pytest.mark.parametrize("size", [3.5, "3", True])
+def test_vocabularies_have_whole_sizes(size):
+    with pytest.raises(TypeError, match="num_text_token_ids must be a whole number"):
+        make_model(num_text_token_ids=size)
+
+
+def test_attributes_of_the_loss_may_change():
+    """Under the names of release 0.4.8, on the model."""
+    torch.manual_seed(0)
+    model = make_model(cond_drop_prob=0.9, target_early_exit_layer=1, target_depth=2).train()
+    source, target = torch.tensor([[1, 2, 3], [3, 2, 1], [2, 2, 1]]), torch.tensor([[3, 1], [2, 4], [1, 1]])
+
+    def loss():
+        torch.manual_seed(1)
+        types = dict(source_type="text", target_type="speech", return_loss=True)
+        return float(model(source, target, return_early_exit_loss=True, **types).detach())
+
+    for name, value in (
+        ("align_reg_loss_weight", 100.0),
+        ("align_reg_use_logsumexp_pool", False),
+        ("early_exit_layer", 2),
+    ):
+        before = loss()
+        setattr(model, name, value)
+        assert abs(loss() - before) > 1e-4, name
+
+
+def test_a_model_needs_its_depths():
+    with pytest.raises(TypeError, match="TextToSemantic needs the argument 'source_depth'"):
+        TextToSemantic(16, target_depth=1, num_text_token_ids=5, num_semantic_token_ids=5)
+
+
+def test_sources_are_read_by_to_ids_of_the_model():
+    class Reading(TextToSemantic):
+        seen = ()
+
+        def to_ids(self, x, modality, name, *arguments, **options):
+            self.seen = (*self.seen, name)
+            return super().to_ids(x, modality, name, *arguments, **options)
+
+    sizes = dict(source_depth=1, target_depth=1, heads=2, dim_head=8, num_text_token_ids=5, num_semantic_token_ids=5)
+    model = Reading(16, **sizes)
+    model.generate([[1, 2]], max_length=2)
+    assert model.seen == ("source",) and repr(model).startswith("Reading(dim 16")

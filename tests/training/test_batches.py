@@ -5,10 +5,10 @@ import torch
 from training_setup import Frames, make_model, make_pairs, make_speech, make_trainer, train_options
 
 from spear_tts_pytorch.data.loader import Position
+from spear_tts_pytorch.objectives import Corruption
 from spear_tts_pytorch.training.batches import BatchSizes, rows_per_process
 from spear_tts_pytorch.training.options import TrainingOptions
 from spear_tts_pytorch.training.stages import SemanticToTextTrainer, SpeechSpeechPretrainer, TextToSemanticTrainer
-from spear_tts_pytorch.utils.deletion import Corruption
 from spear_tts_pytorch.utils.noise import row_keys
 
 CPU = torch.device("cpu")
@@ -42,8 +42,22 @@ def test_ids_of_a_tokenizer_are_checked():
 
     waves = [torch.randn(40), torch.randn(40)]
     trainer = SpeechSpeechPretrainer(make_model(wav2vec=Larger()), dataset=waves, **train_options())
-    with pytest.raises(ValueError, match="the tokenizer's ids holds the id 3[01]"):
+    with pytest.raises(
+        ValueError, match=r"wav2vec gave the id 3[01], but .* 0 to 19: .*\(among items \[[01]\] of the dataset\)"
+    ):
         trainer.train_step()
+
+
+def test_a_waveform_that_cannot_be_tokenized_is_named():
+    for place in (2, 5):
+        waves = [torch.randn(40) for _ in range(6)]
+        waves[place][3] = float("nan")
+        trainer = SpeechSpeechPretrainer(
+            make_model(wav2vec=Frames()), dataset=waves, **train_options(valid_frac=0.0, batch_size=1)
+        )
+        with pytest.raises(ValueError, match=rf"NaN or infinite.* \(among items \[{place}\] of the dataset\)"):
+            for _ in range(6):
+                trainer.train_step()
 
 
 def test_pretraining_gets_its_source_and_target_as_drawn():

@@ -6,10 +6,19 @@ import pydoc
 import re
 from typing import get_args, get_origin, get_type_hints
 
+import numpy as np
 import pytest
+from training_setup import make_model, make_pairs
 from typing_extensions import Required
 
-from spear_tts_pytorch.training.options import TrainingKeywords, TrainingOptions, described_options
+from spear_tts_pytorch.training.options import (
+    NUMBERS,
+    SHARES,
+    WHOLE_NUMBERS,
+    TrainingKeywords,
+    TrainingOptions,
+    described_options,
+)
 from spear_tts_pytorch.training.stages import SemanticToTextTrainer, SpeechSpeechPretrainer, TextToSemanticTrainer
 
 TRAINERS = [SpeechSpeechPretrainer, SemanticToTextTrainer, TextToSemanticTrainer]
@@ -92,10 +101,69 @@ def test_each_option_is_checked(wrong, message):
         TrainingOptions(**{**GOOD, **wrong})
 
 
-def test_a_bad_option_leaves_the_model_as_it_was():
-    from training_setup import make_model, make_pairs
+NAN, INF = float("nan"), float("inf")
 
+
+@pytest.mark.parametrize("name", [*WHOLE_NUMBERS, *NUMBERS, *SHARES])
+def test_each_number_is_checked_by_name_and_value(name):
+    words = ["x", True, 2.5] if name in WHOLE_NUMBERS else ["x", True]
+    for value in words:
+        with pytest.raises(TypeError, match=f"^{name} must be a .*, got {re.escape(repr(value))}$"):
+            TrainingOptions(**{**GOOD, name: value})
+    for value in [] if name == "random_split_seed" else [-1] if name in WHOLE_NUMBERS else [-1.0, NAN, INF, -INF]:
+        with pytest.raises(ValueError, match=f"^{name} must be .*, got {value}$"):
+            TrainingOptions(**{**GOOD, name: value})
+
+
+def test_no_number_is_left_out_of_the_checks():
+    numbers = {int, int | None, float, float | None}
+    found = {name for name, kind in get_type_hints(TrainingOptions).items() if kind in numbers}
+    assert found == {*WHOLE_NUMBERS, *NUMBERS, *SHARES}
+
+
+def test_none_is_checked_where_it_is_no_choice():
+    for name, kind in get_type_hints(TrainingOptions).items():
+        if kind in (int, float):
+            with pytest.raises(TypeError, match=f"^{name} must be a .*, got None$"):
+                TrainingOptions(**{**GOOD, name: None})
+    TrainingOptions(**{**GOOD, **{name: np.int64(3) for name in ("num_train_steps", "seed")}, "lr": np.float32(0.1)})
+    with pytest.raises(ValueError, match="seed must be at most 4294967295 or None, got 4294967296"):
+        TrainingOptions(**GOOD, seed=2**32)
+    with pytest.raises(ValueError, match="max_grad_norm must be a finite number above 0 or None, got 0"):
+        TrainingOptions(**GOOD, max_grad_norm=0)
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_keyword_that_is_mistyped_or_missing_is_named_with_the_trainer(trainer):
+    with pytest.raises(TypeError, match=f"^{trainer.__name__} has no argument 'learning_rate'$"):
+        trainer(make_model(), dataset=make_pairs(), learning_rate=1, **GOOD)
+    with pytest.raises(TypeError, match=f"^{trainer.__name__} needs num_train_steps and num_warmup_steps"):
+        trainer(make_model(), dataset=make_pairs(), batch_size=2)
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("frozen", [True, False])
+def test_an_error_in_the_constructor_leaves_the_model_as_it_was(trainer, frozen, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
     model = make_model()
-    with pytest.raises(ValueError, match="valid_frac"):
-        SemanticToTextTrainer(model, dataset=make_pairs(), valid_frac=2.0, **GOOD)
-    assert all(parameter.requires_grad for parameter in model.parameters())
+    model.requires_grad_(not frozen)
+    next(model.parameters()).requires_grad_(frozen)
+    before = [parameter.requires_grad for parameter in model.parameters()]
+    causes = [
+        {"valid_frac": 2.0},
+        {"dataset": None},
+        {"dataset": []},
+        {"valid_dataset": []},
+        {"foo": 1},
+        {"accelerate_kwargs": {"mixed_precision": "none"}},
+        {"results_folder": tmp_path},
+        {"results_folder": tmp_path / "notes.txt"},
+    ]
+    if trainer is TextToSemanticTrainer:
+        causes += [{"real_share": 2.0}, {"train_encoder_layers": 9}, {"freeze": "all"}]
+    for cause in causes:
+        with pytest.raises((TypeError, ValueError)):
+            trainer(model, **{"dataset": make_pairs(), "results_folder": None, **GOOD, **cause})
+        assert [parameter.requires_grad for parameter in model.parameters()] == before, cause
+    with pytest.raises(TypeError, match="model"):
+        trainer("model", dataset=make_pairs(), **GOOD)

@@ -262,3 +262,15 @@ def test_what_users_read_of_a_trainer():
     assert trainer.warmup(0) == trainer.initial_lr and trainer.warmup(2) == trainer.lr == 1e-2
     made = trainer.generate([[1, 2]], source_type="speech", target_type="text", max_length=3)
     assert made.shape[0] == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["num_warmup_steps", "batch_size", "batch_tokens", "lr", "initial_lr", "max_grad_norm"]
+)
+def test_an_option_that_the_loop_does_not_read_again_cannot_be_assigned(name):
+    trainer = make_trainer("forward")
+    before = getattr(trainer, name)
+    assert before == getattr(trainer.options, name)
+    with pytest.raises(AttributeError, match=f"{name} cannot be changed in a trainer: .* {name}=1"):
+        setattr(trainer, name, 1)
+    assert getattr(trainer, name) == before

@@ -59,7 +59,7 @@ def test_a_loss_that_is_not_finite_names_its_batch_and_leaves_the_weights():
     assert float(wrapper.weight.detach()) == 1.0 and wrapper.weight.grad is None
     message = raised.value.located(7, Position(1, 2), [[5], [6]], None)
     assert message.startswith(
-        "the loss is nan, or its gradient not finite at step 7 (epoch 1, batch 2: items [5, 6] of"
+        "the loss is nan, or its gradient not finite, at step 7 (epoch 1, batch 2: items [5, 6] of"
     )
 
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from spear_tts_pytorch.objectives import Corruption
 from spear_tts_pytorch.tokens import pad_sequences, valid_mask
-from spear_tts_pytorch.utils.deletion import Corruption, deletion_mask, drop_ids, take
+from spear_tts_pytorch.utils.deletion import deletion_mask, drop_ids, take
 from spear_tts_pytorch.utils.noise import row_keys
 
 

@@ -79,6 +79,11 @@ def fill(folder, text):
         path.write_text(text)
 
 
+def fill_replaced(folder):
+    folder.mkdir()
+    fill(folder, "older")
+
+
 def content(folder):
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
