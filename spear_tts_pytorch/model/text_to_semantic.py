@@ -133,10 +133,8 @@ class TextToSemantic(
         self.align_reg_use_logsumexp_pool = config.align_reg_use_logsumexp_pool
         self.align_reg_logsumexp_pool_temp = config.align_reg_logsumexp_pool_temp
         self.add_positions, self.cross_attention_prior = config.add_positions, config.cross_attention_prior
-        self.text_position_rate, self.detach_early_exit_embed = (
-            config.text_position_rate,
-            config.detach_early_exit_embed,
-        )
+        self.text_position_rate = config.text_position_rate
+        self.detach_early_exit_embed = config.detach_early_exit_embed
 
     def _initialise_embeddings(self) -> None:
         """Small tied embeddings and a small last gain: logits near 0, so a first loss of ln(vocabulary) at any width."""
@@ -228,16 +226,12 @@ class TextToSemantic(
         encoded, mask, _ = self.encode(semantic_ids, "speech")
         return heads.ctc_log_probs(self, encoded), mask.sum(dim=-1)
 
-    # decoder
-
     embed_target = embedding.embed_target
     cross_mask = embedding.cross_mask
 
     def to_logits(self, x: Tensor, modality: Modality) -> Tensor:
         """Decoder outputs `[b, n, dim]` to logits `[b, n, v]`: products with the token embeddings."""
         return linear(x, self.table(modality))
-
-    # both
 
     def forward(
         self,

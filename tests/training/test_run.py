@@ -13,8 +13,19 @@ def write_model(folder):
 
 
 def test_a_checkpoint_is_written_and_read(tmp_path):
-    state = {"step": 3, "position": [0, 3], "best_valid_loss": None, "best_step": None, "optim": {}, "scaler": None}
-    state |= {"running": {"loss": 0.5, "updates": 3, "tokens": 9, "seconds": 0.1}, "rng": [], "fingerprint": {}}
+    state = {
+        "step": 3,
+        "position": [0, 3],
+        "best_valid_loss": None,
+        "best_step": None,
+        "optim": {"state": {}, "param_groups": []},
+    }
+    state |= {
+        "scaler": None,
+        "running": {"loss": 0.5, "updates": 3, "tokens": 9, "seconds": 0.1},
+        "rng": [],
+        "fingerprint": {},
+    }
     save_checkpoint(tmp_path / "one", write_model, state)
     assert load_state(tmp_path / "one") == {"version": 1, **state}
     assert (tmp_path / "one" / "model.bin").read_text() == "weights"
