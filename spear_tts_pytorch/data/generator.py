@@ -6,38 +6,28 @@ An interrupted run continues with the items that the folder lacks.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 from typing_extensions import TypedDict, Unpack
 
-from spear_tts_pytorch.data.labelling import Decode, Item, Label, Labeller, read_items
+from spear_tts_pytorch.data.label_writer import LabelWriter, ids_in, remove_pairs
+from spear_tts_pytorch.data.label_writer import model_hash as model_hash
+from spear_tts_pytorch.data.labelling import Decode, Labeller, read_items
 from spear_tts_pytorch.data.loader import SizedDataset
-from spear_tts_pytorch.data.pairs.shards import (
-    DATASET_NAME,
-    SOURCE_GENERATED,
-    SOURCE_TRUNCATED,
-    list_shards,
-    read_column,
-    read_metadata,
-    update_counts,
-)
-from spear_tts_pytorch.data.pairs.writer import PairWriter
+from spear_tts_pytorch.data.pairs.shards import list_shards, read_column, update_counts
 from spear_tts_pytorch.decoding.filters import LogitsFilter
 from spear_tts_pytorch.decoding.options import DecodingOptions, with_options
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.utils.arguments import check_keywords
 from spear_tts_pytorch.utils.distributed import rank_and_world, wait_for_everyone
 from spear_tts_pytorch.utils.files import locked
+from spear_tts_pytorch.utils.values import absolute_path, instance, number_of_items, one_of, shown, switch, whole_number
 
 WINDOW_BATCHES = 32  # number of batches whose items are read, and sorted by length, together
 SHOWN = 5  # most items that a warning names
@@ -52,19 +42,6 @@ RESERVED = (
     "return_scores",
     "generator",
 )
-
-
-@dataclass
-class _Others:
-    """The folder of the other hypotheses.
-
-    Attributes:
-        writer: writes to it.
-        done: ids of pairs that an interrupted run has written there already.
-    """
-
-    writer: PairWriter
-    done: set[str]
 
 
 class LabelKeywords(TypedDict, total=False):
@@ -112,7 +89,8 @@ class SemanticToTextDatasetGenerator(nn.Module):
         problems: reasons why items of the last call were left out, by id.
 
     Raises:
-        ValueError: an empty dataset, an option out of range, or pads that are not the model's.
+        TypeError, ValueError: an empty dataset, an option of a wrong kind or out of range, or pads that are not the
+            model's.
     """
 
     model: TextToSemantic
@@ -136,22 +114,27 @@ class SemanticToTextDatasetGenerator(nn.Module):
         n_best_folder: str | Path | None = None,
     ):
         super().__init__()
-        if len(dataset) == 0:
+        self.model, self.dataset = instance("model", model, TextToSemantic), dataset
+        if number_of_items("dataset", dataset) == 0:
             raise ValueError("dataset is empty: give at least one item to label")
-        if batch_size < 1 or batch_tokens < 1:
-            raise ValueError(f"batch_size and batch_tokens must be at least 1, got {batch_size} and {batch_tokens}")
-        if on_error not in ("skip", "raise"):
-            raise ValueError(f"on_error must be 'skip' or 'raise', got {on_error!r}")
-        audio_pad_id = model.pad_id["speech"] if audio_pad_id is None else audio_pad_id
-        if (audio_pad_id, text_pad_id) != (model.pad_id["speech"], model.pad_id["text"]):
+        self.on_error = one_of("on_error", on_error, ("skip", "raise"))
+        if decode is not None and not callable(decode):
+            raise TypeError(f"decode must be a function or None, got {shown(decode)}")
+        pads = model.pad_id["speech"], model.pad_id["text"]
+        self.audio_pad_id = pads[0] if audio_pad_id is None else whole_number("audio_pad_id", audio_pad_id)
+        self.text_pad_id = whole_number("text_pad_id", text_pad_id)
+        if (self.audio_pad_id, self.text_pad_id) != pads:
             raise ValueError(
-                f"audio_pad_id {audio_pad_id} and text_pad_id {text_pad_id} must be the model's, {model.pad_id}"
+                f"audio_pad_id {self.audio_pad_id} and text_pad_id {self.text_pad_id} must be the model's, {model.pad_id}"
             )
-        self.model, self.dataset, self.folder = model, dataset, Path(folder)
-        self.batch_size, self.rows_per_shard, self.progress = batch_size, rows_per_shard, progress
-        self.delimiter_id, self.audio_pad_id, self.text_pad_id = delimiter_id, audio_pad_id, text_pad_id
-        self.batch_tokens, self.num_workers, self.on_error = batch_tokens, num_workers, on_error
-        self.n_best_folder = None if n_best_folder is None else Path(n_best_folder)
+        self.folder = absolute_path("folder", folder)
+        self.batch_size = whole_number("batch_size", batch_size, 1)
+        self.rows_per_shard = whole_number("rows_per_shard", rows_per_shard, 1)
+        self.batch_tokens = whole_number("batch_tokens", batch_tokens, 1)
+        self.num_workers = whole_number("num_workers", num_workers, 0)
+        self.progress = switch("progress", progress)
+        self.delimiter_id = whole_number("delimiter_id", delimiter_id)
+        self.n_best_folder = None if n_best_folder is None else absolute_path("n_best_folder", n_best_folder)
         self.decode = decode
         self.problems: dict[str, str] = {}
 
@@ -189,6 +172,7 @@ class SemanticToTextDatasetGenerator(nn.Module):
                 or other speech.
             RuntimeError: another process writes to the folder.
         """
+        overwrite, seed = switch("overwrite", overwrite), None if seed is None else whole_number("seed", seed, 0)
         options = {"max_length": max_length, "beam_search_decode": beam_search_decode, **generate_kwargs}
         how = self._how(options)
         options |= {} if seed is None else {"seed": seed}
@@ -196,23 +180,19 @@ class SemanticToTextDatasetGenerator(nn.Module):
         ids = self._ids()
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder) if rank == 0 else nullcontext():
-            labeller = Labeller(self.model, self.batch_size, self.batch_tokens, how, int(seed or 0))
+            labeller = Labeller(self.model, self.batch_size, self.batch_tokens, how, seed or 0)
             if rank == 0 and overwrite:
-                _remove_pairs(self.folder)
+                remove_pairs(self.folder)
             wait_for_everyone()
-            done = _ids_in(self.folder)
+            done = ids_in(self.folder)
             self._check_same_speech(ids, labeller)
             wait_for_everyone()  # no process writes before all have read the folder
             own = range(rank, len(ids), world)
             todo = [index for index in own if ids[index] not in done]
             counts = {"written": 0, "skipped": len(own) - len(todo), "empty": 0, "failed": 0}
-            others = None if self.n_best_folder is None else self._others(self.n_best_folder, rank, options, overwrite)
-            with (
-                self._writer(self.folder, rank, options) as writer,
-                nullcontext() if others is None else others.writer,
-                self._bar(len(ids), counts["skipped"] * world, rank) as bar,
-            ):
-                self._run(todo, ids, labeller, writer, others, bar, counts, world)
+            writer = self._writer(rank, options, overwrite)
+            with writer, self._bar(len(ids), counts["skipped"] * world, rank) as bar:
+                self._run(todo, ids, labeller, writer, bar, counts, world)
             wait_for_everyone()
             if rank == 0:
                 for folder in filter(None, (self.folder, self.n_best_folder)):
@@ -239,8 +219,7 @@ class SemanticToTextDatasetGenerator(nn.Module):
         todo: list[int],
         ids: list[str],
         labeller: Labeller,
-        writer: PairWriter,
-        others: _Others | None,
+        writer: LabelWriter,
         bar: tqdm[Any],
         counts: dict[str, int],
         world: int,
@@ -249,22 +228,18 @@ class SemanticToTextDatasetGenerator(nn.Module):
         self.problems, hours, met = {}, 0.0, 0
         items = read_items(self.dataset, todo, ids, self.num_workers)
         for window in labeller.windows(items, self.batch_size * WINDOW_BATCHES):
+            writer.write(window)
             failed = [item.problem for item in window if item.problem is not None]
             met += len(window)
             hopeless = len(failed) == met and not counts["skipped"]  # the cause is the model or an option, not an item
             if failed and (self.on_error == "raise" or hopeless):
                 raise failed[0]
-            if others is not None:
-                self._write_others(others, window)
             for item in window:
                 if item.problem is not None:
                     counts["failed"] += 1
                     self.problems[item.id] = f"{type(item.problem).__name__}: {item.problem}"
-                elif item.label is None:
-                    counts["empty"] += 1
                 else:
-                    counts["written"] += 1
-                    self._write(writer, item.id, item.speech, item.label)
+                    counts["empty" if item.label is None else "written"] += 1
             hours += sum(item.seconds for item in window) * world / 3600
             bar.update(len(window) * world)
             if hours:
@@ -310,89 +285,27 @@ class SemanticToTextDatasetGenerator(nn.Module):
                 "give the dataset ids of its own, or remove these pairs by overwrite=True"
             )
 
-    def _others(self, folder: Path, rank: int, options: dict[str, Any], overwrite: bool) -> _Others:
-        """Opens the folder of the other hypotheses."""
-        folder.mkdir(parents=True, exist_ok=True)
-        if rank == 0 and overwrite:
-            _remove_pairs(folder)
-        wait_for_everyone()
-        done = _ids_in(folder)
-        wait_for_everyone()
-        return _Others(self._writer(folder, rank, options), done)
-
-    def _write_others(self, others: _Others, window: list[Item]) -> None:
-        """Writes the other hypotheses of a window, before the best ones: these mark an item as done."""
-        for item in window:
-            for number, other in enumerate([] if item.label is None else item.label.others, start=2):
-                name = f"{item.id}#{number}"
-                if name not in others.done:
-                    self._write(others.writer, name, item.speech, Label.of(other))
-        others.writer.flush()
-
-    def _writer(self, folder: Path, rank: int, options: dict[str, Any]) -> PairWriter:
-        described = {key: _describe(value) for key, value in options.items()}
-        described["decode"] = None if self.decode is None else _describe(self.decode)
-        described["text_tokenizer"] = _tokenizer_hash(self.model.tokenizer_encode)
-        try:
-            return PairWriter(
-                folder,
-                num_semantic_token_ids=self.model.num_semantic_token_ids,
-                num_text_token_ids=self.model.num_text_token_ids,
-                unique_consecutive=getattr(self.model.wav2vec, "unique_consecutive", None),
-                model_hash=model_hash(self.model),
-                options=described,
-                rank=rank,
-                rows_per_shard=self.rows_per_shard,
-            )
-        except ValueError as error:
-            if not read_metadata(folder):
-                raise
-            raise ValueError(f"{error}, or remove these pairs by overwrite=True") from error
+    def _writer(self, rank: int, options: dict[str, Any], overwrite: bool) -> LabelWriter:
+        """Opens the folders to write to."""
+        done, others = set[str](), self.n_best_folder
+        if others is not None:
+            others.mkdir(parents=True, exist_ok=True)
+            if rank == 0 and overwrite:
+                remove_pairs(others)
+            wait_for_everyone()
+            done = ids_in(others)
+            wait_for_everyone()
+        return LabelWriter(
+            self.model,
+            self.folder,
+            others,
+            done=done,
+            rank=rank,
+            rows_per_shard=self.rows_per_shard,
+            options=options,
+            decode=self.decode,
+        )
 
     def _bar(self, total: int, done: int, rank: int) -> tqdm[Any]:
         hidden = True if not self.progress or rank != 0 else None
         return tqdm(total=total, initial=done, disable=hidden, desc="labelling", unit="utt")
-
-    def _write(self, writer: PairWriter, id: str, speech: Tensor, label: Label) -> None:
-        tokenizer = self.model.text_tokenizer
-        text = None if tokenizer is None else tokenizer.decode(label.text)[0]
-        source = SOURCE_TRUNCATED if label.truncated else SOURCE_GENERATED
-        writer.write(id, speech, label.text, text=text, score=label.score, source=source)
-
-
-def _ids_in(folder: Path) -> set[str]:
-    """Ids of the pairs in a folder."""
-    return {name for path in list_shards(folder) for name in read_column(path, "id").to_pylist()}
-
-
-def _remove_pairs(folder: Path) -> None:
-    for path in [*list_shards(folder), folder / DATASET_NAME]:
-        path.unlink(missing_ok=True)
-
-
-def model_hash(model: nn.Module) -> str:
-    """SHA-256 of a model's weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _tokenizer_hash(tokenizer: Any) -> str | None:
-    """A short hash of the text tokenizer's description; None if it has none."""
-    if not hasattr(tokenizer, "to_dict"):
-        return None
-    return hashlib.sha256(json.dumps(tokenizer.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _describe(value: Any) -> Any:
-    """An option as JSON types, so that a later run can compare it with its own."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, dict):
-        return {str(key): _describe(item) for key, item in cast("dict[Any, Any]", value).items()}
-    if isinstance(value, (list, tuple)):
-        return [_describe(item) for item in cast("list[Any]", value)]
-    named: Any = value if hasattr(value, "__qualname__") else cast(Any, type(value))
-    return f"{named.__module__}.{named.__qualname__}"

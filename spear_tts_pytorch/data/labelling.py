@@ -27,6 +27,7 @@ from spear_tts_pytorch.tokens import pad_sequences, strip
 Decode = Callable[[Tensor], list[tuple[Tensor, float]]]
 """Semantic ids `[b, n]`, padded with -1, to text ids `[m]` and a score for each row; higher is surer."""
 
+FATAL = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))  # not an item's fault
 SCORE_DIGITS = 4  # other items of a batch change scores by less than this
 
 
@@ -82,6 +83,11 @@ class _Reading(Dataset[Item]):
 
     def __getitem__(self, place: int) -> Item:
         id = self.ids[place]
+        try:
+            id.encode()
+        except UnicodeEncodeError as error:  # from a file name of another encoding
+            problem = ValueError(f"the name {id!r} is not Unicode text ({error.reason}): give the item another")
+            return Item(id, torch.empty(0), problem=problem)
         try:
             return Item(id, _speech(self.dataset[self.indices[place]], id))
         except Exception as error:  # datasets raise errors of any type
@@ -159,7 +165,7 @@ class Labeller:
         try:
             rows = self._to_ids([item.speech for item in items])
         except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError) and len(items) == 1:
+            if isinstance(error, FATAL) and (len(items) == 1 or not isinstance(error, torch.OutOfMemoryError)):
                 raise
             if len(items) == 1:
                 items[0].problem = error.with_traceback(None)
@@ -184,25 +190,42 @@ class Labeller:
     def _label(self, items: list[Item]) -> None:
         if not isinstance(self.how, DecodingOptions):
             for batch in self._batches(items):
-                self._label_by(self.how, batch)
+                self._label_each(self._label_by_function, batch)
         elif items:
-            self._label_by_model(self.how, items)
+            self._label_each(self._label_by_model, items)
+
+    def _label_each(self, label: Callable[[list[Item]], None], items: list[Item]) -> None:
+        """Labels items. If that fails, labels both halves apart, down to the item that fails, which holds the error."""
+        try:
+            return label(items)
+        except Exception as error:  # of a function of the user's, which may raise any
+            if isinstance(error, FATAL) and (len(items) == 1 or not isinstance(error, torch.OutOfMemoryError)):
+                raise
+            if len(items) == 1:
+                items[0].problem = error.with_traceback(None)
+                return
+        for half in (items[: len(items) // 2], items[len(items) // 2 :]):
+            self._label_each(label, half)
 
     @torch.no_grad()
-    def _label_by(self, decode: Decode, items: list[Item]) -> None:
+    def _label_by_function(self, items: list[Item]) -> None:
+        decode = cast(Decode, self.how)
         source = pad_sequences([item.speech for item in items], self.pad_id).to(self.model.device)  # [b, n]
         results = decode(source)
         if len(results) != len(items):
             raise ValueError(f"decode must return a result for each of {len(items)} rows, got {len(results)}")
-        for item, (text, score) in zip(items, results, strict=True):
+        labels: list[Label] = []
+        for text, score in results:
             ids = strip(torch.as_tensor(text).cpu(), self.model.pad_id["text"], None)
-            item.label = Label(ids, round(float(score), SCORE_DIGITS))
+            labels.append(Label(ids, round(float(score), SCORE_DIGITS)))
+        for item, label in zip(items, labels, strict=True):
+            item.label = label
 
-    def _label_by_model(self, options: DecodingOptions, items: list[Item]) -> None:
+    def _label_by_model(self, items: list[Item]) -> None:
         results = decode_many(
             self.model,
             [item.speech for item in items],
-            options,
+            cast(DecodingOptions, self.how),
             max_tokens=self.batch_tokens,
             max_batch_size=self.batch_size,
             seed=[_seed(self.seed, item.id) for item in items],

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from spear_tts_pytorch.data.pairs.dataset import GeneratedAudioTextDataset
-from spear_tts_pytorch.data.pairs.shards import SOURCE_TRUNCATED
+from spear_tts_pytorch.data.pairs.shards import ID_COLUMNS, SOURCE_TRUNCATED
 from spear_tts_pytorch.utils.files import write_whole
+from spear_tts_pytorch.utils.values import absolute_path, instance, real_number, shown, switch, whole_number
 
 NGRAM = 4  # ids of text
 EXAMPLES = 10
@@ -72,12 +73,20 @@ def _sound(
     truncated: bool = False,
 ) -> tuple[np.ndarray, dict[str, int]]:
     """A mask of the pairs that pass, bool `[pairs]`, and the numbers of the others by reason."""
-    if not 0 < best_share <= 1:
-        raise ValueError(f"best_share must be above 0 and at most 1, got {best_share}")
-    if length_ratio is not None and not 0 <= length_ratio[0] <= 1 <= length_ratio[1]:
-        raise ValueError(f"length_ratio must be (at most 1, at least 1), multiples of the median, got {length_ratio}")
-    if max_repetition is not None and not 0 <= max_repetition <= 1:
-        raise ValueError(f"max_repetition must be between 0 and 1, got {max_repetition}")
+    instance("pairs", pairs, GeneratedAudioTextDataset)
+    if pairs.columns != ID_COLUMNS:
+        raise ValueError(f"pairs must be opened with the default columns, got {', '.join(pairs.columns)}")
+    best_share, truncated = real_number("best_share", best_share, most=1, above=0), switch("truncated", truncated)
+    if length_ratio is not None:
+        if not isinstance(cast(object, length_ratio), (tuple, list)) or len(length_ratio) != 2:
+            raise TypeError(f"length_ratio must be (lowest, highest) or None, got {shown(length_ratio)}")
+        low, high = (real_number("length_ratio", one, least=0) for one in length_ratio)
+        if not low <= 1 <= high:
+            raise ValueError(
+                f"length_ratio must be (at most 1, at least 1), multiples of the median, got {length_ratio}"
+            )
+    if max_repetition is not None:
+        max_repetition = real_number("max_repetition", max_repetition, 0, 1, also=" or None")
     lengths = np.asarray(pairs.lengths, dtype=np.float64)
     kept = np.ones(len(lengths), dtype=bool)
     left_out: dict[str, int] = {}
@@ -116,6 +125,8 @@ def report(pairs: GeneratedAudioTextDataset, out: str | Path, *, seed: int = 0, 
         The contents of report.json: `pairs`, `kept`, `left_out` by reason, quantiles, and `examples` with id, text and
         score. `text` is null if the folder holds no texts.
     """
+    out, seed = absolute_path("out", out), whole_number("seed", seed, 0)
+    instance("pairs", pairs, GeneratedAudioTextDataset)
     lengths = np.asarray(pairs.lengths)
     scores = np.array([score for score in pairs.column("score") if score is not None], dtype=np.float64)
     sound, left_out = _sound(pairs, **filters)
@@ -130,7 +141,6 @@ def report(pairs: GeneratedAudioTextDataset, out: str | Path, *, seed: int = 0, 
         "scores": _quantiles(scores),
         "examples": [{"id": ids[i], "text": texts[i], "score": all_scores[i]} for i in sorted(chosen.tolist())],
     }
-    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / REPORT, (json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode())
     from spear_tts_pytorch.utils.plots import plot_histograms

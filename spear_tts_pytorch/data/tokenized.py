@@ -88,7 +88,7 @@ def tokenize_corpus(
         )
     if isinstance(utterances, Sequence):
         check_unique([one.id for one in utterances])
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     with locked(folder):
         _check_same_tokenizer(folder, tokenizer)
         report, done = _resumed(folder)
@@ -177,7 +177,7 @@ class TokenizedSpeech(Dataset[Tensor]):
         if not Path(folder).is_dir() or not _shards(Path(folder)):
             raise FileNotFoundError(f"{folder} holds no tokenized speech: make it with `spear-tts tokenize`")
         table = _read(Path(folder), ["id", "semantic_ids", "text", "speaker", "seconds"])
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()
         self.ids: list[str] = table["id"].to_pylist()
         self.texts: list[str | None] = table["text"].to_pylist()
         self.speakers: list[str | None] = table["speaker"].to_pylist()

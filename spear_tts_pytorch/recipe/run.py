@@ -99,7 +99,7 @@ def run_recipe(
     label_cer: float | None = None
     if pretrained is not None and set(columns) & set("cd"):
         with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(pairs_folder or temporary)
+            folder = Path(pairs_folder or temporary).absolute()
             backtranslator, labels, label_cer = stages.pseudo_label(pretrained, folder)
     evaluator = stages.train_evaluator()
     results: dict[str, Column] = {}

@@ -102,7 +102,7 @@ def whole_folder(folder: str | Path, *, replace: bool = False) -> Generator[Path
     Raises:
         FileExistsError: `folder` exists and is not empty, and `replace` is False.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()  # the block may change the working folder
     recover_folder(folder)
     if not replace and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists already: choose another folder, or remove it first")
@@ -242,7 +242,7 @@ def locked(folder: str | Path) -> Generator[None]:
     Raises:
         FolderInUseError: another writer holds the lock.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_NAME, timeout=0)
     try:

@@ -148,7 +148,7 @@ def test_bad_input(tmp_path):
         (lambda: make(items)(source_mask=None), "source_mask cannot be passed"),
         (lambda: make(Counting(items, ids=["a", "a"]))(), "2 different strings, got 1"),
         (lambda: make([torch.randn(500)])(), "pass it wav2vec"),
-        (lambda: make(items, decode=lambda ids: [])(), "a result for each of 2 rows, got 0"),
+        (lambda: make(items, decode=lambda ids: [])(), "a result for each of 1 rows, got 0"),
     ]:
         with pytest.raises(ValueError, match=message):
             wrong()
@@ -311,3 +311,82 @@ def test_wrong_options_make_no_folder(tmp_path, decode):
         with pytest.raises(error, match=message):
             generator(**options)
         assert list(tmp_path.iterdir()) == []
+
+
+def failing(place):
+    """A model and options that raise an error for the item "bad", in one of the parts that work on it."""
+    options, calls = {}, {"max_length": 4}
+    model = make_model()
+    if place == "text tokenizer":
+
+        class Tokenizer(CharacterTokenizer):
+            def decode(self, ids):
+                if ids.flatten().tolist() == texts[0]:
+                    raise KeyError("no such letter")
+                return super().decode(ids)
+
+        model, texts = make_model(tokenizer_encode=Tokenizer("abc ")), []
+        options["decode"] = lambda ids: [(torch.tensor([1 + int(row[0] == 19)]), 0.0) for row in ids]
+        texts.append([2])
+    elif place == "decode":
+
+        def decode(ids):
+            if bool((ids[:, 0] == 19).any()):
+                raise RuntimeError("no memory for this one")
+            return [(torch.tensor([1]), 0.0)] * len(ids)
+
+        options["decode"] = decode
+    elif place == "result of decode":
+        options["decode"] = lambda ids: [(torch.tensor([1]), "x" if int(row[0]) == 19 else 0.0) for row in ids]
+    elif place == "ids of decode":
+        options["decode"] = lambda ids: [(torch.tensor([99 if int(row[0]) == 19 else 1]), 0.0) for row in ids]
+    elif place == "model":
+        generate = model.encode_ids
+
+        def encode_ids(ids, *arguments, **keywords):
+            if bool((ids[:, 0] == 19).any()):
+                raise FloatingPointError("overflow in the encoder")
+            return generate(ids, *arguments, **keywords)
+
+        model.encode_ids = encode_ids
+    return model, options, calls
+
+
+PLACES = ["text tokenizer", "decode", "result of decode", "ids of decode", "model", "name"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("on_error", ["skip", "raise"])
+def test_an_item_that_fails_anywhere_is_left_out_alone(tmp_path, place, on_error):
+    items = [torch.tensor([number, 3, 5]) for number in range(12)]
+    items[7] = torch.tensor([19, 3, 5])
+    bad = "caf\udce9" if place == "name" else "bad"
+    names = [bad if number == 7 else f"u{number}" for number in range(12)]
+    model, options, calls = failing(place)
+    generator = SemanticToTextDatasetGenerator(
+        model, dataset=Counting(items, ids=names), folder=tmp_path, progress=False, on_error=on_error, **options
+    )
+    if on_error == "raise":
+        with pytest.raises((ValueError, KeyError, RuntimeError, FloatingPointError, TypeError)):
+            generator(**calls)
+    else:
+        with pytest.warns(UserWarning, match="1 items could not be labelled"):
+            assert generator(**calls) == {"written": 11, "skipped": 0, "empty": 0, "failed": 1}
+        assert list(generator.problems) == [bad]
+        with pytest.warns(UserWarning, match="1 items could not be labelled"):
+            assert generator(**calls) == {"written": 0, "skipped": 11, "empty": 0, "failed": 1}
+    assert GeneratedAudioTextDataset(tmp_path).ids == [name for name in names if name != bad]  # the others are on disk
+
+
+def test_a_relative_folder_stays_where_it_was(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    generator = SemanticToTextDatasetGenerator(
+        make_model(), dataset=make_ids(3), folder="pairs", n_best_folder="others", progress=False
+    )
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    generator(max_length=3, n_best=2)
+    assert (
+        len(GeneratedAudioTextDataset(tmp_path / "pairs")) == len(GeneratedAudioTextDataset(tmp_path / "others")) == 3
+    )
+    assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -11,7 +11,7 @@ import torch
 from labelled import Counting, make_ids, make_model
 
 from spear_tts_pytorch.data.generator import SemanticToTextDatasetGenerator
-from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset, list_shards
+from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset, PairWriter, list_shards
 
 KILLS = int(os.environ.get("SPEAR_TTS_KILLS", "3"))  # at random times
 ITEMS = 150
@@ -24,14 +24,15 @@ def label(folder, pause=0.0, **options):
     generator = SemanticToTextDatasetGenerator(
         make_model(), dataset=dataset, folder=folder, batch_size=2, rows_per_shard=5, progress=False
     )
-    write = generator._write
+    write = PairWriter.write
 
-    def slowly(*pair):  # so that kills hit the writing too
+    def slowly(*pair, **rest):  # so that kills hit the writing too
         time.sleep(pause)
-        write(*pair)
+        write(*pair, **rest)
 
-    generator._write = slowly
-    return generator(max_length=12, beam_search_decode=False, filter_logits_fn=None, seed=5, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PairWriter, "write", slowly)
+        return generator(max_length=12, beam_search_decode=False, filter_logits_fn=None, seed=5, **options)
 
 
 def rows(folder):

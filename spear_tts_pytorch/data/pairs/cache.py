@@ -2,7 +2,7 @@
 
 In: a shard. Out: a `Part`, its pairs by row number. Parquet is compressed, so a single row cannot be read from it. When a
 pair of a shard is first read, the shard is decoded to an Arrow file in the hidden folder `.decoded-1/` beside it. The name
-of this file holds the size and time of the shard, so a changed shard gets a new file. Several processes may decode at
+of this file holds a hash of the shard's contents, so a changed shard gets a new file. Several processes may decode at
 once, because each file appears whole.
 """
 
@@ -62,29 +62,45 @@ def decode(table: Table) -> RecordBatch:
     return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=pair_schema())
 
 
-def read_part(shard: Path, limits: Mapping[str, tuple[int, int | None]], caches: Sequence[Path]) -> Part:
-    """The pairs of a shard.
+class Shards:
+    """Reads shards, by way of decoded files.
 
     Args:
-        limits: as `id_limits` gives them.
-        caches: folders of decoded shards. The pairs are mapped from the first that holds them, else written to the first
-            that can be written to. Without any they are held in memory.
-
-    Raises:
-        ValueError: the shard cannot be read, or holds ids out of range.
-        OSError: none of the folders can be written to.
+        limits: of the ids, as `id_limits` gives them.
+        caches: folders of decoded shards. Pairs are mapped from the first that holds them, else written to the first that
+            can be written to. Without any they are held in memory.
     """
-    name = _name(shard)
-    for folder in caches:
-        batch = _mapped(folder / name)
-        if batch is not None:
-            return Part(batch)
-    table = read_shard(shard)
-    check_ids(table, limits, f" in {shard}")
-    batch = decode(table)
-    if not caches:
-        return Part(batch)
-    return Part(_store(batch, name, shard, caches))
+
+    def __init__(self, limits: Mapping[str, tuple[int, int | None]], caches: Sequence[Path]):
+        self.limits, self.caches = limits, caches
+        self._names: dict[Path, str] = {}  # of the decoded files
+
+    def read(self, shard: Path) -> Part:
+        """The pairs of a shard. Its contents are hashed at the first call, so it must not change after that.
+
+        Raises:
+            ValueError: the shard cannot be read, or holds ids out of range.
+            OSError: none of the folders can be written to.
+        """
+        name = self._name(shard) if self.caches else ""
+        for folder in self.caches:
+            batch = _mapped(folder / name)
+            if batch is not None:
+                return Part(batch)
+        table = read_shard(shard)
+        check_ids(table, self.limits, f" in {shard}")
+        batch = decode(table)
+        return Part(_store(batch, name, shard, self.caches) if self.caches else batch)
+
+    def _name(self, shard: Path) -> str:
+        """The name of a shard's decoded file: it tells all that the file was made from."""
+        if shard not in self._names:
+            digest = hashlib.blake2b(repr(sorted(self.limits.items())).encode(), digest_size=16)
+            with open(shard, "rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+            self._names[shard] = f"{shard.stem}.{digest.hexdigest()}.arrow"
+        return self._names[shard]
 
 
 def cache_folders(folder: Path, chosen: str | Path | None = None) -> list[Path]:
@@ -96,27 +112,21 @@ def cache_folders(folder: Path, chosen: str | Path | None = None) -> list[Path]:
     if chosen is not None:
         return [Path(chosen) / digest]
     root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return [folder / CACHE_NAME, Path(root) / "spear-tts-pytorch" / digest]
+    return [folder / CACHE_NAME, Path(root).absolute() / "spear-tts-pytorch" / digest]
 
 
 def remove_stale(shards: Sequence[Path], caches: Sequence[Path]) -> None:
-    """Removes decoded files of shards that have changed or are gone."""
-    names = {_name(shard) for shard in shards}
+    """Removes decoded files of shards that are gone."""
+    stems = {shard.stem for shard in shards}
     for folder in caches:
         with contextlib.suppress(OSError):
             for path in folder.glob("pairs-*.arrow"):
-                if path.name not in names:
+                if path.name.partition(".")[0] not in stems:
                     path.unlink(missing_ok=True)
 
 
-def _name(shard: Path) -> str:
-    """The name of a shard's decoded file."""
-    state = shard.stat()
-    return f"{shard.stem}.{state.st_size:x}-{state.st_mtime_ns:x}.arrow"
-
-
 def _store(batch: RecordBatch, name: str, shard: Path, caches: Sequence[Path]) -> RecordBatch:
-    """Writes a decoded file into the first folder that takes it, and maps it."""
+    """Writes a decoded file into the first folder that takes it, in place of former ones, and maps it."""
     pa = arrow()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as writer:
@@ -129,6 +139,10 @@ def _store(batch: RecordBatch, name: str, shard: Path, caches: Sequence[Path]) -
         except OSError as error:
             problems.append(f"{folder}: {error.strerror}")
             continue
+        with contextlib.suppress(OSError):
+            for path in folder.glob(f"{shard.stem}.*.arrow"):  # of the shard before it changed
+                if path.name != name:
+                    path.unlink(missing_ok=True)
         return _mapped(folder / name) or batch
     raise OSError(
         f"{shard} cannot be decoded to a file of {len(data) >> 20} MiB for random access ({'; '.join(problems)}): make "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spear_tts_pytorch.data.arrow import Column, Footer, arrow, compute
-from spear_tts_pytorch.data.pairs.cache import Part, cache_folders, decode, read_part, remove_stale
-from spear_tts_pytorch.data.pairs.legacy import legacy_rows, read_legacy_rows
+from spear_tts_pytorch.data.pairs.cache import Part, Shards, cache_folders, decode, remove_stale
+from spear_tts_pytorch.data.pairs.legacy import legacy_rows, split_row, without_eos
 from spear_tts_pytorch.data.pairs.shards import (
     COLUMNS,
     ID_COLUMNS,
@@ -32,9 +32,65 @@ from spear_tts_pytorch.data.pairs.shards import (
     read_footer,
     read_metadata,
 )
+from spear_tts_pytorch.utils.values import absolute_path, real_number, shown, whole_number
 
 IN_MEMORY_IDS = 16 * 2**20  # folders with fewer ids are decoded in memory, without files beside the shards
 Range = tuple[int | None, int | None]
+
+
+class _Filters:
+    """The filters of the dataset, checked; see there."""
+
+    def __init__(
+        self,
+        min_score: float | None,
+        score_quantile: float | None,
+        semantic_lengths: Range | None,
+        text_lengths: Range | None,
+        ids: Collection[str] | None,
+    ):
+        self.min_score = None if min_score is None else real_number("min_score", min_score)
+        self.score_quantile = None if score_quantile is None else real_number("score_quantile", score_quantile, 0, 1)
+        self.semantic_lengths = _checked_range("semantic_lengths", semantic_lengths)
+        self.text_lengths = _checked_range("text_lengths", text_lengths)
+        if ids is not None and not isinstance(cast(object, ids), Iterable):
+            raise TypeError(f"ids must be names of pairs or None, got {shown(cast(object, ids))}")
+        self.ids = None if ids is None else [ids] if isinstance(ids, str) else [str(one) for one in ids]
+
+
+def _checked_range(name: str, bounds: object) -> Range | None:
+    """A pair of bounds, each a number of ids or None."""
+    if bounds is None:
+        return None
+    if not isinstance(bounds, (tuple, list)) or len(cast("tuple[object, ...]", bounds)) != 2:
+        raise TypeError(
+            f"{name} must be (lowest, highest), each a number of ids or None, got {shown(cast(object, bounds))}"
+        )
+    low, high = (None if one is None else whole_number(name, one, 0) for one in cast("tuple[object, object]", bounds))
+    if low is not None and high is not None and low > high:
+        raise ValueError(f"{name} must be (lowest, highest), got {low} and {high}")
+    return low, high
+
+
+def _checked_columns(columns: object) -> tuple[str, ...]:
+    """Names of columns."""
+    names = (columns,) if isinstance(columns, str) else columns
+    if not isinstance(names, Sequence) or not all(one in COLUMNS for one in cast("Sequence[object]", names)):
+        raise ValueError(f"columns must be of {', '.join(COLUMNS)}, got {shown(columns)}")
+    if not names:
+        raise ValueError(f"columns must be of {', '.join(COLUMNS)}, got none")
+    return tuple(cast("Sequence[str]", names))
+
+
+def _checked_eos(eos_id: object) -> dict[str, int] | None:
+    """End-of-sequence ids by modality."""
+    if eos_id is None:
+        return None
+    if not isinstance(eos_id, Mapping) or not set(cast("Mapping[object, object]", eos_id)) <= {"speech", "text"}:
+        raise TypeError(
+            f"eos_id must have the keys 'speech' and 'text' (or {{}}, or None), got {shown(cast(object, eos_id))}"
+        )
+    return {kind: whole_number(f"eos_id[{kind!r}]", one) for kind, one in cast("Mapping[str, object]", eos_id).items()}
 
 
 class GeneratedAudioTextDataset(Dataset[tuple[Any, ...]]):
@@ -58,19 +114,20 @@ class GeneratedAudioTextDataset(Dataset[tuple[Any, ...]]):
             without a score; None keeps them.
         semantic_lengths, text_lengths: lowest and highest number of ids, both inclusive; None sets no bound.
         ids: names of the pairs to keep; None keeps all.
-        on_error: "raise", or "skip" to leave out shards that cannot be read or hold ids out of range, with a warning.
-            "skip" decodes every shard at once.
+        on_error: "raise", or "skip" to leave out shards and `{n}.pt` rows that cannot be read or hold ids out of range,
+            with a warning. "skip" decodes every shard at once.
         cache_folder: a folder for all decoded files; it may serve several folders of pairs.
 
     Attributes:
         metadata: contents of dataset.json; {} for `{n}.pt` rows.
         lengths: number of ids of each pair, int64 `[pairs, 2]`: semantic, text.
         paths: the files read.
-        skipped: the errors of shards that were left out.
+        skipped: the errors of shards and rows that were left out.
 
     Raises:
         FileNotFoundError: there is no such folder, or it holds no pairs.
-        ValueError: a file is broken (damage inside a shard is found when one of its pairs is read), or no pair is left.
+        TypeError, ValueError: a wrong option; a file is broken (damage inside a shard is found when one of its pairs is
+            read); no pair is left.
     """
 
     def __init__(
@@ -88,9 +145,12 @@ class GeneratedAudioTextDataset(Dataset[tuple[Any, ...]]):
         on_error: Literal["raise", "skip"] = "raise",
         cache_folder: str | Path | None = None,
     ):
-        columns = (columns,) if isinstance(columns, str) else tuple(columns)
-        self.folder, self.delimiter_id, self.columns = Path(folder), delimiter_id, columns
-        _check_options(self.columns, on_error, score_quantile)
+        self.folder = absolute_path("folder", folder)
+        self.delimiter_id, self.columns = whole_number("delimiter_id", delimiter_id), _checked_columns(columns)
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error must be 'raise' or 'skip', got {shown(on_error)}")
+        filters = _Filters(min_score, score_quantile, semantic_lengths, text_lengths, ids)
+        eos_id = _checked_eos(eos_id)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"there is no folder of pairs {self.folder}: generate the pairs first")
         shards, rows = list_shards(self.folder), legacy_rows(self.folder)
@@ -104,15 +164,16 @@ class GeneratedAudioTextDataset(Dataset[tuple[Any, ...]]):
             )
         self.metadata = read_metadata(self.folder)
         self.skipped: list[str] = []
-        self._caches = [] if cache_folder is None else cache_folders(self.folder, cache_folder)
+        chosen = None if cache_folder is None else absolute_path("cache_folder", cache_folder)
+        self._caches = [] if chosen is None else cache_folders(self.folder, chosen)
         self._parts: dict[int, Part] = {}
         self._kept: np.ndarray | None = None
         self._lengths: np.ndarray | None = None
         if shards:
             self._open(shards, on_error == "skip")
         else:
-            self._open_legacy(rows, eos_id)
-        self._keep(min_score, score_quantile, semantic_lengths, text_lengths, ids)
+            self._open_legacy(rows, eos_id, on_error == "skip")
+        self._keep(filters)
 
     def _open(self, shards: list[Path], skip: bool) -> None:
         """Reads the ends of the shards, and with `skip` decodes all of them."""
@@ -126,13 +187,13 @@ class GeneratedAudioTextDataset(Dataset[tuple[Any, ...]]):
             self._caches = cache_folders(self.folder)
         remove_stale(shards, self._caches)
         limits = (self.metadata.get(f"num_{kind}_token_ids") for kind in ("semantic", "text"))
-        self._limits = id_limits(*limits)
+        self._shards = Shards(id_limits(*limits), self._caches)
         self.paths: list[Path] = []
         counts: list[int] = []
         for path, footer in footers:
             if skip:
                 try:
-                    self._parts[len(self.paths)] = read_part(path, self._limits, self._caches)
+                    self._parts[len(self.paths)] = self._shards.read(path)
                 except ValueError as error:
                     self._skip(error, skip)
                     continue
@@ -146,43 +207,43 @@ class GeneratedAudioTextDataset(Dataset[tuple[Any, ...]]):
         if not skip:
             raise error
         self.skipped.append(str(error))
-        warnings.warn(f"left out: {error}", stacklevel=5)  # names the line that makes the dataset
+        warnings.warn(f"left out: {error}", stacklevel=4)  # names the line that makes the dataset
 
-    def _open_legacy(self, rows: list[Path], eos_id: Mapping[str, int] | None) -> None:
+    def _open_legacy(self, rows: list[Path], eos_id: Mapping[str, int] | None, skip: bool) -> None:
         """Reads `{n}.pt` rows into memory."""
-        semantic, text = read_legacy_rows(rows, self.delimiter_id, eos_id)
-        none = [None] * len(rows)
+        paths, pairs = list[Path](), list[tuple[Tensor, Tensor]]()
+        for path in rows:
+            try:
+                pairs.append(split_row(path, self.delimiter_id))
+                paths.append(path)
+            except ValueError as error:
+                self._skip(error, skip)
+        if not pairs:
+            raise ValueError(f"no row of {self.folder} can be read: {'; '.join(self.skipped[:3])}")
+        semantic, text = without_eos(pairs, eos_id)
+        none = [None] * len(pairs)
         ids = [[row.int().numpy() for row in kind] for kind in (semantic, text)]
-        columns: tuple[list[Any], ...] = ([path.stem for path in rows], *ids, none, none, none)
+        columns: tuple[list[Any], ...] = ([path.stem for path in paths], *ids, none, none, none)
         table = pair_table(dict(zip(COLUMNS, columns, strict=True)))
-        self.paths, self._starts, self._parts = rows, [0, len(rows)], {0: Part(decode(table))}
+        self.paths, self._starts, self._parts = paths, [0, len(paths)], {0: Part(decode(table))}
 
     @property
     def _is_legacy(self) -> bool:
         return self.paths[0].suffix == ".pt"
 
-    def _keep(
-        self,
-        min_score: float | None,
-        score_quantile: float | None,
-        semantic_lengths: Range | None,
-        text_lengths: Range | None,
-        ids: Collection[str] | None,
-    ) -> None:
+    def _keep(self, filters: _Filters) -> None:
         """Leaves out the pairs that do not pass the filters of the constructor."""
         kept = np.ones(self._starts[-1], dtype=bool)
-        if ids is not None:
+        if filters.ids is not None:
             pa = arrow()
-            wanted = pa.array([ids] if isinstance(ids, str) else [str(one) for one in ids], pa.string())
             own = pa.chunked_array([chunk for part in self._columns("id") for chunk in part], pa.string())
-            kept &= np.asarray(compute().is_in(own, value_set=wanted))
-        if min_score is not None or score_quantile is not None:
+            kept &= np.asarray(compute().is_in(own, value_set=pa.array(filters.ids, pa.string())))
+        if filters.min_score is not None or filters.score_quantile is not None:
             scores = self._scores()
-            lowest = -np.inf if min_score is None else min_score
-            kept &= scores >= lowest
-            if score_quantile is not None:
-                kept &= scores >= np.nanquantile(scores, score_quantile)
-        for column, bounds in enumerate((semantic_lengths, text_lengths)):
+            kept &= scores >= (-np.inf if filters.min_score is None else filters.min_score)
+            if filters.score_quantile is not None:
+                kept &= scores >= np.nanquantile(scores, filters.score_quantile)
+        for column, bounds in enumerate((filters.semantic_lengths, filters.text_lengths)):
             if bounds is not None:
                 low, high = bounds
                 kept &= self.lengths[:, column] >= (0 if low is None else low)
@@ -205,7 +266,7 @@ class GeneratedAudioTextDataset(Dataset[tuple[Any, ...]]):
         """The decoded shard of this index; `keep` keeps it for later."""
         part = self._parts.get(index)
         if part is None:
-            part = read_part(self.paths[index], self._limits, self._caches)
+            part = self._shards.read(self.paths[index])
             if keep:
                 self._parts[index] = part
         return part
@@ -259,16 +320,6 @@ class GeneratedAudioTextDataset(Dataset[tuple[Any, ...]]):
         return values if self._kept is None else [values[index] for index in cast("list[int]", self._kept.tolist())]
 
 
-def _check_options(columns: tuple[str, ...], on_error: str, score_quantile: float | None) -> None:
-    unknown = [name for name in columns if name not in COLUMNS]
-    if unknown or not columns:
-        raise ValueError(f"columns must be of {', '.join(COLUMNS)}, got {', '.join(map(repr, columns)) or 'none'}")
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-    if score_quantile is not None and not 0 <= score_quantile <= 1:
-        raise ValueError(f"score_quantile must be from 0 to 1, got {score_quantile}")
-
-
 def _count_ids(footer: Footer) -> int:
     """Number of ids in a shard; an empty row counts as 1."""
     first = footer.row_group(0) if footer.num_row_groups else None
@@ -281,7 +332,7 @@ class MockDataset(Dataset[Tensor]):
     """`length` clips of noise, float32 `[1024]` each, in place of audio in examples."""
 
     def __init__(self, length: int):
-        self.length = length
+        self.length = whole_number("length", length, 0)
 
     def __repr__(self) -> str:
         return f"MockDataset({self.length} clips of noise)"

@@ -21,19 +21,14 @@ def legacy_rows(folder: str | Path) -> list[Path]:
     )
 
 
-def read_legacy_rows(
-    paths: Sequence[Path], delimiter_id: int = -1, eos_id: Mapping[str, int] | None = None
+def without_eos(
+    pairs: Sequence[tuple[Tensor, Tensor]], eos_id: Mapping[str, int] | None = None
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Reads rows `[audio.., eos, delimiter, text.., eos]` as semantic and text ids without padding and end-of-sequence.
+    """The semantic and the text ids of pairs from `split_row`, without padding and end-of-sequence.
 
     Args:
-        delimiter_id: stands between audio and text.
         eos_id: end-of-sequence ids of "speech" and "text"; recognised by their places if None.
-
-    Raises:
-        ValueError: a file is not such a row.
     """
-    pairs = [_split_legacy_row(path, delimiter_id) for path in paths]
     semantic, text = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     if eos_id is None:
         speech_eos = _recognise_eos(semantic, 1.0)
@@ -47,8 +42,12 @@ def read_legacy_rows(
     )
 
 
-def _split_legacy_row(path: Path, delimiter_id: int) -> tuple[Tensor, Tensor]:
-    """Reads a row and cuts it at its delimiter; both parts may end with end-of-sequence."""
+def split_row(path: Path, delimiter_id: int = -1) -> tuple[Tensor, Tensor]:
+    """Reads a row `[audio.., eos, delimiter, text.., eos]`, cut at its delimiter; both parts may end with end-of-sequence.
+
+    Raises:
+        ValueError: the file is not such a row.
+    """
     row = load_tensors(path)
     if not isinstance(row, Tensor) or row.ndim != 1 or row.is_floating_point():
         raise ValueError(f"{path} must hold a one-dimensional tensor of ids: remove it from the folder")
@@ -58,7 +57,11 @@ def _split_legacy_row(path: Path, delimiter_id: int) -> tuple[Tensor, Tensor]:
     # If the delimiter equals the padding of audio, the last one is the delimiter: text never holds -1.
     place = int(places[-1 if delimiter_id == SPEECH_PAD_ID else 0])
     audio, text = row[:place].long(), row[place + 1 :].long()
-    return audio[audio != SPEECH_PAD_ID], text[text != TEXT_PAD_ID]
+    audio, text = audio[audio != SPEECH_PAD_ID], text[text != TEXT_PAD_ID]
+    for ids in (audio, text):
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < 2**31:
+            raise ValueError(f"{path} holds ids below 0 or from {2**31} on: remove it from the folder")
+    return audio, text
 
 
 def _recognise_eos(rows: Sequence[Tensor], share: float) -> int | None:

@@ -112,7 +112,11 @@ def read_shard(shard: Path, columns: Sequence[str] = COLUMNS) -> Table:
     try:
         check_sizes(parquet().read_metadata(shard), shard.stat().st_size)
         table = parquet().ParquetFile(shard, memory_map=True).read(columns=list(columns)).select(list(columns))
-        return table.cast(pa.schema([pair_schema().field(name) for name in columns]))
+        table = table.cast(pa.schema([pair_schema().field(name) for name in columns]))
+        if "id" in columns and table["id"].null_count:
+            raise ValueError("it has pairs without an id")
+        table.validate(full=True)  # texts may hold bytes that are not UTF-8
+        return table
     except PermissionError:
         raise
     except (ValueError, pa.ArrowException, OSError, KeyError) as error:

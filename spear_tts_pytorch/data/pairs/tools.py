@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from spear_tts_pytorch.data.arrow import Table, arrow
+from spear_tts_pytorch.data.pairs.shard_writer import ShardWriter, shard_bytes, write_shard
 from spear_tts_pytorch.data.pairs.shards import (
     ID_COLUMNS,
     check_ids,
@@ -31,8 +32,8 @@ from spear_tts_pytorch.data.pairs.shards import (
     update_counts,
     write_metadata,
 )
-from spear_tts_pytorch.data.pairs.writer import ShardWriter, write_shard
 from spear_tts_pytorch.utils.files import copy_whole, whole_folder
+from spear_tts_pytorch.utils.values import absolute_path, one_of, plain, real_number, shown, switch, whole_number
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 ORIGIN = ("model_hash", "options")
@@ -61,8 +62,11 @@ def merge(
         ValueError: folders of different descriptions, an id twice, a shard that cannot be read.
         FileExistsError: `out` exists.
     """
-    if duplicates not in ("refuse", "drop"):
-        raise ValueError(f"duplicates must be 'refuse' or 'drop', got {duplicates!r}")
+    one_of("duplicates", duplicates, ("refuse", "drop"))
+    mixed = switch("mixed", mixed)
+    if isinstance(folders, (str, Path)) or not isinstance(cast(object, folders), Sequence):
+        raise TypeError(f"folders must be a list of folders, got {shown(folders)}")
+    folders, out = [absolute_path("folders", folder) for folder in folders], absolute_path("out", out)
     if not folders:
         raise ValueError("folders is empty: there is nothing to merge")
     shards = [shard for folder in folders for shard in _shards(folder)]
@@ -92,8 +96,8 @@ def deduplicate(folder: str | Path, out: str | Path, *, by: Literal["id", "conte
         ValueError: a shard cannot be read.
         FileExistsError: `out` exists.
     """
-    if by not in ("id", "contents"):
-        raise ValueError(f"by must be 'id' or 'contents', got {by!r}")
+    one_of("by", by, ("id", "contents"))
+    folder, out = absolute_path("folder", folder), absolute_path("out", out)
     shards = _shards(folder)
     return _write_kept(shards, _first_of_each(shards, by), out, read_metadata(folder))
 
@@ -123,6 +127,8 @@ def split(
             read.
         FileExistsError: `out` exists.
     """
+    folder, out, seed = absolute_path("folder", folder), absolute_path("out", out), whole_number("seed", seed, 0)
+    rows_per_shard = whole_number("rows_per_shard", rows_per_shard, 1)
     shards = _shards(folder)
     rows: list[int] = [read_footer(shard).num_rows for shard in shards]
     counts = _part_sizes(parts, sum(rows))
@@ -163,6 +169,9 @@ def stats(folder: str | Path, *, ids_per_second: float | None = None) -> dict[st
     Raises:
         FileNotFoundError: there are no pairs.
     """
+    if ids_per_second is not None:
+        ids_per_second = real_number("ids_per_second", ids_per_second, above=0, also=" or None")
+    folder = absolute_path("folder", folder)
     shards, metadata = _shards(folder), read_metadata(folder)
     limits = id_limits(*(metadata.get(f"num_{kind}_token_ids") for kind in ("semantic", "text")))
     lengths: dict[str, list[np.ndarray]] = {name: [] for name in ID_COLUMNS}
@@ -229,16 +238,21 @@ def _common_metadata(folders: Sequence[str | Path], mixed: bool) -> dict[str, An
 
 def _part_sizes(parts: Mapping[str, float | int], total: int) -> list[int]:
     """Number of pairs of each part; raises ValueError if the parts are not possible."""
+    if not isinstance(cast(object, parts), Mapping):
+        raise TypeError(f"parts must be shares or numbers of pairs by name, got {shown(parts)}")
     for name in parts:
+        if not isinstance(cast(object, name), str):
+            raise TypeError(f"parts must have names of folders, got {shown(name)}")
         if not name or name in (".", "..") or set(name) & set("/\\"):
             raise ValueError(f"{name!r} is no name of a folder: choose names such as train or valid")
-    values = list(parts.values())
-    if not values or min(values) <= 0 or len({isinstance(value, int) for value in values}) > 1:
+    values = [plain(value) for value in parts.values()]
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 for value in values)
+    if not values or not numbers or len({isinstance(value, int) for value in values}) > 1:
         raise ValueError(f"parts must be shares (floats) or numbers of pairs (integers) above 0, got {dict(parts)}")
     counts = [value for value in values if isinstance(value, int)]
     if not counts:
         ends = np.cumsum(values)
-        if ends[-1] > 1 + 1e-9:
+        if not ends[-1] <= 1 + 1e-9:
             raise ValueError(f"the shares of parts must add up to 1 or less, got {float(ends[-1]):g}")
         counts = cast("list[int]", np.diff([0, *np.round(ends * total).astype(int)]).tolist())
     if sum(counts) > total or min(counts) < 1:
@@ -302,7 +316,7 @@ def _write_kept(
             if mask.all() and read_footer(shard).schema.to_arrow_schema().equals(pair_schema()):
                 copy_whole(shard, path)
             else:
-                write_shard(path, _filter(read_shard(shard), mask))
+                write_shard(path, shard_bytes(_filter(read_shard(shard), mask)))
             number += 1
         write_metadata(temporary, metadata or describe())
         update_counts(temporary)

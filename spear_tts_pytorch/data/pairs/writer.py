@@ -5,7 +5,6 @@ In: semantic ids `[n]` and text ids `[m]`, one pair, many pairs or a table at a 
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any, cast
 import numpy as np
 from torch import Tensor
 
-from spear_tts_pytorch.data.arrow import Table, arrow, parquet_bytes
+from spear_tts_pytorch.data.arrow import Table, arrow
 from spear_tts_pytorch.data.pairs.legacy import legacy_rows
+from spear_tts_pytorch.data.pairs.shard_writer import Row, ShardWriter
 from spear_tts_pytorch.data.pairs.shards import (
     COLUMNS,
     DATASET_NAME,
@@ -28,97 +28,14 @@ from spear_tts_pytorch.data.pairs.shards import (
     list_shards,
     pair_schema,
     pair_table,
-    ragged,
     read_column,
     read_metadata,
-    shard_name,
-    shard_numbers,
     update_counts,
     write_metadata,
 )
-from spear_tts_pytorch.utils.files import write_whole
+from spear_tts_pytorch.utils.values import absolute_path, plain, shown, whole_number
 
 Ids = Tensor | Sequence[int] | np.ndarray
-
-
-def write_shard(path: Path, table: Table) -> None:
-    """Writes a table as a shard, which appears whole.
-
-    Raises:
-        FileExistsError: the shard exists.
-        OSError: it could not be written; the message names the folder.
-    """
-    try:
-        write_whole(path, parquet_bytes(table, "zstd"), replace=False)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"{error.strerror}; {path.name} was not written to {path.parent}. Earlier shards there are complete: make room "
-            "(or choose another folder) and start again",
-        ) from error
-
-
-class ShardWriter:
-    """Cuts tables of pairs into shards of a folder. It checks no ids and does not write dataset.json.
-
-    Args:
-        folder: must exist.
-        rank: number of this process.
-        rows_per_shard: pairs after which a shard is complete.
-        bytes_per_shard: bytes of ids, 4 for each id, after which a shard is complete; None sets no bound.
-    """
-
-    def __init__(self, folder: Path, rank: int = 0, rows_per_shard: int = 10_000, bytes_per_shard: int | None = None):
-        for name, value in (("rows_per_shard", rows_per_shard), ("bytes_per_shard", bytes_per_shard)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        self.folder, self.rank = folder, rank
-        self.rows_per_shard, self.bytes_per_shard = rows_per_shard, bytes_per_shard
-        own = [number for r, number in map(shard_numbers, list_shards(folder)) if r == rank]
-        self.next_shard = max(own, default=-1) + 1
-        self.pending: list[Table] = []  # tables of the next shard, not yet written
-        self.rows = 0  # pairs in them
-        self.bytes = 0  # bytes of ids in them
-
-    def is_full(self, rows: int, bytes: int) -> bool:
-        """Whether this many pairs, or bytes of ids, make a shard."""
-        return rows >= self.rows_per_shard or (self.bytes_per_shard is not None and bytes >= self.bytes_per_shard)
-
-    def write(self, table: Table) -> None:
-        """Adds pairs. They are on disk when their shard is written; if that fails, they stay pending."""
-        (_, semantic), (_, text) = (ragged(table.column(name)) for name in ID_COLUMNS)
-        ends = 4 * (semantic + text)  # bytes of ids before each row, int64 `[rows + 1]`
-        start = 0
-        try:
-            while start < len(table):
-                stop = min(len(table), start + max(1, self.rows_per_shard - self.rows))
-                if self.bytes_per_shard is not None:  # up to the row that reaches the bound
-                    reached = int(np.searchsorted(ends, int(ends[start]) + self.bytes_per_shard - self.bytes))
-                    stop = min(stop, max(start + 1, reached))
-                self._hold(table.slice(start, stop - start), int(ends[stop] - ends[start]))
-                start = stop
-                if self.is_full(self.rows, self.bytes):
-                    self.flush()
-        except OSError:
-            self._hold(table.slice(start), int(ends[-1] - ends[start]))
-            raise
-
-    def _hold(self, table: Table, bytes: int) -> None:
-        self.pending.append(table)
-        self.rows, self.bytes = self.rows + len(table), self.bytes + bytes
-
-    def flush(self) -> None:
-        """Writes the pending pairs as a shard; if that fails, they stay pending."""
-        if self.pending:
-            table, written = arrow().concat_tables(self.pending), False
-            while not written:
-                with contextlib.suppress(FileExistsError):  # another writer took this number: try the next
-                    write_shard(self.folder / shard_name(self.rank, self.next_shard), table)
-                    written = True
-                self.next_shard += 1
-            self.pending, self.rows, self.bytes = [], 0, 0
 
 
 class PairWriter:
@@ -153,16 +70,24 @@ class PairWriter:
         rows_per_shard: int = 10_000,
         bytes_per_shard: int | None = None,
     ):
-        self.folder, self.rank = Path(folder), rank
-        self.limits = id_limits(num_semantic_token_ids, num_text_token_ids)
+        self.folder = absolute_path("folder", folder)
+        self.rank = whole_number("rank", rank, 0)
+        vocabularies = (
+            None if number is None else whole_number(name, number, 1)
+            for name, number in (
+                ("num_semantic_token_ids", num_semantic_token_ids),
+                ("num_text_token_ids", num_text_token_ids),
+            )
+        )
+        semantic, text = vocabularies
+        self.limits = id_limits(semantic, text)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.shards = ShardWriter(self.folder, rank, rows_per_shard, bytes_per_shard)
-        if rank == 0:
-            self._open(describe(num_semantic_token_ids, num_text_token_ids, unique_consecutive, model_hash, options))
-        for path in self.folder.glob(f".pairs-{rank:05d}-*.tmp"):  # left by killed writers of this rank
+        self.shards = ShardWriter(self.folder, self.rank, rows_per_shard, bytes_per_shard)
+        if self.rank == 0:
+            self._open(describe(semantic, text, unique_consecutive, model_hash, options))
+        for path in self.folder.glob(f".pairs-{self.rank:05d}-*.tmp"):  # left by killed writers of this rank
             if time.time() - path.stat().st_mtime > 3600:
                 path.unlink(missing_ok=True)
-        self._clear()
 
     def _open(self, description: dict[str, Any]) -> None:
         shards = list_shards(self.folder)
@@ -174,10 +99,6 @@ class PairWriter:
             raise ValueError(f"{self.folder} holds pairs of another kind ({different}): write to another folder")
         if not old:
             write_metadata(self.folder, {**description, "counts": {"pairs": 0, "shards": 0}})
-
-    def _clear(self) -> None:
-        self._rows: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-        self._bytes = 0
 
     def write(
         self,
@@ -200,22 +121,20 @@ class PairWriter:
             source: origin of the pair, such as "generated" or "real".
 
         Raises:
-            ValueError: ids out of range or of the wrong shape.
+            TypeError, ValueError: ids out of range or of the wrong shape, a name or text that UTF-8 does not hold, a score
+                that is no number. The pair is left out; those before it and after it are kept.
         """
-        score = None if score is None else float(score)
-        arrays: list[np.ndarray] = []
-        for name, ids in zip(ID_COLUMNS, (semantic_ids, text_ids), strict=True):
-            arrays.append(np.copy(_array(ids, name, id)))
+        id = str(id)
+        arrays = [
+            np.copy(_array(ids, name, id)) for name, ids in zip(ID_COLUMNS, (semantic_ids, text_ids), strict=True)
+        ]
         for name, array in zip(ID_COLUMNS, arrays, strict=True):
             low, high = self.limits[name]
             if array.size and (array.min() < low or (high is not None and array.max() >= high)):
-                check_ids(pair_table(_columns([id], [arrays[0]], [arrays[1]], None, None, source)), self.limits)
-        for name, value in zip(COLUMNS, (str(id), *arrays, text, score, source), strict=True):
-            self._rows[name].append(value)
-        self._bytes += sum(array.nbytes for array in arrays)
-        rows = len(self._rows["id"])
-        if self.shards.is_full(self.shards.rows + rows, self.shards.bytes + self._bytes):
-            self._hand_over()
+                check_ids(pair_table(_columns([id], [arrays[0]], [arrays[1]], None, None, "")), self.limits)
+        row: Row = (id, arrays[0], arrays[1], text, _score(score, id), source)
+        check_words(row)
+        self.shards.add(row)
 
     def write_many(
         self,
@@ -237,6 +156,11 @@ class PairWriter:
             scores,
             source,
         )
+        try:
+            "".join([*ids, *(text for text in columns["text"] if text is not None), source]).encode()
+        except (TypeError, UnicodeEncodeError):
+            for row in zip(*columns.values(), strict=True):
+                check_words(cast(Row, row))
         self.write_table(pair_table(columns))
 
     def write_table(self, table: Table) -> None:
@@ -250,21 +174,19 @@ class PairWriter:
             raise ValueError(
                 f"the table has no column {sorted(missing)[0]!r}: a table of pairs has {', '.join(COLUMNS)}"
             )
-        table = table.select(list(COLUMNS)).cast(pair_schema())
+        try:
+            table = table.select(list(COLUMNS)).cast(pair_schema())
+        except arrow().ArrowException as error:
+            raise ValueError(
+                f"the table holds no pairs ({error}): it must have the types of {pair_schema()}"
+            ) from error
+        if table["id"].null_count:
+            raise ValueError("the table has pairs without an id: give every pair a name of its own")
         check_ids(table, self.limits)
-        self._hand_over()
         self.shards.write(table)
-
-    def _hand_over(self) -> None:
-        """Gives the collected pairs to the shards."""
-        if self._rows["id"]:
-            table = pair_table(self._rows)
-            self._clear()
-            self.shards.write(table)
 
     def flush(self) -> None:
         """Writes the pending pairs as a shard."""
-        self._hand_over()
         self.shards.flush()
 
     def close(self) -> None:
@@ -280,13 +202,40 @@ class PairWriter:
         self.close()  # also after an exception: the pairs written before it are kept
 
 
+def check_words(row: Row) -> None:
+    """Raises TypeError or ValueError for a name, text or source of a pair that a shard cannot hold."""
+    for name, value in (("id", row[0]), ("text", row[3]), ("source", row[5])):
+        if value is None and name == "text":
+            continue
+        if not isinstance(cast(object, value), str):
+            raise TypeError(f"{name} of the pair {row[0]!r} must be a string, got {shown(value)}")
+        try:
+            cast(str, value).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{name} of the pair {row[0]!r} is not Unicode text, got {shown(value)} ({error.reason}): rename or change it"
+            ) from error
+
+
+def _score(score: object, id: str) -> float | None:
+    number = plain(score)
+    if number is not None and (not isinstance(number, (int, float)) or isinstance(number, bool)):
+        raise TypeError(f"score of the pair {id!r} must be a number or None, got {shown(score)}")
+    return None if number is None else float(number)
+
+
 def _array(ids: Ids, name: str, id: str) -> np.ndarray:
     """Ids as int32 `[n]`; raises ValueError if they are of another shape or kind."""
-    array = np.asarray(ids.cpu() if isinstance(ids, Tensor) else ids)
+    try:
+        array = np.asarray(ids.detach().cpu() if isinstance(ids, Tensor) else ids)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{name} of the pair {id!r} must be integers [n] ({error})") from error
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(f"{name} of the pair {id!r} must be integers [n], got {array.dtype} {list(array.shape)}")
-    if array.size and array.dtype.itemsize >= 4 and array.dtype != np.int32 and array.max() >= 2**31:
-        raise ValueError(f"{name} of the pair {id!r} holds {array.max()}, but ids must be below {2**31}")
+    if array.size and array.dtype.itemsize >= 4 and array.dtype != np.int32:
+        far = array.max() if array.max() >= 2**31 else array.min()
+        if not -(2**31) <= far < 2**31:
+            raise ValueError(f"{name} of the pair {id!r} holds {far}, but ids must be at least 0 and below {2**31}")
     return array.astype(np.int32, copy=False)
 
 
@@ -300,8 +249,10 @@ def _columns(
 ) -> dict[str, Sequence[Any]]:
     """The columns of a shard by name."""
     none = [None] * len(ids)
-    texts, scores = none if texts is None else texts, none if scores is None else scores
-    columns = (ids, semantic_ids, text_ids, texts, cast("Sequence[Any]", scores), [source] * len(ids))
+    if scores is not None and not (isinstance(scores, np.ndarray) and scores.dtype.kind == "f"):
+        scores = [_score(score, id) for score, id in zip(scores, ids, strict=True)]
+    columns: list[Sequence[Any]] = [ids, semantic_ids, text_ids, none if texts is None else texts]
+    columns += [none if scores is None else cast("Sequence[Any]", scores), [source] * len(ids)]
     return dict(zip(COLUMNS, columns, strict=True))
 
 

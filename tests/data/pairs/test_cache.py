@@ -1,6 +1,8 @@
 """Decoded shards: which folders are mapped, where the files are, several processes, changed and broken files."""
 
+import json
 import os
+import shutil
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pair_rows import as_lists, fill, needs_fork, row
 
-from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset, PairWriter, list_shards
+from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset, PairWriter, list_shards, write_pairs
 from spear_tts_pytorch.data.pairs import dataset as pairs_module
 from spear_tts_pytorch.data.pairs.cache import CACHE_NAME
 from spear_tts_pytorch.data.pairs.shards import pair_schema, read_shard
@@ -135,3 +137,41 @@ def test_a_full_disk_under_a_reader(tmp_path, small_disk, monkeypatch):
     assert not list((tmp_path / "p" / CACHE_NAME).iterdir())
     small_disk()
     assert dataset[3][0].tolist() == row(3)[0]
+
+
+@pytest.mark.parametrize("how", ["replaced", "in place"])
+def test_a_shard_with_other_contents_of_the_same_size_and_time(tmp_path, mapped, how):
+    def fill_with(folder, id_):
+        write_pairs(folder, [([id_] * 4, [1])], num_semantic_token_ids=9, num_text_token_ids=9)
+        return list_shards(folder)[0]
+
+    shard, other = fill_with(tmp_path / "a", 3), fill_with(tmp_path / "b", 4)
+    assert GeneratedAudioTextDataset(tmp_path / "a")[0][0].tolist() == [3] * 4
+    state = shard.stat()
+    assert other.stat().st_size == state.st_size
+    if how == "replaced":
+        os.replace(other, shard)
+    else:
+        shard.write_bytes(other.read_bytes())
+    os.utime(shard, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert GeneratedAudioTextDataset(tmp_path / "a")[0][0].tolist() == [4] * 4
+    assert len(decoded(tmp_path / "a")) == 1
+
+
+def test_a_copied_folder_keeps_its_decoded_files(tmp_path, mapped):
+    fill(tmp_path / "a", rows=7)
+    as_lists(GeneratedAudioTextDataset(tmp_path / "a"))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")  # with other times
+    before = (tmp_path / "b" / CACHE_NAME / decoded(tmp_path / "b")[0]).stat().st_mtime_ns
+    assert as_lists(GeneratedAudioTextDataset(tmp_path / "b")) == [row(number) for number in range(7)]
+    assert decoded(tmp_path / "a") == decoded(tmp_path / "b")
+    assert (tmp_path / "b" / CACHE_NAME / decoded(tmp_path / "b")[0]).stat().st_mtime_ns == before
+
+
+def test_a_smaller_vocabulary_is_checked_again(tmp_path, mapped):
+    write_pairs(tmp_path, [([8], [1])], num_semantic_token_ids=9, num_text_token_ids=9)
+    GeneratedAudioTextDataset(tmp_path)[0]
+    metadata = json.loads((tmp_path / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps({**metadata, "num_semantic_token_ids": 5}))
+    with pytest.raises(ValueError, match="holds 8, ids are 0 to 4"):
+        GeneratedAudioTextDataset(tmp_path)[0]

@@ -81,7 +81,7 @@ def test_filters(tmp_path):
     assert kept(ids={f"u{n}" for n in range(20)}, text_lengths=(None, 0), min_score=-1.2) == [0, 5, 10]
     with pytest.raises(ValueError, match="no pair that passes the filters, of 40"):
         kept(min_score=1.0)
-    with pytest.raises(ValueError, match="score_quantile must be from 0 to 1, got 20"):
+    with pytest.raises(ValueError, match="score_quantile must be at least 0 and at most 1, got 20"):
         kept(score_quantile=20)
 
 

@@ -52,3 +52,16 @@ def test_filters_of_old_rows(tmp_path):
     assert GeneratedAudioTextDataset(tmp_path, ids=["1"])[0][1].tolist() == [7, 9]
     with pytest.raises(ValueError, match="holds no scores"):
         GeneratedAudioTextDataset(tmp_path, min_score=-1.0)
+
+
+def test_a_bad_old_row_is_left_out_alone_when_asked(tmp_path):
+    for number, values in enumerate([[3, 4, -1, 7], [5, 6], [2**40, -1, 7], [8, -1, -7], [6, -1, 1]]):
+        torch.save(torch.tensor(values), tmp_path / f"{number}.pt")
+    (tmp_path / "9.pt").write_bytes(b"not a tensor")
+    with pytest.raises(ValueError, match="1.pt has no delimiter"):
+        GeneratedAudioTextDataset(tmp_path)
+    with pytest.warns(UserWarning, match="left out: .*pt") as warned:
+        dataset = GeneratedAudioTextDataset(tmp_path, on_error="skip")
+    assert (dataset.ids, as_lists(dataset)) == (["0", "4"], [([3, 4], [7]), ([6], [1])])
+    assert len(dataset.skipped) == len(warned) == 4
+    assert "2.pt holds ids below 0 or from 2147483648 on" in dataset.skipped[1] and warned[0].filename == __file__

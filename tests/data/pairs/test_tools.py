@@ -108,7 +108,7 @@ def test_deduplicate(tmp_path):
     assert counts(tmp_path / "contents") == {"pairs": 5, "shards": 3}
     scores = GeneratedAudioTextDataset(tmp_path / "contents").column("score")
     assert scores == [0.0, -2.0, -3.0, -5.0, -6.0]  # whole rows move
-    with pytest.raises(ValueError, match="by must be 'id' or 'contents', got 'text'"):
+    with pytest.raises(ValueError, match="by must be one of id, contents, got 'text'"):
         deduplicate(tmp_path / "p", tmp_path / "text", by="text")
 
 

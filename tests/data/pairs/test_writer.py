@@ -51,6 +51,47 @@ def test_ids_are_checked_when_written(tmp_path):
             writer.write("x", semantic_ids, text_ids)
 
 
+BAD_ROWS = [
+    (dict(id="caf\udce9"), ValueError, "id of the pair .* is not Unicode text"),
+    (dict(text="\ud800"), ValueError, "text of the pair 'bad' is not Unicode text"),
+    (dict(source="\udce9"), ValueError, "source of the pair .* is not Unicode text"),
+    (dict(text=b"x"), TypeError, "text of the pair 'bad' must be a string, got b'x'"),
+    (dict(score="high"), TypeError, "score of the pair 'bad' must be a number or None, got 'high'"),
+    (dict(text_ids=["a"]), ValueError, r"text_ids of the pair 'bad' must be integers \[n\]"),
+    (dict(text_ids=None), ValueError, r"text_ids of the pair 'bad' must be integers \[n\]"),
+    (dict(text_ids=[1, [2]]), ValueError, r"text_ids of the pair 'bad' must be integers \[n\]"),
+    (dict(semantic_ids=[2**70]), ValueError, r"semantic_ids of the pair 'bad' (must be integers|holds)"),
+    (dict(semantic_ids=[-(2**40)]), ValueError, "semantic_ids of the pair 'bad' holds -1099511627776"),
+]
+
+
+@pytest.mark.parametrize("bad, error, message", BAD_ROWS)
+@pytest.mark.parametrize("together", [False, True])
+def test_a_bad_row_is_refused_alone(tmp_path, bad, error, message, together):
+    row = {"id": "bad", "semantic_ids": [1], "text_ids": [1], "text": None, "score": None, "source": "real", **bad}
+    with PairWriter(tmp_path) as writer:
+        for number in range(3):
+            writer.write(f"u{number}", [number], [1])
+            with pytest.raises(error, match=message):
+                if together:
+                    names = ("id", "semantic_ids", "text_ids", "text", "score")
+                    columns = ([{"id": "good", "semantic_ids": [1], "text_ids": [1]}.get(n), row[n]] for n in names)
+                    ids, semantic, text_ids, texts, scores = columns
+                    writer.write_many(ids, semantic, text_ids, texts=texts, scores=scores, source=row["source"])
+                else:
+                    writer.write(row.pop("id"), row.pop("semantic_ids"), row.pop("text_ids"), **row)
+            row = {
+                "id": "bad",
+                "semantic_ids": [1],
+                "text_ids": [1],
+                "text": None,
+                "score": None,
+                "source": "real",
+                **bad,
+            }
+    assert as_lists(GeneratedAudioTextDataset(tmp_path)) == [([number], [1]) for number in range(3)]
+
+
 def test_pairs_of_another_kind_are_refused(tmp_path):
     write_rows(tmp_path, unique_consecutive=True)
     for changed in ({"unique_consecutive": False}, {"num_text_token_ids": 31}, {"options": {"beam_size": 4}}):

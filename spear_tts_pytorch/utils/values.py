@@ -1,0 +1,190 @@
+"""Checks arguments of public constructors one by one: a wrong one is refused by its name and value.
+
+In: the name of an argument and its value. Out: a plain Python value. NumPy scalars, and arrays and tensors without
+dimensions, count as the numbers that they hold.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sized
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+import numpy as np
+from torch import Tensor
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+
+def plain(value: Any) -> Any:
+    """The Python value of a NumPy scalar, or of an array or a tensor without dimensions; any other value as it is."""
+    if isinstance(value, np.generic) or (isinstance(value, (np.ndarray, Tensor)) and value.ndim == 0):
+        return cast(Any, value).item()
+    return cast(Any, value)
+
+
+def shown(value: object) -> str:
+    """A value as an error message shows it, in at most some 100 characters."""
+    words = " ".join(repr(value).split())
+    return words if len(words) <= 100 else f"{words[:97]}..."
+
+
+def whole_number(name: str, value: object, least: int | None = None, most: int | None = None, *, also: str = "") -> int:
+    """A whole number from `least` to `most`; None sets no bound. `also` names other choices in messages.
+
+    Raises:
+        TypeError: the value is no whole number.
+        ValueError: it is out of range.
+    """
+    number: Any = plain(value)
+    is_whole = isinstance(number, Integral) and not isinstance(number, bool)
+    found = int(cast(int, number)) if is_whole else None
+    shows_most = most is not None and (most <= 1000 or (found is not None and found > most))
+    words = _range(least, most if shows_most else None) + also
+    if found is None:
+        raise TypeError(f"{name} must be a whole number{words}, got {shown(value)}")
+    if (least is not None and found < least) or (most is not None and found > most):
+        raise ValueError(f"{name} must be{words}, got {shown(found)}")
+    return found
+
+
+def real_number(
+    name: str,
+    value: object,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    also: str = "",
+) -> float:
+    """A finite number from `least` to `most`, above `above` and below `below`; None sets no bound.
+
+    `also` names other choices in messages.
+
+    Raises:
+        TypeError: the value is no number.
+        ValueError: it is not finite, or out of range.
+    """
+    number = plain(value)
+    words = _range(least, most, above, below) + also
+    if not isinstance(number, Real) or isinstance(number, bool):
+        raise TypeError(f"{name} must be a number{words}, got {shown(value)}")
+    try:
+        number = float(number)
+    except OverflowError:
+        number = math.inf
+    inside = (
+        math.isfinite(number)
+        and (least is None or number >= least)
+        and (most is None or number <= most)
+        and (above is None or number > above)
+        and (below is None or number < below)
+    )
+    if not inside:
+        kind = "" if math.isfinite(number) and words else " a finite number"
+        raise ValueError(f"{name} must be{kind}{words}, got {shown(plain(value))}")
+    return number
+
+
+def switch(name: str, value: object, *, also: str = "") -> bool:
+    """True or False. `also` names other choices in messages.
+
+    Raises:
+        TypeError: the value is anything else.
+    """
+    flag = plain(value)
+    if not isinstance(flag, bool):
+        raise TypeError(f"{name} must be True or False{also}, got {shown(value)}")
+    return flag
+
+
+def absolute_path(name: str, value: object, *, also: str = "") -> Path:
+    """A path that stays the same when the working folder changes. `also` names other choices in messages.
+
+    Raises:
+        TypeError: the value is no path.
+        ValueError: it holds a zero character.
+    """
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(cast(Any, value)), str):
+        raise TypeError(f"{name} must be a path{also}, got {shown(cast(object, value))}")
+    path = Path(cast("str | os.PathLike[str]", value))
+    if "\0" in str(path):
+        raise ValueError(f"{name} must be a path, got {shown(str(path))}: leave out the zero character")
+    return path.absolute()
+
+
+def instance(name: str, value: object, kind: type[T]) -> T:
+    """An object of a class.
+
+    Raises:
+        TypeError: the value is of another class.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}, got {shown(value)}")
+    return value
+
+
+def one_of(name: str, value: object, choices: tuple[str, ...]) -> str:
+    """One of some words.
+
+    Raises:
+        ValueError: the value is another.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {shown(value)}")
+    return value
+
+
+def number_of_items(name: str, dataset: object) -> int:
+    """The number of items of a dataset.
+
+    Raises:
+        TypeError: the value is no dataset with a length.
+    """
+    if not isinstance(dataset, (str, bytes, Mapping)) and hasattr(dataset, "__getitem__"):
+        try:
+            return len(cast(Sized, dataset))
+        except (TypeError, NotImplementedError):
+            pass
+    raise TypeError(
+        f"{name} must be a dataset with a length and numbered items, such as a list, got {shown(cast(object, dataset))}"
+    )
+
+
+class Fixed(Generic[V]):
+    """An attribute that is assigned once, by the constructor. Assigning again raises AttributeError."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, holder: object, owner: type | None = None) -> V:
+        if holder is None:  # read from the class
+            return cast(V, self)
+        if self.name not in holder.__dict__:
+            raise AttributeError(f"{type(holder).__name__} has no attribute {self.name!r} yet")
+        return holder.__dict__[self.name]
+
+    def __set__(self, holder: object, value: V) -> None:
+        if self.name in holder.__dict__:
+            kind = type(holder).__name__
+            raise AttributeError(
+                f"{self.name} of a {kind} cannot be changed: make another with {self.name}={shown(value)}"
+            )
+        holder.__dict__[self.name] = value
+
+
+def _range(
+    least: float | None = None, most: float | None = None, above: float | None = None, below: float | None = None
+) -> str:
+    """A range in words, with a space before them."""
+    words = [
+        f"{word} {bound:,}" if isinstance(bound, int) and abs(bound) >= 10**4 else f"{word} {bound}"
+        for word, bound in (("at least", least), ("above", above), ("at most", most), ("below", below))
+        if bound is not None
+    ]
+    return f" {' and '.join(words)}" if words else ""

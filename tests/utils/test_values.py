@@ -1,0 +1,108 @@
+"""Checks of single arguments: what counts as a number, names and values in errors, attributes that stay."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spear_tts_pytorch.utils.values import (
+    Fixed,
+    absolute_path,
+    instance,
+    number_of_items,
+    one_of,
+    real_number,
+    shown,
+    switch,
+    whole_number,
+)
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("three", [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3)])
+def test_numbers_of_numpy_and_torch_are_numbers(three):
+    for number in (whole_number("n", three, 1, 3), real_number("x", three, above=2.5)):
+        assert number == 3 and type(number) in (int, float)
+
+
+def test_floats_and_switches_of_numpy_and_torch():
+    for half in (0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5)):
+        assert real_number("x", half, 0, below=1) == 0.5
+    for yes in (True, np.bool_(True), torch.tensor(True)):
+        assert switch("s", yes) is True
+
+
+@pytest.mark.parametrize("value", ["3", None, True, np.bool_(True), 2.5, [3], np.array([3]), torch.tensor([3]), 3j])
+def test_other_kinds_are_refused_by_name_and_value(value):
+    with pytest.raises(TypeError, match="^n must be a whole number at least 1, got ") as found:
+        whole_number("n", value, 1)
+    assert str(found.value).endswith(f"got {shown(value)}")
+    if value != 2.5:
+        with pytest.raises(TypeError, match="^x must be a number above 0 or None, got "):
+            real_number("x", value, above=0, also=" or None")
+    if not isinstance(value, (bool, np.bool_)):
+        with pytest.raises(TypeError, match="^s must be True or False, got "):
+            switch("s", value)
+
+
+def test_ranges():
+    for value in (0, -(10**30)):
+        with pytest.raises(ValueError, match=f"^n must be at least 1, got {value}$"):
+            whole_number("n", value, 1, 2**63)
+    with pytest.raises(
+        ValueError, match="^n must be at least 1 and at most 9,223,372,036,854,775,808, got 10000000000"
+    ):
+        whole_number("n", 10**30, 1, 2**63)
+    for value in (NAN, INF, -INF, 10**400):
+        with pytest.raises(ValueError, match="^x must be a finite number at least 0 and below 1, got "):
+            real_number("x", value, 0, below=1)
+    with pytest.raises(ValueError, match="^x must be at least 0 and below 1, got 1.0$"):
+        real_number("x", 1.0, 0, below=1)
+    assert (real_number("x", 1, 0, 1), whole_number("n", -5)) == (1.0, -5)
+
+
+def test_words_objects_and_datasets():
+    assert one_of("kind", "a", ("a", "b")) == "a"
+    for value in ("c", None, 3, ["a"], np.array(["a"])):
+        with pytest.raises(ValueError, match="^kind must be one of a, b, got "):
+            one_of("kind", value, ("a", "b"))
+    assert instance("model", 3, int) == 3
+    with pytest.raises(TypeError, match="^model must be a Module, got 'x'$"):
+        instance("model", "x", torch.nn.Module)
+    assert number_of_items("d", [1, 2]) == number_of_items("d", torch.zeros(2, 3)) == 2
+    for value in ("ab", b"ab", {0: 1}, iter([1]), 3, None, torch.tensor(3), {1, 2}):
+        with pytest.raises(TypeError, match="^d must be a dataset with a length and numbered items, such as a list"):
+            number_of_items("d", value)
+
+
+def test_paths_do_not_depend_on_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = absolute_path("folder", "x")
+    assert path == tmp_path / "x" == absolute_path("folder", Path("x"))
+    os.chdir("/")
+    assert path == tmp_path / "x"
+    for value in (3, None, b"x", ["x"], True):
+        with pytest.raises(TypeError, match="^folder must be a path, got "):
+            absolute_path("folder", value)
+    with pytest.raises(ValueError, match="^folder must be a path, got .*: leave out the zero character"):
+        absolute_path("folder", "a\0b")
+
+
+def test_long_values_are_cut():
+    assert len(shown("x" * 1000)) == 100 and shown("a\nb") == r"'a\nb'"
+
+
+def test_fixed_attributes_are_assigned_once():
+    class Holder(torch.nn.Module):
+        share = Fixed[float]()
+
+    holder = Holder()
+    with pytest.raises(AttributeError):
+        holder.share  # noqa: B018 (reading is the test)
+    holder.share = 0.5
+    with pytest.raises(AttributeError, match=r"share of a Holder cannot be changed: make another with share=0\.7"):
+        holder.share = 0.7
+    assert holder.share == 0.5 and isinstance(Holder.share, Fixed)
