@@ -105,6 +105,8 @@ class ModelConfig:
         for name in ("ff_mult", "text_position_rate", "align_reg_logsumexp_pool_temp"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if not math.isfinite(self.align_reg_loss_weight):
+            raise ValueError(f"align_reg_loss_weight must be a finite number, got {self.align_reg_loss_weight}")
         if max(self.dim * self.ff_mult, self.heads * self.dim_head) >= 2**31:
             raise ValueError(
                 f"dim {self.dim} with ff_mult {self.ff_mult}, and heads {self.heads} with dim_head {self.dim_head}, must "

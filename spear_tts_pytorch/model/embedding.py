@@ -10,14 +10,14 @@ id i is at `i / (1 - p)`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spear_tts_pytorch.nn.rotary import sinusoids
-from spear_tts_pytorch.tokens import Modality, Vocabulary
+from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary
 
 PRIOR_WIDTH, PRIOR_SPREAD, PRIOR_FLOOR = 5.0, 0.1, 8.0
 
@@ -34,6 +34,15 @@ class Embedder(Protocol):
 
     @property
     def vocabulary(self) -> Mapping[Modality, Vocabulary]: ...
+
+
+def initialise(model: Embedder, last_gain: nn.Parameter) -> None:
+    """Small tied embeddings and a small last gain: logits near 0, so a first loss of ln(vocabulary) at any width."""
+    for modality in MODALITIES:
+        table = cast(nn.Embedding, model.token_emb[modality]).weight
+        nn.init.normal_(table, std=table.shape[1] ** -0.5)
+        nn.init.normal_(model.start_token[modality], std=table.shape[1] ** -0.5)
+    nn.init.constant_(last_gain, min(1.0, 4 * len(last_gain) ** -0.5))
 
 
 def position_rate(model: Embedder, modality: Modality) -> float:

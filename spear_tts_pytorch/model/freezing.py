@@ -11,6 +11,7 @@ from torch import nn
 
 from spear_tts_pytorch.nn.transformer import Transformer
 from spear_tts_pytorch.tokens import Modality
+from spear_tts_pytorch.utils.values import whole_number
 
 
 class Freezable(Protocol):
@@ -73,6 +74,5 @@ def _freeze_emb(model: Freezable, modality: Modality) -> None:
 
 def _encoder_layers(model: Freezable, layer: int) -> nn.ModuleList:
     layers = model.source_transformer.layers
-    if not isinstance(layer, int) or not 0 <= layer <= len(layers):
-        raise ValueError(f"layer must be 0 to {len(layers)}, the encoder's depth; got {layer}")
+    whole_number("layer", layer, 0, len(layers), also=" (the encoder's depth)")
     return layers

@@ -20,7 +20,7 @@ from spear_tts_pytorch.decoding import accelerate, batching, stream
 from spear_tts_pytorch.decoding import generate as generation
 from spear_tts_pytorch.decoding import score as scoring
 from spear_tts_pytorch.decoding.accelerate import Acceleration
-from spear_tts_pytorch.model import embedding, freezing, heads, inputs, pretrained, saving
+from spear_tts_pytorch.model import attributes, embedding, freezing, heads, inputs, pretrained, saving
 from spear_tts_pytorch.model.config import ModelConfig, ModelKeywords, vocabulary_size
 from spear_tts_pytorch.model.export import EncoderModule
 from spear_tts_pytorch.nn.linear import linear
@@ -106,7 +106,7 @@ class TextToSemantic(
             **sizes,
         )
         self.tokenizer_encode, self.use_openai_tokenizer = tokenizer_encode, use_openai_tokenizer
-        self.__dict__["wav2vec"] = wav2vec  # past nn.Module, which would make its weights the model's own
+        self.wav2vec = wav2vec
         self._set_attributes(config)
         self.token_emb = nn.ModuleDict({m: nn.Embedding(self.vocabulary[m].size, dim) for m in MODALITIES})
         self.start_token = nn.ParameterDict({m: nn.Parameter(torch.randn(dim)) for m in MODALITIES})
@@ -117,7 +117,7 @@ class TextToSemantic(
         )
         self.early_exit = EarlyExit(dim, self.vocabulary["speech"].size) if self.target_has_early_exit else None
         self.to_ctc_logits = nn.Linear(dim, config.num_text_token_ids) if config.ctc else None
-        self._initialise_embeddings()
+        embedding.initialise(self, self.target_transformer.final_norm.gamma)
 
     def _set_attributes(self, config: ModelConfig) -> None:
         """Attributes that users and other packages read, under the names of release 0.4.8."""
@@ -136,12 +136,14 @@ class TextToSemantic(
         self.text_position_rate = config.text_position_rate
         self.detach_early_exit_embed = config.detach_early_exit_embed
 
-    def _initialise_embeddings(self) -> None:
-        """Small tied embeddings and a small last gain: logits near 0, so a first loss of ln(vocabulary) at any width."""
-        for modality in MODALITIES:
-            nn.init.normal_(self.table(modality), std=self.dim**-0.5)
-            nn.init.normal_(self.start_token[modality], std=self.dim**-0.5)
-        nn.init.constant_(self.target_transformer.final_norm.gamma, min(1.0, 4 * self.dim**-0.5))
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "wav2vec":
+            self.__dict__[name] = value  # past nn.Module, which would make its weights the model's own
+        else:
+            super().__setattr__(name, attributes.assigned(self, name, value))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(attributes.state_of_today(state))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         pretrained.rename_old_keys(state_dict, prefix)
