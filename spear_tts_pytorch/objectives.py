@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from spear_tts_pytorch.model.inputs import Batch, to_ids
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.tokens import valid_mask
-from spear_tts_pytorch.utils.checks import typechecked
 from spear_tts_pytorch.utils.deletion import deletion_count as deletion_count
 from spear_tts_pytorch.utils.deletion import deletion_mask as deletion_mask
 from spear_tts_pytorch.utils.deletion import drop_ids
 from spear_tts_pytorch.utils.deletion import take as take
+from spear_tts_pytorch.utils.values import Fixed, instance, real_number, shown, switch, whole_number
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Corruption:
 
     Args:
         pad_id: padding of the ids.
-        deletion_prob: share of ids to delete, between 0 and 1.
+        deletion_prob: share of ids to delete, above 0 and below 1.
         reconstruct_seq: targets are whole rows; else the deleted ids in order.
         mask_id: replaces ids by this id instead of deleting them; needs `reconstruct_seq`.
 
     Raises:
-        ValueError: `deletion_prob` is out of range, or `mask_id` stands without `reconstruct_seq`.
+        TypeError, ValueError: an argument of a wrong kind or out of range, or `mask_id` without `reconstruct_seq`.
     """
 
     pad_id: int
@@ -39,8 +39,13 @@ class Corruption:
     mask_id: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.deletion_prob < 1:
-            raise ValueError(f"deletion_prob must be between 0 and 1, got {self.deletion_prob}")
+        checked = {
+            "deletion_prob": real_number("deletion_prob", self.deletion_prob, above=0, below=1),
+            "reconstruct_seq": switch("reconstruct_seq", self.reconstruct_seq),
+            "mask_id": None if self.mask_id is None else whole_number("mask_id", self.mask_id, 0, also=" or None"),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
         if self.mask_id is not None and not self.reconstruct_seq:
             raise ValueError("mask_id needs reconstruct_seq=True: masked sources keep their length")
 
@@ -72,13 +77,16 @@ class SpeechSpeechPretrainWrapper(nn.Module):
         mask_id: replaces ids by this speech id instead of deleting them; needs `reconstruct_seq`. A model with
             `num_semantic_token_ids` one above the codebook's size has an id to spare for it.
 
+    Its attributes of these names cannot be changed.
+
     Raises:
-        ValueError: `deletion_prob` or `mask_id` is out of range, or `mask_id` stands without `reconstruct_seq`.
+        TypeError, ValueError: an argument of a wrong kind or out of range, or `mask_id` without `reconstruct_seq`.
     """
 
     wav2vec: Any
+    corrupt, source_position_rate = Fixed[Corruption](), Fixed[float]()
+    deletion_prob, reconstruct_seq, mask_id = Fixed[float](), Fixed[bool](), Fixed[int | None]()
 
-    @typechecked
     def __init__(
         self,
         model: TextToSemantic,
@@ -88,16 +96,19 @@ class SpeechSpeechPretrainWrapper(nn.Module):
         mask_id: int | None = None,
     ):
         super().__init__()
-        self.corrupt = Corruption(model.semantic_pad_id, deletion_prob, reconstruct_seq, mask_id)
-        if mask_id is not None and not 0 <= mask_id < model.num_semantic_token_ids:
+        instance("model", model, TextToSemantic)
+        if wav2vec is not None and not callable(wav2vec):
+            raise TypeError(f"wav2vec must be a tokenizer of waveforms or None, got {shown(wav2vec)}")
+        self.corrupt = how = Corruption(model.semantic_pad_id, deletion_prob, reconstruct_seq, mask_id)
+        if how.mask_id is not None and how.mask_id >= model.num_semantic_token_ids:
             raise ValueError(
                 f"mask_id must be a speech id, 0 to {model.num_semantic_token_ids - 1}, got {mask_id}: build the model "
                 "with a larger num_semantic_token_ids to have one that is no unit of speech"
             )
         self.model = model
         self.__dict__["wav2vec"] = wav2vec  # past nn.Module, which would make its weights this module's own
-        self.deletion_prob, self.reconstruct_seq, self.mask_id = deletion_prob, reconstruct_seq, mask_id
-        self.source_position_rate = self.corrupt.position_rate
+        self.deletion_prob, self.reconstruct_seq, self.mask_id = how.deletion_prob, how.reconstruct_seq, how.mask_id
+        self.source_position_rate = how.position_rate
 
     def forward(
         self,
@@ -164,20 +175,21 @@ class SemanticToTextWrapper(nn.Module):
         token_dropout: share of source ids that are deleted in training, at least 0 and below 1; it keeps the model from
             learning few pairs by heart.
 
+    Its attributes of these names cannot be changed.
+
     Raises:
-        ValueError: `ctc_weight` or `token_dropout` is out of range, or the model has no CTC head.
+        TypeError, ValueError: an argument of a wrong kind or out of range, or the model has no CTC head.
     """
 
-    @typechecked
+    ctc_weight, token_dropout = Fixed[float](), Fixed[float]()
+
     def __init__(self, model: TextToSemantic, ctc_weight: float = 0.0, token_dropout: float = 0.0):
         super().__init__()
-        if not 0 <= token_dropout < 1:
-            raise ValueError(f"token_dropout must be at least 0 and below 1, got {token_dropout}")
-        if not 0 <= ctc_weight <= 1:
-            raise ValueError(f"ctc_weight must be between 0 and 1, got {ctc_weight}")
-        if ctc_weight > 0 and model.to_ctc_logits is None:
+        self.model = instance("model", model, TextToSemantic)
+        self.token_dropout = real_number("token_dropout", token_dropout, 0, below=1)
+        self.ctc_weight = real_number("ctc_weight", ctc_weight, 0, 1)
+        if self.ctc_weight > 0 and model.to_ctc_logits is None:
             raise ValueError(f"ctc_weight {ctc_weight} needs a model built with ctc=True")
-        self.model, self.ctc_weight, self.token_dropout = model, ctc_weight, token_dropout
 
     def forward(
         self,
@@ -223,10 +235,9 @@ class TextToSemanticWrapper(nn.Module):
         model: is trained on text to speech.
     """
 
-    @typechecked
     def __init__(self, model: TextToSemantic):
         super().__init__()
-        self.model = model
+        self.model = instance("model", model, TextToSemantic)
 
     def forward(
         self,

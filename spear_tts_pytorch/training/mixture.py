@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import Dataset, random_split
 
 from spear_tts_pytorch.data.loader import Indices, SizedDataset
+from spear_tts_pytorch.utils.values import number_of_items, real_number
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,10 @@ def split_dataset(
     Raises:
         ValueError: a dataset is missing or empty.
     """
-    if dataset is None or len(dataset) == 0:
+    if dataset is None or number_of_items("dataset", dataset) == 0:
         raise ValueError("dataset is missing or empty: give at least one item to train on")
     if valid_dataset is not None:
-        if len(valid_dataset) == 0:
+        if number_of_items("valid_dataset", valid_dataset) == 0:
             raise ValueError("valid_dataset is empty: give at least one item, or None")
         return Split(dataset, valid_dataset)
     if valid_frac == 0 or len(dataset) == 1:
@@ -72,8 +73,7 @@ class Mixture:
     @classmethod
     def of(cls, split: Split, number: int, share: float) -> Mixture:
         """For the part to train on of a dataset whose first `number` items are of the first kind."""
-        if not 0 < share < 1:
-            raise ValueError(f"real_share must be above 0 and below 1, got {share}")
+        share = real_number("real_share", share, above=0, below=1, also=" or None")
         places = np.arange(len(split.train)) if split.places is None else np.asarray(split.places)
         kinds = np.flatnonzero(places < number), np.flatnonzero(places >= number)
         if not all(map(len, kinds)):

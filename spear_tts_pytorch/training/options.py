@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, get_args, get_type_hints
+from typing import Any, Generic, Protocol, TypeVar, cast, get_args, get_type_hints
 
 from typing_extensions import Required, TypedDict
 
@@ -21,38 +19,47 @@ from spear_tts_pytorch.data.loader import SizedDataset
 from spear_tts_pytorch.training.schedule import OptimizerKind, Schedule, ScheduleKind
 from spear_tts_pytorch.training.settings import trained_as_before_on_error
 from spear_tts_pytorch.utils.arguments import check_keywords
+from spear_tts_pytorch.utils.values import (
+    absolute_path,
+    number_of_items,
+    one_of,
+    real_number,
+    shown,
+    switch,
+    whole_number,
+)
 
 MOST_SEED = 2**32 - 1  # of NumPy's global generator
-# Whole numbers: the least value (None: there is none), and whether None is allowed.
-WHOLE_NUMBERS: Mapping[str, tuple[int | None, bool]] = {
-    "num_train_steps": (1, False),
-    "num_warmup_steps": (0, False),
-    "batch_size": (1, True),
-    "grad_accum_every": (1, False),
-    "random_split_seed": (None, False),
-    "log_every": (0, True),
-    "save_results_every": (0, True),
-    "save_model_every": (0, True),
-    "batch_tokens": (1, True),
-    "seed": (0, True),
-    "num_workers": (0, False),
-    "keep_last": (1, True),
-    "valid_generate": (0, False),
+MOST_NUMBER = 2**63 - 1  # of steps and of ids, as tensors hold them
+MOST_WORKERS = 4096
+# Whole numbers: the least and the highest value (None: there is none), and whether None is allowed.
+WHOLE_NUMBERS: Mapping[str, tuple[int | None, int | None, bool]] = {
+    "num_train_steps": (1, MOST_NUMBER, False),
+    "num_warmup_steps": (0, MOST_NUMBER, False),
+    "batch_size": (1, MOST_NUMBER, True),
+    "grad_accum_every": (1, MOST_NUMBER, False),
+    "random_split_seed": (-(2**63), 2**64 - 1, False),  # of torch's generators
+    "log_every": (0, None, True),
+    "save_results_every": (0, None, True),
+    "save_model_every": (0, None, True),
+    "batch_tokens": (1, MOST_NUMBER, True),
+    "seed": (0, MOST_SEED, True),
+    "num_workers": (0, MOST_WORKERS, False),
+    "keep_last": (1, None, True),
+    "valid_generate": (0, None, False),
 }
-# Finite numbers: whether they must be above 0 (else at least 0), and whether None is allowed.
-NUMBERS: Mapping[str, tuple[bool, bool]] = {
-    "lr": (True, False),
-    "initial_lr": (False, False),
-    "wd": (False, False),
-    "max_grad_norm": (True, True),
-    "min_lr": (False, False),
+# Numbers: bounds as keywords of `real_number`, and whether None is allowed.
+NUMBERS: Mapping[str, tuple[Mapping[str, float], bool]] = {
+    "lr": ({"above": 0}, False),
+    "initial_lr": ({"least": 0}, False),
+    "wd": ({"least": 0}, False),
+    "max_grad_norm": ({"above": 0}, True),
+    "min_lr": ({"least": 0}, False),
+    "valid_frac": ({"least": 0, "below": 1}, False),
+    "label_smoothing": ({"least": 0, "below": 1}, True),
+    "dropout": ({"least": 0, "below": 1}, True),
 }
-# Shares, at least 0 and below 1: the words for None, where it is allowed.
-SHARES: Mapping[str, str] = {
-    "valid_frac": "",
-    "label_smoothing": ", or None for the model's own",
-    "dropout": ", or None for the model's own",
-}
+SWITCHES = ("split_batches", "drop_last", "progress", "compile")
 
 
 class TrainingKeywords(TypedDict, total=False):
@@ -178,56 +185,41 @@ class TrainingOptions:
         self.check()
 
     def check(self) -> None:
-        """Raises TypeError or ValueError for an option of a wrong kind or out of range: its name, its value, what it may be."""
-        for name, (least, optional) in WHOLE_NUMBERS.items():
-            _check_whole(name, getattr(self, name), least, optional)
-        if self.seed is not None and self.seed > MOST_SEED:
-            raise ValueError(f"seed must be at most {MOST_SEED} or None, got {self.seed}")
+        """Makes each option a plain Python value.
+
+        Raises:
+            TypeError, ValueError: an option of a wrong kind or out of range: its name, its value, what it may be.
+        """
+        for name, (least, most, optional) in WHOLE_NUMBERS.items():
+            self._set(name, optional, whole_number, least=least, most=most)
+        for name, (bounds, optional) in NUMBERS.items():
+            self._set(name, optional, real_number, **bounds)
+        for name in SWITCHES:
+            self._set(name, False, switch)
+        self._set("force_clear_prev_results", True, switch)
+        self._set("results_folder", True, absolute_path)
         if self.batch_size is None and self.batch_tokens is None:
             raise ValueError("batch_size or batch_tokens must be given")
-        for name, (positive, optional) in NUMBERS.items():
-            _check_number(name, getattr(self, name), positive, optional)
-        for name, alternative in SHARES.items():
-            _check_share(name, getattr(self, name), alternative)
-        if self.optimizer not in get_args(OptimizerKind):
-            raise ValueError(f"optimizer must be one of {', '.join(get_args(OptimizerKind))}, got {self.optimizer!r}")
+        one_of("optimizer", self.optimizer, get_args(OptimizerKind))
+        one_of("schedule", self.schedule, get_args(ScheduleKind))
+        if self.valid_dataset is not None:
+            number_of_items("valid_dataset", self.valid_dataset)
+        keywords = self.accelerate_kwargs
+        if not isinstance(cast(object, keywords), Mapping) or not all(isinstance(one, str) for one in keywords):
+            raise TypeError(f"accelerate_kwargs must be keywords of Accelerator by name, got {shown(keywords)}")
         self.make_schedule()
+
+    def _set(self, name: str, optional: bool, check: Callable[..., object], **bounds: float | None) -> None:
+        """Checks an option and keeps what `check` returns."""
+        value: object = getattr(self, name)
+        if value is not None or not optional:
+            also = {"also": " or None"} if optional else {}
+            object.__setattr__(self, name, check(name, value, **bounds, **also))
 
     def make_schedule(self) -> Schedule:
         """The learning rate as a function of the step."""
         steps = self.num_train_steps, self.num_warmup_steps
         return Schedule(self.lr, *steps, self.initial_lr, self.min_lr, self.schedule)
-
-
-def _check_whole(name: str, value: object, least: int | None, optional: bool) -> None:
-    if value is None and optional:
-        return
-    words = ("" if least is None else f" at least {least}") + (" or None" if optional else "")
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number{words}, got {value!r}")
-    if least is not None and int(value) < least:
-        raise ValueError(f"{name} must be{words}, got {value}")
-
-
-def _check_number(name: str, value: object, positive: bool, optional: bool) -> None:
-    if value is None and optional:
-        return
-    words = ("above 0" if positive else "at least 0") + (" or None" if optional else "")
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number {words}, got {value!r}")
-    number = float(value)
-    if not math.isfinite(number) or number < 0 or (positive and number == 0):
-        raise ValueError(f"{name} must be a finite number {words}, got {value}")
-
-
-def _check_share(name: str, value: object, alternative: str) -> None:
-    if value is None and alternative:
-        return
-    words = f"at least 0 and below 1{alternative}"
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number {words}, got {value!r}")
-    if not 0 <= float(value) < 1:
-        raise ValueError(f"{name} must be {words}, got {value}")
 
 
 def options_of(trainer: object, training: Mapping[str, Any]) -> TrainingOptions:

@@ -8,6 +8,7 @@ result in every process.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -29,7 +30,8 @@ def make_accelerator(options: Mapping[str, Any]) -> Accelerator:
     """Makes an `Accelerator`. Others in this process may use another precision.
 
     Raises:
-        ValueError: fully sharded training of version 1, in which parameters lose their shapes.
+        TypeError, ValueError: keywords that accelerate refuses; fully sharded training of version 1, in which parameters
+            lose their shapes.
     """
     state = AcceleratorState._shared_state  # pyright: ignore[reportPrivateUsage] # accelerate has no other way
     wanted = options.get("mixed_precision")
@@ -40,7 +42,14 @@ def make_accelerator(options: Mapping[str, Any]) -> Accelerator:
         # Each stage leaves some parameters unused (text tables in pretraining, heads that have no loss).
         handlers.append(DistributedDataParallelKwargs(find_unused_parameters=True))
     keywords: dict[str, Any] = {**options, "kwargs_handlers": handlers}
-    accelerator = Accelerator(**keywords)
+    try:
+        accelerator = Accelerator(**keywords)
+    except TypeError as error:
+        raise TypeError(f"accelerate_kwargs {sorted(options)} cannot be used: {error}") from error
+    for name in ("project_dir", "logging_dir"):  # trackers open them later, perhaps in another working folder
+        folder = getattr(accelerator.project_configuration, name)
+        if folder is not None:
+            setattr(accelerator.project_configuration, name, os.path.abspath(folder))
     plugin = options.get("fsdp_plugin")
     if plugin is not None and accelerator.distributed_type == DistributedType.MULTI_CPU:  # accelerate ignores it there
         accelerator.state.distributed_type, accelerator.state.fsdp_plugin = DistributedType.FSDP, plugin

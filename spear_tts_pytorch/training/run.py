@@ -26,6 +26,7 @@ from spear_tts_pytorch.training.state import check_state
 from spear_tts_pytorch.utils.files import TEMPORARY, remove, whole_folder, write_whole
 from spear_tts_pytorch.utils.json_files import field, parse_object, word_of
 from spear_tts_pytorch.utils.restricted import load_tensors
+from spear_tts_pytorch.utils.values import absolute_path, whole_number
 
 STATE_NAME = "trainer.pt"
 STATE_VERSION = 1
@@ -75,14 +76,12 @@ class RunFolder:
         keep_last: newest checkpoints that are kept; None keeps all.
 
     Raises:
-        ValueError: `keep_last` is less than 1.
+        TypeError, ValueError: `path` is no path, or `keep_last` no whole number of at least 1.
     """
 
     def __init__(self, path: str | Path | None, keep_last: int | None = None):
-        if keep_last is not None and keep_last < 1:
-            raise ValueError(f"keep_last must be at least 1 or None, got {keep_last}")
-        self.path = None if path is None else Path(path)
-        self.keep_last = keep_last
+        self.path = None if path is None else absolute_path("results_folder", path, also=" or None")
+        self.keep_last = None if keep_last is None else whole_number("keep_last", keep_last, 1, also=" or None")
 
     def check(self, allow_foreign: bool = False) -> None:
         """Raises ValueError if `path` is a file, or (unless `allow_foreign`) a folder with files but without a run."""

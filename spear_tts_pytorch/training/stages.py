@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -22,6 +23,15 @@ from spear_tts_pytorch.objectives import SemanticToTextWrapper, SpeechSpeechPret
 from spear_tts_pytorch.training.batches import Objective
 from spear_tts_pytorch.training.options import TrainingKeywords, options_of, with_training_options
 from spear_tts_pytorch.training.trainer import Trainer
+from spear_tts_pytorch.utils.values import (
+    Fixed,
+    absolute_path,
+    number_of_items,
+    one_of,
+    real_number,
+    switch,
+    whole_number,
+)
 
 Freeze = Literal["paper", "none"]
 
@@ -39,7 +49,7 @@ class SpeechSpeechPretrainer(Trainer):
         mask_id (default None): speech id that replaces ids, instead of deletion; needs `reconstruct_seq`.
 
     Raises:
-        ValueError: no items, an option out of range, or a results folder of another run.
+        TypeError, ValueError: no items, an option of a wrong kind or out of range, or a results folder of another run.
     """
 
     task = "speechspeech"
@@ -71,7 +81,7 @@ class SpeechSpeechPretrainer(Trainer):
             SpeechCollate.for_model(model),
             options,
             wav2vec=wav2vec,
-            stage_options=dict(deletion_prob=deletion_prob, reconstruct_seq=reconstruct_seq, mask_id=mask_id),
+            stage_options={name: getattr(wrapper, name) for name in ("deletion_prob", "reconstruct_seq", "mask_id")},
         )
 
 
@@ -87,10 +97,11 @@ class SemanticToTextTrainer(Trainer):
         freeze_encoder (default True): whether to freeze the encoder and the embeddings of speech, as the paper does.
 
     Raises:
-        ValueError: no pairs, an option out of range, or a results folder of another run.
+        TypeError, ValueError: no pairs, an option of a wrong kind or out of range, or a results folder of another run.
     """
 
     task = "semantictext"
+    ctc_weight = Fixed[float]()
 
     def __init__(
         self,
@@ -104,11 +115,12 @@ class SemanticToTextTrainer(Trainer):
     ):
         options = options_of(self, training)
         wrapper = SemanticToTextWrapper(model=model, ctc_weight=ctc_weight, token_dropout=token_dropout)
+        freeze_encoder = switch("freeze_encoder", freeze_encoder)
         model.unfreeze_all()
         if freeze_encoder:
             model.freeze_speech_emb()
             model.freeze_encoder()
-        self.ctc_weight = ctc_weight
+        self.ctc_weight = wrapper.ctc_weight
         objective = Objective(
             wrapper,
             {"semantic_token_ids": "semantic", "grapheme_token_ids": "text"},
@@ -116,10 +128,10 @@ class SemanticToTextTrainer(Trainer):
             target_ids="text",
             source="speech",
             options={"dropped": True},
-            token_dropout=token_dropout,
-            logits_of_targets=ctc_weight < 1,
+            token_dropout=wrapper.token_dropout,
+            logits_of_targets=wrapper.ctc_weight < 1,
         )
-        stage_options = dict(ctc_weight=ctc_weight, token_dropout=token_dropout)
+        stage_options = dict(ctc_weight=wrapper.ctc_weight, token_dropout=wrapper.token_dropout)
         collate = PairCollate.for_model(model)
         super().__init__(model, objective, dataset, collate, options, stage_options=stage_options)
 
@@ -146,11 +158,12 @@ class TextToSemanticTrainer(Trainer):
         freeze_cross_attention (default False): whether to freeze cross-attention with the decoder, for `freeze='paper'`.
 
     Raises:
-        ValueError: no pairs; pairs made by another tokenizer than the model's; options of `freeze` that exclude each
+        TypeError, ValueError: no pairs; pairs made by another tokenizer than the model's; options of `freeze` that exclude each
             other; an option out of range; a results folder of another run.
     """
 
     task = "textsemantic"
+    train_early_exit = Fixed[bool]()
 
     def __init__(
         self,
@@ -170,14 +183,14 @@ class TextToSemanticTrainer(Trainer):
     ):
         options = options_of(self, training)
         wrapper = TextToSemanticWrapper(model=model)
-        self.train_early_exit = model.target_has_early_exit and should_train_early_exit_layer_if_available
+        early_exit = switch("should_train_early_exit_layer_if_available", should_train_early_exit_layer_if_available)
+        self.train_early_exit = model.target_has_early_exit and early_exit
+        if real_share is not None:
+            real_share = real_number("real_share", real_share, above=0, below=1, also=" or None")
+        freezing = _Freezing(model, freeze, train_encoder_layers, freeze_decoder, freeze_cross_attention)
+        freezing.check(freeze_encoder_layers_below)
         pairs = _all_pairs(model, dataset, generated_audio_text_dataset_folder, dataset_delimiter_id)
-        if freeze_encoder_layers_below is None:
-            _freeze(model, freeze, train_encoder_layers, freeze_decoder, freeze_cross_attention)
-        elif freeze == "paper" and train_encoder_layers is None:
-            _freeze_as_before(model, freeze_encoder_layers_below)
-        else:
-            raise ValueError("freeze_encoder_layers_below excludes freeze and train_encoder_layers: give one of them")
+        freezing.apply(freeze_encoder_layers_below)
         objective = Objective(
             wrapper,
             {"grapheme_token_ids": "text", "semantic_token_ids": "semantic"},
@@ -201,8 +214,12 @@ def _all_pairs(
     model: TextToSemantic, dataset: SizedDataset | None, folder: str | Path | None, delimiter_id: int
 ) -> SizedDataset | None:
     """Real pairs and then generated ones; None if there are neither."""
+    delimiter_id = whole_number("dataset_delimiter_id", delimiter_id)
+    if dataset is not None:
+        number_of_items("dataset", dataset)
     datasets = [] if dataset is None else [dataset]
     if folder is not None:
+        folder = absolute_path("generated_audio_text_dataset_folder", folder, also=" or None")
         generated = GeneratedAudioTextDataset(folder, delimiter_id, eos_id=eos_ids(model))
         datasets.append(_without_empty(generated))
         check_origin(model, generated)
@@ -223,36 +240,50 @@ def _without_empty(pairs: GeneratedAudioTextDataset) -> SizedDataset:
     return Subset[Any](pairs, kept)
 
 
-def _freeze(
-    model: TextToSemantic,
-    freeze: Freeze,
-    train_encoder_layers: int | None,
-    freeze_decoder: bool,
-    freeze_cross_attention: bool,
-) -> None:
-    """Freezes the parameters that text to speech does not train."""
-    if freeze not in get_args(Freeze):
-        raise ValueError(f"freeze must be 'paper' or 'none', got {freeze!r}")
-    if freeze == "none" and train_encoder_layers is not None:
-        raise ValueError(
-            f"freeze='none' trains the whole encoder: leave out train_encoder_layers={train_encoder_layers}"
-        )
-    model.unfreeze_all()
-    if freeze == "none":
-        return
-    depth = len(cast("Sequence[nn.Module]", model.source_transformer.layers))
-    model.freeze_encoder_above_layer(-(-depth // 3) if train_encoder_layers is None else train_encoder_layers)
-    if freeze_decoder:
-        model.freeze_decoder(except_cross_attention=not freeze_cross_attention)
-        model.freeze_speech_emb()
+@dataclass
+class _Freezing:
+    """Which parameters text to speech does not train; see `TextToSemanticTrainer` for the options."""
 
+    model: TextToSemantic
+    freeze: Freeze
+    train_encoder_layers: int | None
+    freeze_decoder: bool
+    freeze_cross_attention: bool
 
-def _freeze_as_before(model: TextToSemantic, encoder_layers: int) -> None:
-    """Freezes the parameters that releases up to 0.4.8 froze in text to speech."""
-    model.unfreeze_all()
-    model.freeze_speech_emb()
-    model.freeze_encoder_below_layer(encoder_layers)
-    model.freeze_decoder()
+    def check(self, encoder_layers_below: int | None) -> None:
+        """Raises TypeError or ValueError for options of a wrong kind or out of range, or that exclude each other."""
+        one_of("freeze", self.freeze, get_args(Freeze))
+        switch("freeze_decoder", self.freeze_decoder)
+        switch("freeze_cross_attention", self.freeze_cross_attention)
+        layers, depth = self.train_encoder_layers, self._depth
+        if layers is not None:
+            self.train_encoder_layers = whole_number("train_encoder_layers", layers, 0, depth, also=" or None")
+        if encoder_layers_below is not None:
+            whole_number("freeze_encoder_layers_below", encoder_layers_below, 0, depth, also=" or None")
+            if self.freeze != "paper" or layers is not None:
+                raise ValueError(
+                    "freeze_encoder_layers_below excludes freeze and train_encoder_layers: give one of them"
+                )
+        elif self.freeze == "none" and layers is not None:
+            raise ValueError(f"freeze='none' trains the whole encoder: leave out train_encoder_layers={layers}")
+
+    @property
+    def _depth(self) -> int:
+        return len(cast("Sequence[nn.Module]", self.model.source_transformer.layers))
+
+    def apply(self, encoder_layers_below: int | None) -> None:
+        """Freezes these parameters and lets the others train."""
+        model, layers = self.model, self.train_encoder_layers
+        model.unfreeze_all()
+        if encoder_layers_below is not None:  # as releases up to 0.4.8
+            model.freeze_speech_emb()
+            model.freeze_encoder_below_layer(encoder_layers_below)
+            model.freeze_decoder()
+        elif self.freeze == "paper":
+            model.freeze_encoder_above_layer(-(-self._depth // 3) if layers is None else layers)
+            if self.freeze_decoder:
+                model.freeze_decoder(except_cross_attention=not self.freeze_cross_attention)
+                model.freeze_speech_emb()
 
 
 def eos_ids(model: TextToSemantic) -> dict[str, int]:
