@@ -5,6 +5,7 @@ In: tables. Out: the bytes of Parquet files. The shards of pairs and of tokenize
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, TypeAlias
 
 Schema: TypeAlias = Any
@@ -47,13 +48,22 @@ def parquet_bytes(table: Table, compression: str = "snappy") -> Any:
     return sink.getvalue()
 
 
-def check_sizes(footer: Footer, size: int) -> None:
-    """Raises ValueError if a Parquet file is far larger decoded than ids and texts make it.
+def footer_of(path: Path) -> Footer:
+    """The end of a Parquet file.
 
-    Args:
-        footer: of the file.
-        size: its bytes.
+    Raises:
+        ValueError: it is no file, or is far larger decoded than ids and texts make it.
+        ArrowException, OSError: it is damaged, or cannot be read.
     """
+    if not path.is_file():
+        raise ValueError("it is no file")
+    footer = parquet().read_metadata(path)
+    _check_sizes(footer, path.stat().st_size)
+    return footer
+
+
+def _check_sizes(footer: Footer, size: int) -> None:
+    """Raises ValueError if a Parquet file of `size` bytes is far larger decoded than ids and texts make it."""
     most = 2**24 + 64 * size
     for group in (footer.row_group(index) for index in range(footer.num_row_groups)):
         values = max((group.column(index).num_values for index in range(footer.num_columns)), default=0)

@@ -31,7 +31,7 @@ STREAMED = (
     0x7FFF0000  # bytes: programs that write WAV into a pipe give this length or more, since the length is unknown
 )
 UNKNOWN_LENGTH = 1 << 62  # samples: libsndfile gives more for files that do not tell their length
-BLOCK = 1 << 20  # samples
+BLOCK = 1 << 20  # samples of all channels
 MOST_SAMPLES = 1 << 26  # in a file of any size: 0.25 GB
 MOST_PER_BYTE = 100  # samples of a longer file; speech has below 70, in Opus at 6 kbit/s
 MP3_SLACK = 2304  # samples, two frames: decoders find ends that differ by this much
@@ -67,6 +67,12 @@ def load_audio(path: str | os.PathLike[str], target_sample_hz: int | None = None
         raise ValueError(f"{path} holds samples that are NaN or infinite: export it again or remove it")
     if target_sample_hz is None:
         return np.ascontiguousarray(wav), sample_hz
+    check_rates(sample_hz, target_sample_hz)
+    if wav.size * target_sample_hz / sample_hz > _most_samples(path):
+        raise ValueError(
+            f"{path} has {wav.size} samples at {sample_hz} Hz, which are too many at {target_sample_hz} Hz: split it, or "
+            "remove it if it is silent or damaged"
+        )
     return resample(wav, sample_hz, target_sample_hz), target_sample_hz
 
 
@@ -146,7 +152,7 @@ def _open(source: Path | bytes) -> soundfile.SoundFile:
 
 def _read(path: Path) -> tuple[np.ndarray, int]:
     """All audio of a file, mono float32 `[t]`, and its rate in Hz."""
-    most = max(MOST_SAMPLES, MOST_PER_BYTE * path.stat().st_size)
+    most = _most_samples(path)
     sample_hz = None
     parts = split_wav(path)  # libsndfile does not open joined WAV
     if parts is None:
@@ -171,6 +177,11 @@ def _read(path: Path) -> tuple[np.ndarray, int]:
             _check_whole(file, len(frames), io.BytesIO(part), path)
             wavs.append(_mono(frames))
     return np.concatenate(wavs), sample_hz or 0
+
+
+def _most_samples(path: Path) -> int:
+    """Number of samples in a file that is not hostile."""
+    return max(MOST_SAMPLES, MOST_PER_BYTE * path.stat().st_size)
 
 
 def _parts(file: soundfile.SoundFile, path: Path) -> list[bytes] | None:
@@ -203,9 +214,10 @@ def _frames_of(file: soundfile.SoundFile, most: int, path: Path) -> np.ndarray:
     """
     if file.frames < UNKNOWN_LENGTH and file.frames * file.channels <= most:
         return file.read(file.frames, dtype="float32", always_2d=True)
-    blocks = [file.read(BLOCK, dtype="float32", always_2d=True)]
-    while len(blocks[-1]) == BLOCK and sum(block.size for block in blocks) <= most:
-        blocks.append(file.read(BLOCK, dtype="float32", always_2d=True))
+    length = max(1, BLOCK // file.channels)
+    blocks = [file.read(length, dtype="float32", always_2d=True)]
+    while len(blocks[-1]) == length and sum(block.size for block in blocks) <= most:
+        blocks.append(file.read(length, dtype="float32", always_2d=True))
     if sum(block.size for block in blocks) > most:
         reason = f"unpacks to more than {most} samples, too many for its {path.stat().st_size} bytes"
         raise ValueError(f"{path} {reason}: split it, or remove it if it is silent or damaged")

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from spear_tts_pytorch.data.arrow import Table, arrow, check_sizes, parquet, parquet_bytes
+from spear_tts_pytorch.data.arrow import Table, arrow, footer_of, parquet, parquet_bytes
 from spear_tts_pytorch.data.audio import resample
 from spear_tts_pytorch.data.corpora.clip_files import check_unique
 from spear_tts_pytorch.data.corpora.corpus import Utterance
@@ -305,7 +305,7 @@ def _read(folder: Path, columns: list[str]) -> Table:
     pa = arrow()
     try:
         for path in _shards(folder):
-            check_sizes(parquet().read_metadata(path), path.stat().st_size)
+            footer_of(path)
         return pa.concat_tables([parquet().read_table(path, columns=columns) for path in _shards(folder)])
     except (ValueError, pa.ArrowException, OSError, KeyError) as error:
         raise ValueError(

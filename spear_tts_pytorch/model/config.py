@@ -147,8 +147,11 @@ class ModelConfig:
         return asdict(self)
 
 
-def check_saved(arguments: Mapping[str, Any]) -> None:
+def check_saved(arguments: Mapping[str, Any], complete: bool) -> None:
     """Checks saved arguments of a model field by field, before anything is made with them.
+
+    Args:
+        complete: whether none may be missing; other releases did not know all of them.
 
     Raises:
         ValueError: one is missing, of another type or out of range, or some contradict each other.
@@ -158,7 +161,7 @@ def check_saved(arguments: Mapping[str, Any]) -> None:
         kinds = tuple(_KINDS[kind.strip()] for kind in str(one.type).split("|"))
         if one.name in _FROM_TOKENIZER:
             kinds = (int, type(None))
-        default: Any = REQUIRED if one.default is MISSING else one.default
+        default: Any = REQUIRED if complete or one.default is MISSING else one.default
         values[one.name] = field(arguments, one.name, kinds, default)
     for name in _FROM_TOKENIZER:
         if values[name] is None:
@@ -166,7 +169,7 @@ def check_saved(arguments: Mapping[str, Any]) -> None:
         elif values[name] < 1:
             raise ValueError(f"{name} must be at least 1, got {values[name]}")
     ModelConfig(**values)
-    field(arguments, "use_openai_tokenizer", bool, False)
+    field(arguments, "use_openai_tokenizer", bool, REQUIRED if complete else False)
 
 
 def vocabulary_size(name: str, given: int | None, tokenizer: Any, attribute: str, may_add: bool = False) -> int:

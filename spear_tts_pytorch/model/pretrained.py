@@ -6,6 +6,7 @@ In: a model, or a folder's name. Out: files, constructor arguments and weights. 
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -22,10 +23,13 @@ from spear_tts_pytorch.model.saving import CONFIG, SEMANTIC_TOKENIZER, WEIGHTS, 
 from spear_tts_pytorch.tokenizers import load_semantic_tokenizer, tokenizer_from_dict
 from spear_tts_pytorch.utils.distributed import sharded_like
 from spear_tts_pytorch.utils.files import recover_folder
-from spear_tts_pytorch.utils.json_files import field, read_object
+from spear_tts_pytorch.utils.json_files import REQUIRED, field, read_object
+from spear_tts_pytorch.utils.replacing import whole
 from spear_tts_pytorch.utils.restricted import load_tensors
 from spear_tts_pytorch.utils.weight_files import read_shapes, shape_problems, shown
+from spear_tts_pytorch.version import __version__
 
+LEAST_TENSORS = 7  # of a layer
 HUB_KEYWORDS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 
 # parameter names up to 0.4.8, which had one list of [self-attention, cross-attention, feedforward] per layer
@@ -81,7 +85,7 @@ def model_folder(name: str, hub: Mapping[str, Any]) -> Path:
     folder = Path(name)
     recover_folder(folder)
     if folder.is_dir():
-        return folder
+        return whole(folder, CONFIG)
     if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise FileNotFoundError(f"no model folder {name!r}: give a folder written by save_pretrained, or a Hub id")
     return Path(cast(str, cast(Any, huggingface_hub).snapshot_download(name, **hub)))
@@ -116,8 +120,8 @@ def check_sizes(folder: Path, model_class: type[nn.Module], arguments: dict[str,
     """
     shapes: dict[str, Any] = dict(read_shapes(folder / WEIGHTS))
     rename_old_keys(shapes)
-    depth = max(arguments["source_depth"], arguments["target_depth"])
-    if depth > len(shapes):
+    depth = arguments["source_depth"] + arguments["target_depth"]
+    if depth * LEAST_TENSORS > len(shapes):
         problems = [f"{len(shapes)} tensors there are too few for {depth} layers here"]
     else:
         try:
@@ -130,6 +134,9 @@ def check_sizes(folder: Path, model_class: type[nn.Module], arguments: dict[str,
             raise ValueError(f"{folder / CONFIG} gives sizes that no model can have: save the model again") from error
         here = {key: tuple(value.shape) for key, value in model.state_dict().items()}
         problems = shape_problems(shapes, here, strict=False)
+        numbers, there = sum(map(math.prod, here.values())), sum(map(math.prod, shapes.values()))
+        if not problems and numbers > 2 * there + 2**20:
+            problems = [f"{there} numbers there are too few for {numbers} here"]
     if problems:
         raise ValueError(f"{folder} holds a model of another architecture: {shown(problems)}")
     return arguments
@@ -153,13 +160,19 @@ def load(model: Pretrained, path: str | Path, strict: bool = True) -> dict[str, 
     if not path.exists():
         raise FileNotFoundError(f"path {path} does not exist")
     if path.is_dir():
-        path = path / WEIGHTS
+        path = whole(path, CONFIG) / WEIGHTS
     found = _read_weights(path)
     package = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
     if package and all(isinstance(value, Tensor) for value in package.values()):
         package = {"model": package}  # a bare state dict
-    if not isinstance(package.get("model"), dict):
+    state: Any = package.get("model")
+    if not isinstance(state, dict):
         raise ValueError(f"{path} holds no model: expected a dictionary with the key 'model', got {_kind(found)}")
+    for key, value in cast("dict[Any, Any]", state).items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(
+                f"{path} holds no model: expected tensors by name, got a {type(value).__name__} under {key!r:.60}"
+            )
     load_weights(model, package["model"], source=str(path), strict=strict)
     return package
 
@@ -179,6 +192,9 @@ def load_weights(model: Pretrained, state: Mapping[str, Tensor], source: str, st
     state = _without_prefix(state, own)
     there = {key: value.shape for key, value in state.items()}
     problems = shape_problems(there, {key: value.shape for key, value in own.items()}, strict)
+    for key in own.keys() & state.keys():
+        if state[key].is_floating_point() != own[key].is_floating_point():
+            problems.append(f"{key} is of {state[key].dtype} there and of {own[key].dtype} here")
     if problems:
         raise ValueError(f"{source} holds a model of another architecture: {shown(problems)}")
     state = {key: sharded_like(value, own[key]) if key in own else value for key, value in state.items()}
@@ -218,17 +234,19 @@ def _read_config(folder: Path, known: Collection[str]) -> dict[str, Any]:
     config = read_object(folder / CONFIG, "the configuration of a model", remedy)
     try:
         arguments: dict[str, Any] = field(config, "arguments", dict)
-        field(config, "text_tokenizer", (dict, type(None)), None)
-        field(config, "semantic_tokenizer", bool, None)
+        version: str = field(config, "library_version", str, "unknown")
+        complete = version == __version__
+        field(config, "text_tokenizer", (dict, type(None)), REQUIRED if complete else None)
+        field(config, "semantic_tokenizer", bool, REQUIRED if complete else None)
         unknown = sorted(set(arguments) - set(known))
         if not unknown:
-            check_saved(arguments)
+            check_saved(arguments, complete)
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG} is not the configuration of a model ({error}): {remedy}") from error
     if unknown:
         raise ValueError(
-            f"{folder} was written by release {config.get('library_version')}, whose {unknown[0]} this one does not "
-            "know: upgrade spear-tts-pytorch"
+            f"{folder} was written by release {version[:20]}, whose {unknown[0][:60]} this one does not know: upgrade "
+            "spear-tts-pytorch"
         )
     return config
 

@@ -6,12 +6,9 @@ can be saved, `semantic_tokenizer/`. A model that was in the folder stays whole 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
 import warnings
-from collections.abc import Generator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,20 +17,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from spear_tts_pytorch.model.config import ModelConfig
-from spear_tts_pytorch.utils.files import (
-    beside,
-    exchange,
-    recover_folder,
-    remove,
-    sync_tree,
-    whole_folder,
-    with_usual_mode,
-)
+from spear_tts_pytorch.utils.files import remove, with_usual_mode
+from spear_tts_pytorch.utils.replacing import replaced
 from spear_tts_pytorch.version import __version__
 
 WEIGHTS, CONFIG, SEMANTIC_TOKENIZER, CARD = "model.safetensors", "config.json", "semantic_tokenizer", "README.md"
-_OWN = (WEIGHTS, SEMANTIC_TOKENIZER, CARD, CONFIG)  # in the order in which they take their places
-_STAGE = "pretrained"  # temporary folders inside a folder of other files are named after this
+NAMES = (CONFIG, WEIGHTS, SEMANTIC_TOKENIZER, CARD)
 
 
 class Saved(Protocol):
@@ -49,7 +38,7 @@ class Saved(Protocol):
 
 def write_pretrained(model: Saved, save_directory: str | Path, weights: dict[str, Tensor]) -> None:
     """Writes what `save_pretrained` writes but for the model card, with weights from elsewhere, as sharded training needs."""
-    with replaced(save_directory) as folder:
+    with replaced_model(save_directory) as folder:
         write_files(model, folder, weights)
 
 
@@ -102,40 +91,12 @@ def _warn(argument: str, tokenizer: object, method: str) -> None:
     )
 
 
-@contextlib.contextmanager
-def replaced(save_directory: str | Path) -> Generator[Path]:
-    """Yields a folder to write a model into. At the end its files take the place of the model at `save_directory`.
+def replaced_model(save_directory: str | Path) -> AbstractContextManager[Path]:
+    """A folder to write a model into. At the end its files take the place of the model at `save_directory`.
 
-    The folder is swapped in one step if it holds a model alone. Beside other files, which stay, the files of the model
-    are renamed one after the other; a file of the former model that the new one lacks is removed.
-
-    Raises:
-        NotADirectoryError: there is a file at `save_directory`.
+    An edited model card stays, and so do files that are none of a model's. See `utils.replacing.replaced`.
     """
-    target = Path(save_directory).resolve()  # a link to a folder stays a link
-    if target.exists() and not target.is_dir():
-        raise NotADirectoryError(f"save_directory {save_directory} is a file: choose another")
-    names = {path.name for path in target.iterdir()} if target.is_dir() else set[str]()
-    if target.is_dir() and not names:
-        yield target
-    elif names <= set(_OWN) and _can_move(target):
-        with whole_folder(target, replace=True) as folder:
-            if (target / CARD).is_file():
-                shutil.copyfile(target / CARD, folder / CARD)
-            yield folder
-    else:
-        recover_folder(target / _STAGE)
-        stage = beside(target / _STAGE)
-        stage.mkdir()
-        try:
-            if (target / CARD).is_file():
-                shutil.copyfile(target / CARD, stage / CARD)
-            yield stage
-            sync_tree(stage)
-            for name in _OWN:
-                _put(stage / name, target / name)
-        finally:
-            remove(stage)
+    return replaced(save_directory, NAMES, keep=(CARD,))
 
 
 def split_options(options: dict[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -143,22 +104,3 @@ def split_options(options: dict[str, Any], name: str) -> tuple[dict[str, Any], d
     files = {key: options.pop(key) for key in ("config", "model_card_kwargs") if key in options}
     push, repo_id = options.pop("push_to_hub", False), options.pop("repo_id", None)
     return files, {"repo_id": repo_id or name, **options} if push else {}
-
-
-def _can_move(folder: Path) -> bool:
-    """Whether another folder may take the place of this one: nothing is mounted there, and no program is at work in it."""
-    here = Path.cwd()
-    inside = folder == here or folder in here.parents
-    parent = next(path for path in folder.parents if path.is_dir())
-    return not inside and not os.path.ismount(folder) and os.access(parent, os.W_OK)
-
-
-def _put(new: Path, old: Path) -> None:
-    """Moves a file or folder to the place of a former one, or removes that one if there is none new."""
-    if not new.exists():
-        if old.exists() or old.is_symlink():
-            old.rename(beside(new, "old"))  # in the stage, which is removed
-    elif new.is_file() or not (old.exists() and exchange(new, old)):
-        if new.is_dir() and old.exists():
-            old.rename(beside(new, "old"))
-        os.replace(new, old)

@@ -367,7 +367,7 @@ class TextToSemantic(
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Writes a folder that `from_pretrained` opens. `options` are huggingface_hub's: `push_to_hub`, `repo_id`, ..."""
         here, hub = saving.split_options(options, Path(save_directory).name)
-        with saving.replaced(save_directory) as folder:
+        with saving.replaced_model(save_directory) as folder:
             super().save_pretrained(folder, **here)
         return self.push_to_hub(**here, **hub) if hub else None
 

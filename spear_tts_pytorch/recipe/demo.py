@@ -29,6 +29,7 @@ from spear_tts_pytorch.recipe.steps import read_texts
 from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
 from spear_tts_pytorch.tokenizers.semantic import tokenize_clips
 from spear_tts_pytorch.utils.files import whole_folder
+from spear_tts_pytorch.utils.json_files import read_object
 from spear_tts_pytorch.utils.metrics import character_error_rate
 
 LABELLED = 60
@@ -115,7 +116,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 def _is_demo(folder: Path) -> bool:
     try:
-        return "library_version" in json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        return "library_version" in read_object(folder / "results.json", "the results of a demo", "remove it")
     except (OSError, ValueError):
         return False
 

@@ -26,6 +26,7 @@ from spear_tts_pytorch.tokenizers.semantic import (
     tokenize_waveform,
 )
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences, remove_repeats
+from spear_tts_pytorch.utils.replacing import replaced, whole
 
 INNER, KIND = "frames", "unique_consecutive"
 
@@ -108,7 +109,7 @@ class UniqueConsecutive:
         return without_repeats(row[row != SPEECH_PAD_ID] for row in frames)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes the inner tokenizer into `folder/frames` and then `folder/tokenizer.json`.
+        """Writes the inner tokenizer into `folder/frames`, and `folder/tokenizer.json`, both or none.
 
         Raises:
             TypeError: the inner tokenizer has no `save`.
@@ -118,9 +119,10 @@ class UniqueConsecutive:
             raise TypeError(
                 f"tokenizer, a {type(self.tokenizer).__name__}, cannot be saved: give it a method save(folder)"
             )
-        save(Path(folder) / INNER)
-        text = json.dumps({"type": KIND, "format_version": 1}, indent=2) + "\n"
-        (Path(folder) / CONFIG_NAME).write_text(text, encoding="utf-8")
+        with replaced(folder, (CONFIG_NAME, INNER)) as new:
+            save(new / INNER)
+            text = json.dumps({"type": KIND, "format_version": 1}, indent=2) + "\n"
+            (new / CONFIG_NAME).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> UniqueConsecutive:
@@ -130,7 +132,7 @@ class UniqueConsecutive:
             FileNotFoundError: a file is missing.
             ValueError: a file is damaged, or the inner tokenizer removes repeats itself.
         """
-        inner = Path(folder) / INNER
+        inner = whole(Path(folder), CONFIG_NAME) / INNER
         if (inner / CONFIG_NAME).is_file() and read_config(inner / CONFIG_NAME).get("type") == KIND:
             raise ValueError(
                 f"{inner} holds a tokenizer of the type {KIND!r} inside another one: save the tokenizer again"

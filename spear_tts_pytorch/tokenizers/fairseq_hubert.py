@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 STAND_INS = ("fairseq", "omegaconf", "argparse", "hydra", "typing", "enum")
 MOST_LAYERS = 100  # of convolutions
+LEAST_TENSORS = 12  # of a layer of the transformer
 UNUSED = re.compile(r"^(final_proj|label_embs_concat|_codebook_indices)")  # weights that only pretraining needs
 RENAMED = (
     (r"^feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
@@ -114,7 +115,7 @@ def _model_of(options: dict[str, Any]) -> HubertModel:
 def _check_sizes(options: dict[str, Any], weights: dict[str, Tensor]) -> None:
     """Raises ValueError if a model of these options is larger than its weights. Takes no memory for the model."""
     layers = options.get("encoder_layers", 12)
-    if not isinstance(layers, int) or not 0 < layers <= len(weights):
+    if not isinstance(layers, int) or not 0 < LEAST_TENSORS * layers <= len(weights):
         raise ValueError(f"its {len(weights)} tensors do not fit {layers!r} layers")
     with torch.device("meta"):
         expected = sum(value.numel() for value in _model_of(options).state_dict().values())
@@ -181,11 +182,14 @@ def _conv_layers(options: dict[str, Any]) -> list[tuple[int, int, int]]:
     for part in text.split("+"):
         match = re.fullmatch(r"\s*(\[.*\])\s*(?:\*\s*(\d+))?\s*", part, re.DOTALL)
         if match is None:
-            raise ValueError(f"conv_feature_layers of the checkpoint cannot be parsed: {text!r}")
+            raise ValueError(f"conv_feature_layers of the checkpoint cannot be parsed: {text!r:.90}")
+        found: list[tuple[int, int, int]] = [tuple(layer) for layer in ast.literal_eval(match[1])]
         times = int(match[2] or 1)
-        if times > MOST_LAYERS:
-            raise ValueError(f"conv_feature_layers of the checkpoint has more than {MOST_LAYERS} layers: {text!r}")
-        layers += [tuple(layer) for layer in ast.literal_eval(match[1])] * times
+        if times > MOST_LAYERS or len(layers) + times * len(found) > MOST_LAYERS:
+            raise ValueError(f"conv_feature_layers of the checkpoint has more than {MOST_LAYERS} layers: {text!r:.90}")
+        layers += found * times
+    if any(type(number) is not int or number < 1 for layer in layers for number in layer):
+        raise ValueError(f"conv_feature_layers of the checkpoint must be numbers of 1 or more: {text!r:.90}")
     return layers
 
 

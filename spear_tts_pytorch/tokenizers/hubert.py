@@ -29,8 +29,9 @@ from spear_tts_pytorch.tokenizers.mel import nearest
 from spear_tts_pytorch.tokenizers.mel_fit import minibatch_kmeans
 from spear_tts_pytorch.tokenizers.semantic import CONFIG_NAME, check_wav, clips_of, read_config, shown_rates
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences
-from spear_tts_pytorch.utils.files import with_usual_mode, write_whole
+from spear_tts_pytorch.utils.files import with_usual_mode
 from spear_tts_pytorch.utils.json_files import field
+from spear_tts_pytorch.utils.replacing import replaced, whole
 
 CENTROIDS, ENCODER = "centroids.safetensors", "encoder"
 WINDOW, OVERLAP = 1000, 100  # frames: clips over 20 s pass in windows; 2 s at each inner end of a window are dropped
@@ -193,32 +194,35 @@ class HubertWithKmeans(nn.Module):
         return self
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes the encoder (up to `output_layer`), the centroids and then `tokenizer.json` into `folder`."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(folder / ENCODER)
-        with_usual_mode(folder / ENCODER)
-        write_whole(folder / CENTROIDS, to_bytes({"centroids": self.centroids.cpu().contiguous()}))
-        write_whole(folder / CONFIG_NAME, (json.dumps(self.to_dict(), indent=2) + "\n").encode())
+        """Writes the encoder (up to `output_layer`), the centroids and `tokenizer.json` into `folder`, all or none.
+
+        Other files in it stay.
+        """
+        with replaced(folder, (CONFIG_NAME, CENTROIDS, ENCODER)) as new:
+            self.model.save_pretrained(new / ENCODER)
+            with_usual_mode(new / ENCODER)
+            (new / CENTROIDS).write_bytes(to_bytes({"centroids": self.centroids.cpu().contiguous()}))
+            (new / CONFIG_NAME).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> HubertWithKmeans:
         """Opens the tokenizer that `save` wrote. Errors as the constructor."""
-        folder = Path(folder)
+        folder = whole(Path(folder), CONFIG_NAME)
         config = read_config(folder / CONFIG_NAME)
         try:
             kind, version = field(config, "type", str), field(config, "format_version", int, 0)
             kinds = {"target_sample_hz": int, "seq_len_multiple_of": (int, type(None)), "output_layer": int}
             options: dict[str, Any] = {name: field(config, name, kinds[name]) for name in kinds}
-            fitted = field(config, "codebook_size", int) > 0
-            normalize = field(config, "normalize", bool)
+            size, normalize = field(config, "codebook_size", int), field(config, "normalize", bool)
+            if kind != "hubert_kmeans" or version > FORMAT_VERSION:
+                raise ValueError(f"it has the type {kind!r:.60} and the format {version}: upgrade the package")
+            tokenizer = cls(folder / ENCODER, folder / CENTROIDS if size else None, **options)
+            if tokenizer.codebook_size != size:
+                raise ValueError(f"its codebook_size is {tokenizer.codebook_size}, not {size}")
         except ValueError as error:
             raise ValueError(
                 f"{folder / CONFIG_NAME} is not the configuration of a HubertWithKmeans ({error}): save the tokenizer again"
             ) from error
-        if kind != "hubert_kmeans" or version > FORMAT_VERSION:
-            raise ValueError(f"{folder} holds {kind!r} of the format {version}: upgrade the package")
-        tokenizer = cls(folder / ENCODER, folder / CENTROIDS if fitted else None, **options)
         tokenizer.normalize = normalize
         return tokenizer
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 
-from spear_tts_pytorch.tokenizers.fairseq_hubert import read_fairseq_hubert
+from spear_tts_pytorch.tokenizers.fairseq_hubert import LEAST_TENSORS, MOST_LAYERS, read_fairseq_hubert
 from spear_tts_pytorch.utils.json_files import field, read_object
 from spear_tts_pytorch.utils.restricted import RefusedError, load_tensors, without_advice
 from spear_tts_pytorch.utils.weight_files import Shapes, read_shapes
@@ -39,10 +39,11 @@ def read_model(path: str) -> tuple[Any, bool]:
     folder = Path(path)
     if folder.is_dir():
         _check_config(folder / "config.json")
+        if (folder / "adapter_config.json").exists():  # names another model, which would be loaded instead
+            raise ValueError(f"checkpoint_path {path!r} holds an adapter: merge it into its model and give that folder")
     try:
         config = cast(Any, AutoConfig).from_pretrained(path, **NO_CODE)
-        if not hasattr(config, "conv_stride"):
-            raise ValueError(f"it is a {config.model_type}, which takes no waveforms")
+        _check_kind(config)
         if folder.is_dir():
             _check_sizes(config, _shapes(folder))
         model: Any = cast(Any, AutoModel).from_pretrained(path, weights_only=True, **NO_CODE).float()
@@ -76,6 +77,22 @@ def _check_config(path: Path) -> None:
             raise ValueError(f"{path} holds a {name} of more than {MOST_SIZE}: {remedy}")
 
 
+def _check_kind(config: Any) -> None:
+    """Raises ValueError for a model that takes no waveforms, or that needs code from elsewhere."""
+    if not hasattr(config, "conv_stride"):
+        raise ValueError(f"it is a {config.model_type}, which takes no waveforms")
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError("it is quantized, which needs another library: give the model as it was before")
+    attention: Any = getattr(config, "_attn_implementation", None)
+    if attention not in (None, "eager", "sdpa"):  # others may be downloaded and run
+        raise ValueError(f"it asks for the attention {attention!r}: remove attn_implementation from its config.json")
+    if len(config.conv_stride) > MOST_LAYERS:
+        raise ValueError(f"it has {len(config.conv_stride)} convolutions, more than {MOST_LAYERS}")
+    for name in ("conv_dim", "conv_kernel", "conv_stride"):
+        if not all(type(number) is int and number > 0 for number in getattr(config, name)):
+            raise ValueError(f"{name} must be integers of 1 or more, got {getattr(config, name)}")
+
+
 def _shapes(folder: Path) -> Shapes:
     """The shapes of the weights in a folder.
 
@@ -101,8 +118,8 @@ def _check_sizes(config: Any, shapes: Shapes) -> None:
 
     options = cast("dict[str, object]", vars(config))
     layers = [value for name, value in options.items() if name.endswith("layers") and isinstance(value, int)]
-    if max([len(config.conv_stride), *layers]) > len(shapes):
-        raise ValueError(f"its {len(shapes)} tensors are too few for {max(layers)} layers")
+    if max(len(config.conv_stride), LEAST_TENSORS * config.num_hidden_layers, *layers) > len(shapes):
+        raise ValueError(f"its {len(shapes)} tensors are too few for {config.num_hidden_layers} layers")
     with torch.device("meta"):
         model: Any = cast(Any, AutoModel).from_config(config, **NO_CODE)
     expected = sum(value.numel() for value in model.state_dict().values())

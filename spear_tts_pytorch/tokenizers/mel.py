@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spear_tts_pytorch.utils.json_files import REQUIRED, field
+from spear_tts_pytorch.utils.json_files import field
 
 FEATURES = ("mfcc", "logmel")
 MOST_HZ, MOST_MELS = 768_000, 1024
@@ -78,10 +78,7 @@ class MelSettings:
         unknown = sorted(set(values) - {one.name for one in fields(cls)})
         if unknown:
             raise ValueError(f"settings has the unknown field {unknown[0]!r}")
-        given: dict[str, Any] = {
-            one.name: field(values, one.name, kinds[str(one.type)], REQUIRED if one.default is MISSING else one.default)
-            for one in fields(cls)
-        }
+        given: dict[str, Any] = {one.name: field(values, one.name, kinds[str(one.type)]) for one in fields(cls)}
         return cls(**given)
 
     @classmethod

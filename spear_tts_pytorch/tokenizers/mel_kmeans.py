@@ -35,8 +35,8 @@ from spear_tts_pytorch.tokenizers.mel import (
 from spear_tts_pytorch.tokenizers.mel_fit import FitOptions, fit_clusters
 from spear_tts_pytorch.tokenizers.semantic import CONFIG_NAME, check_wav, clips_of, read_config, shown_rates
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences
-from spear_tts_pytorch.utils.files import write_whole
 from spear_tts_pytorch.utils.json_files import field, texts
+from spear_tts_pytorch.utils.replacing import replaced, whole
 
 FORMAT_VERSION = 1
 TENSORS_NAME = "tokenizer.safetensors"
@@ -239,16 +239,16 @@ class MelKmeans:
         return wav / wav.abs().amax().clamp(min=1.0)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes `tokenizer.safetensors` and then `tokenizer.json` into `folder`, which is made if missing."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Writes `tokenizer.safetensors` and `tokenizer.json` into `folder`, both or none. Other files in it stay."""
         tensors = {name: getattr(self, name) for name in ("centroids", "cluster_log_mel", "run_lengths")}
         names = sorted(self.speaker_stats)
         if names:
             tensors["speaker_stats"] = torch.stack([self.speaker_stats[name] for name in names])
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_whole(folder / TENSORS_NAME, to_bytes(tensors))
-        write_whole(folder / CONFIG_NAME, (json.dumps({**self.to_dict(), "speakers": names}, indent=2) + "\n").encode())
+        text = json.dumps({**self.to_dict(), "speakers": names}, indent=2) + "\n"
+        with replaced(folder, (CONFIG_NAME, TENSORS_NAME)) as new:
+            (new / TENSORS_NAME).write_bytes(to_bytes(tensors))
+            (new / CONFIG_NAME).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> MelKmeans:
@@ -258,7 +258,7 @@ class MelKmeans:
             FileNotFoundError: one of the two files is missing.
             ValueError: the files are of another kind of tokenizer, of a later format, or broken.
         """
-        folder = Path(folder)
+        folder = whole(Path(folder), CONFIG_NAME)
         for name in (CONFIG_NAME, TENSORS_NAME):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"no MelKmeans in {folder}: {name} is missing")
@@ -274,15 +274,21 @@ class MelKmeans:
             names = texts(config, "speakers")
             normalize, consecutive = field(config, "normalize", str), field(config, "unique_consecutive", bool)
             tensors: dict[str, Any] = from_bytes((folder / TENSORS_NAME).read_bytes())
-            stats = tensors.pop("speaker_stats", None)
-            speaker_stats: dict[str, Tensor] = {name: stats[index] for index, name in enumerate(names)}
-            return cls(
+            if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+                raise ValueError("its tensors hold NaN or infinity")
+            stats: list[Tensor] = list(tensors.pop("speaker_stats", ()))
+            tokenizer = cls(
                 **tensors,
                 settings=settings,
                 normalize=normalize,
                 unique_consecutive=consecutive,
-                speaker_stats=speaker_stats,
+                speaker_stats=dict(zip(names, stats, strict=True)),
             )
+            own = tokenizer.to_dict()
+            for name in ("codebook_size", "fingerprint"):
+                if own[name] != config.get(name):
+                    raise ValueError(f"its {name} is {own[name]!r}, not {config.get(name)!r:.60}")
+            return tokenizer
         except (ValueError, KeyError, TypeError, IndexError, SafetensorError) as error:
             raise ValueError(
                 f"{folder / CONFIG_NAME} does not hold a usable MelKmeans ({error}): save or fit it again"

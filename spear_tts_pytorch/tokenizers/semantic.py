@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences
 from spear_tts_pytorch.utils.json_files import read_object
+from spear_tts_pytorch.utils.replacing import whole
 
 CONFIG_NAME = "tokenizer.json"
 RATES = range(1000, 768_001)  # Hz; resampling from others turns a small clip into gigabytes
@@ -282,11 +283,15 @@ def load_semantic_tokenizer(folder: str | os.PathLike[str]) -> SemanticTokenizer
         FileNotFoundError: the folder holds no tokenizer.json.
         ValueError: a broken tokenizer.json or a kind that this version cannot read.
     """
-    path = Path(folder) / CONFIG_NAME
+    folder = whole(Path(folder), CONFIG_NAME)
+    path = folder / CONFIG_NAME
     if not path.is_file():
         raise FileNotFoundError(f"no semantic tokenizer in {folder}: {CONFIG_NAME} is missing")
     kind = read_config(path).get("type")
     if not isinstance(kind, str) or kind not in _loaders:
         known = ", ".join(map(repr, sorted(_loaders)))
-        raise ValueError(f"{path} has the tokenizer type {kind!r}, this version knows {known}: upgrade the package")
-    return _loaders[kind](Path(folder))
+        raise ValueError(
+            f"{path} has the tokenizer type {kind!r:.60}, this version knows {known}: upgrade the package, or add your own "
+            "kind by register_semantic_tokenizer"
+        )
+    return _loaders[kind](folder)

@@ -238,7 +238,10 @@ def tokenizer_from_dict(config: dict[str, Any]) -> TextTokenizer:
     """
     kind = field(config, "type", str, "none")
     if kind not in _makers:
-        raise ValueError(f"unknown text tokenizer type {kind!r}: this version knows {_listing(sorted(_makers))}")
+        raise ValueError(
+            f"unknown text tokenizer type {_short(kind)!r}: this version knows {_listing(sorted(_makers))}; upgrade the "
+            "package, or add your own kind by register_text_tokenizer"
+        )
     return _makers[kind](config)
 
 

@@ -9,7 +9,7 @@ result in every process.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -24,6 +24,7 @@ from spear_tts_pytorch.training.schedule import OptimizerKind
 from spear_tts_pytorch.utils.distributed import sharded_like, whole
 
 T = TypeVar("T")
+_WHOLE = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")  # of AdamW; Adafactor keeps rows and columns
 
 
 def make_accelerator(options: Mapping[str, Any]) -> Accelerator:
@@ -139,19 +140,32 @@ def whole_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Restores the state dict that `whole_optimizer` returned; the weight decay stays this optimizer's. Collective.
+    """Restores the state dict that `whole_optimizer` returned; rates and other options stay this optimizer's. Collective.
 
     Raises:
-        ValueError: it is of other parameters.
+        ValueError: it is of other parameters, or damaged.
     """
-    groups = optimizer.param_groups
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    decay = [group["weight_decay"] for group in groups]
+    groups: list[dict[str, Any]] = optimizer.state_dict()["param_groups"]
+    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in state["param_groups"]]:
+        raise ValueError("the number of parameters differs")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    _check_state(state["state"], parameters)
     shards = {
         key: {name: sharded_like(value, parameters[key]) for name, value in own.items()}
         for key, own in state["state"].items()
-        if key < len(parameters)
     }
-    optimizer.load_state_dict({**state, "state": shards})
-    for group, own in zip(optimizer.param_groups, decay, strict=True):
-        group["weight_decay"] = own
+    optimizer.load_state_dict({"state": shards, "param_groups": groups})
+
+
+def _check_state(state: Mapping[int, Mapping[str, Any]], parameters: Sequence[Tensor]) -> None:
+    """Raises ValueError unless states hold tensors of numbers, in the shapes of their parameters and under equal names."""
+    names = {frozenset(own) for own in state.values()}
+    uneven = len(names) > 1 and any(own <= set(_WHOLE) for own in names)
+    if uneven or not state.keys() <= set(range(len(parameters))):
+        raise ValueError("its states are not those of the parameters")
+    for key, own in state.items():
+        for name, value in own.items():
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                raise ValueError(f"{name} of parameter {key} is no tensor of numbers")
+            if value.shape != (() if name == "step" else parameters[key].shape) and name in _WHOLE:
+                raise ValueError(f"{name} of parameter {key} has the shape {list(value.shape)}")

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from spear_tts_pytorch.model.saving import CARD, write_files
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.training.fingerprint import CHANGEABLE, Fingerprint, differences
 from spear_tts_pytorch.training.processes import gather_objects, load_optimizer, on_main, whole_optimizer
@@ -151,8 +152,9 @@ class Checkpoints:
         weights = whole_weights(self.model.state_dict())
 
         def write(folder: Path) -> None:
-            self.model.write_pretrained(folder, weights)
-            self.model.generate_model_card().save(folder / "README.md")
+            write_files(self.model, folder, weights)
+            if not (folder / CARD).exists():
+                self.model.generate_model_card().save(folder / CARD)
 
         return weights, write
 
@@ -229,7 +231,7 @@ class Checkpoints:
     def _restore(self, checkpoint: Mapping[str, Any], path: Path) -> None:
         try:
             load_optimizer(self.optimizer, checkpoint["optim"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
             raise ValueError(
                 f"the checkpoint {path} trained other parameters than this trainer ({error}): resume from another one"
             ) from error

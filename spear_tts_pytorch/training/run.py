@@ -22,9 +22,12 @@ from typing import Any, cast
 
 import torch
 
+from spear_tts_pytorch.model.saving import CARD
+from spear_tts_pytorch.model.saving import NAMES as MODEL_FILES
 from spear_tts_pytorch.training.state import check_state
-from spear_tts_pytorch.utils.files import TEMPORARY, remove, whole_folder, write_whole
+from spear_tts_pytorch.utils.files import TEMPORARY, remove, write_whole
 from spear_tts_pytorch.utils.json_files import field, parse_object, word_of
+from spear_tts_pytorch.utils.replacing import replaced, whole
 from spear_tts_pytorch.utils.restricted import load_tensors
 from spear_tts_pytorch.utils.values import absolute_path, whole_number
 
@@ -37,8 +40,8 @@ _STEP = re.compile(r"step-(\d+)")
 
 
 def save_checkpoint(path: Path, write_model: Callable[[Path], None], state: Mapping[str, Any]) -> None:
-    """Writes a checkpoint folder: the files of `write_model`, and `state`."""
-    with whole_folder(path, replace=True) as folder:
+    """Writes a checkpoint folder: the files of `write_model`, and `state`. An edited model card and files of others stay."""
+    with replaced(path, (*MODEL_FILES, STATE_NAME), keep=(CARD,)) as folder:
         write_model(folder)
         torch.save({"version": STATE_VERSION, **state}, folder / STATE_NAME)
 
@@ -50,7 +53,7 @@ def load_state(path: Path) -> dict[str, Any]:
         FileNotFoundError: the folder holds no state.
         ValueError: the state is broken, or of a later version.
     """
-    file = path / STATE_NAME
+    file = whole(path, MODEL_FILES[0]) / STATE_NAME
     if not file.is_file():
         raise FileNotFoundError(f"{path} is not a checkpoint: it has no {STATE_NAME}")
     try:
@@ -150,6 +153,8 @@ class RunFolder:
         if self.path is None:
             return
         path = self.path / CHECKPOINTS / f"step-{step}"
+        if path.is_symlink():
+            path.unlink()  # the link; its target belongs to somebody else
         save_checkpoint(path, write_model, state)
         self._prune(path.parent, step)
         write_whole(self.path / LATEST, f"{path.name}\n".encode())
@@ -168,7 +173,10 @@ class RunFolder:
     def save_best(self, write_model: Callable[[Path], None]) -> None:
         """Writes the best model, in place of the former one."""
         if self.path is not None:
-            with whole_folder(self.path / BEST, replace=True) as folder:
+            path = self.path / BEST
+            if path.is_symlink():
+                path.unlink()  # as in `save`
+            with replaced(path, MODEL_FILES, keep=(CARD,)) as folder:
                 write_model(folder)
 
     def append(self, record: Mapping[str, Any]) -> None:

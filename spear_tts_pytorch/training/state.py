@@ -148,6 +148,12 @@ def check_state(state: Mapping[str, Any]) -> None:
     for random_state in cast("list[object]", state["rng"]):
         if not isinstance(random_state, dict) or not _RANDOM <= set(cast("dict[str, Any]", random_state)):
             raise ValueError(f"rng must hold the states of {', '.join(sorted(_RANDOM))}")
+        try:
+            _set_random_state(
+                cast("dict[str, Any]", random_state), torch.Generator(), random.Random(), np.random.RandomState()
+            )
+        except Exception as error:  # the generators raise errors of many types
+            raise ValueError(f"rng holds a state that no random generator takes ({error})") from error
 
 
 def random_state() -> RandomState:
@@ -164,10 +170,17 @@ def random_state() -> RandomState:
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
     """Sets the random generators of this process to the states that `random_state` returned."""
-    torch.set_rng_state(state["torch"])
+    _set_random_state(state, torch.default_generator, random, np.random)
     if len(state["cuda"]) and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _set_random_state(state: Mapping[str, Any], torch_generator: torch.Generator, python: Any, numpy: Any) -> None:
+    """Sets three random generators, those of `random`, `numpy.random` or others with their methods."""
+    torch_generator.set_state(state["torch"])
     version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    python.setstate((version, tuple(internal), gauss))
+    kind, keys, place, *rest = state["numpy"]
+    if not 0 <= place <= len(keys):  # numpy reads there unchecked
+        raise ValueError(f"its place {place} is not among {len(keys)} numbers")
+    numpy.set_state((kind, keys.numpy().astype(np.uint32), place, *rest))

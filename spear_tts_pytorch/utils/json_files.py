@@ -7,6 +7,8 @@ fault is one ValueError that names the file, the field and the remedy.
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -41,7 +43,7 @@ def read_object(path: Path, what: str, remedy: str) -> dict[str, Any]:
         ValueError: it is not JSON, holds something else than an object, or is nested too deeply.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: {remedy}")
+        raise FileNotFoundError(f"{path} {'is no file' if os.path.lexists(path) else 'does not exist'}: {remedy}")
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"it is larger than {MOST_BYTES >> 20} MiB")
@@ -54,10 +56,13 @@ def parse_object(data: str | bytes) -> dict[str, Any]:
     """The object in JSON.
 
     Raises:
-        ValueError: it is not JSON, holds something else than an object, is nested too deeply, or holds NaN or infinity.
+        ValueError: it is not JSON, holds something else than an object, is nested too deeply, has a field twice, or holds
+            NaN or infinity.
     """
     try:
-        found: object = json.loads(data, parse_constant=_refuse_constant)
+        found: object = json.loads(
+            data, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_repeats
+        )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(found, dict):
@@ -114,6 +119,8 @@ def texts(values: Mapping[str, Any], name: str) -> list[str]:
     for value in found:
         if not isinstance(value, str):
             raise ValueError(f"{name} must be a list of texts, got {word_of(value)} in it")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError(f"{name} must be a list of texts, got {_short(repr(value))}, half of a character, in it")
     return cast("list[str]", found)
 
 
@@ -137,6 +144,22 @@ def _is_a(value: object, kind: type) -> bool:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"it holds {name}, which is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if abs(number) == float("inf"):
+        raise ValueError(f"it holds {_short(text)}, which is too large")
+    return number
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; raises ValueError if a field comes twice, since programs differ in which of them counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"it has the field {_short(repr(name))} twice")
+    return found
 
 
 def _short(text: str, limit: int = 120) -> str:

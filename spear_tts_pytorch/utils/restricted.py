@@ -27,7 +27,7 @@ import numpy.typing as npt
 import torch
 
 from spear_tts_pytorch.utils.arrays import most_bytes
-from spear_tts_pytorch.utils.pickles import MOST_DEPTH, MOST_VALUES, check_file
+from spear_tts_pytorch.utils.pickles import LEAST_COPIES, MOST_COPIES, MOST_DEPTH, MOST_VALUES, check_file
 
 ADVICE = (
     "Weights only load failed"  # torch's message also advises a way to load that runs code from the file; we cut it
@@ -79,7 +79,9 @@ def load_tensors(path: str | Path, *, stand_ins: tuple[str, ...] = ()) -> Any:
     path = _existing(path)
     try:
         check_file(path)
-    except (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, zlib.error) as error:
+    except PermissionError:
+        raise
+    except (*DAMAGED, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path} is damaged or no file of weights ({_first_line(error)}): copy or save it again"
         ) from error
@@ -88,7 +90,7 @@ def load_tensors(path: str | Path, *, stand_ins: tuple[str, ...] = ()) -> Any:
     while True:
         try:
             with torch.serialization.safe_globals(list(made.values())):
-                return _checked(torch.load(path, map_location="cpu", weights_only=True))
+                return _checked(torch.load(path, map_location="cpu", weights_only=True), path.stat().st_size)
         except (RefusedError, PermissionError):
             raise
         except DAMAGED as error:
@@ -185,6 +187,7 @@ class _ArrayUnpickler(_PythonUnpickler):
         self.sizes: dict[int, tuple[int, int]] = {}
         self.tuples: list[tuple[Any, ...]] = []
         self.path, self.stand_ins, self.file = path, stand_ins, _decompressed(path)
+        self.left = LEAST_COPIES + MOST_COPIES * path.stat().st_size
         self.made: dict[str, Any] = {
             "collections.OrderedDict": OrderedDict,
             "joblib.numpy_pickle.NumpyArrayWrapper": _Array,
@@ -205,6 +208,7 @@ class _ArrayUnpickler(_PythonUnpickler):
     def load_build(self) -> None:
         if not isinstance(self.stack[-2], StandIn):
             raise RefusedError(_refusal(self.path, f"a state for a {type(self.stack[-2]).__name__}"))
+        self.spend([self.stack[-1]])
         _PythonUnpickler.load_build(self)
         if isinstance(self.stack[-1], _Array):
             self.stack.append(self.array(cast("dict[str, Any]", vars(self.stack.pop()))))
@@ -234,6 +238,32 @@ class _ArrayUnpickler(_PythonUnpickler):
         self.sizes[id(made)] = count, depth
         self.tuples.append(made)  # kept, so that no other object gets its id
 
+    def spend(self, values: list[Any]) -> None:
+        """Bounds how often values are copied or hashed: a small pickle can ask for it without an end."""
+        for value in values:
+            parts = cast("tuple[Any, ...]", value) if isinstance(value, (tuple, list, dict, str, bytes)) else ()
+            self.left -= max(1, len(parts), self.sizes.get(id(parts), (0, 0))[0])
+        if self.left < 0:
+            raise RefusedError(f"{self.path} copies the same values too many times: save it again")
+
+    def load_reduce(self) -> None:
+        self.spend(list(self.stack[-1]))
+        _PythonUnpickler.load_reduce(self)
+
+    def load_setitem(self) -> None:
+        self.spend([self.stack[-2]])
+        _PythonUnpickler.load_setitem(self)
+
+    def load_setitems(self) -> None:
+        self.spend(self.stack[::2])  # after a mark, the stack holds keys and values
+        _PythonUnpickler.load_setitems(self)
+
+    def load_set(self) -> None:
+        raise RefusedError(_refusal(self.path, "set"))
+
+    def load_long4(self) -> None:
+        raise RefusedError(f"{self.path} holds a number of more than 500 digits: save it again")
+
     def load_bytearray(self) -> None:
         raise RefusedError(_refusal(self.path, "bytearray"))  # it takes memory before its bytes are read
 
@@ -241,6 +271,12 @@ class _ArrayUnpickler(_PythonUnpickler):
         **_PythonUnpickler.dispatch,
         pickle.BUILD[0]: load_build,
         pickle.BYTEARRAY8[0]: load_bytearray,
+        pickle.REDUCE[0]: load_reduce,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.ADDITEMS[0]: load_set,
+        pickle.FROZENSET[0]: load_set,
+        pickle.LONG4[0]: load_long4,
         **{code[0]: _tuple_loader(code[0]) for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)},
     }
 
@@ -291,10 +327,11 @@ def _bounded(data: bytes, most: int) -> io.BytesIO:
     return io.BytesIO(data)
 
 
-def _checked(value: Any) -> Any:
-    """Returns contents of a file whose tensors have all their numbers; raises ValueError for views that repeat some.
+def _checked(value: Any, size: int) -> Any:
+    """Returns contents of a file of `size` bytes whose tensors have all their numbers.
 
-    Such a tensor takes no memory in the file, and all memory where it is copied.
+    Raises:
+        ValueError: a tensor repeats some, or has none. It takes no memory in the file, and all memory where it is copied.
     """
     seen: set[int] = set()
     waiting = [value]
@@ -304,7 +341,8 @@ def _checked(value: Any) -> Any:
             continue
         seen.add(id(one))
         if isinstance(one, torch.Tensor):
-            if one.layout is not torch.strided or one.numel() * one.element_size() > one.untyped_storage().nbytes():
+            held = one.untyped_storage().nbytes() if one.layout is torch.strided and one.device.type == "cpu" else 0
+            if one.numel() * one.element_size() > held or held > size:
                 raise ValueError("it holds a tensor that is larger than its numbers")
         elif isinstance(one, dict):
             waiting.extend(cast("dict[Any, Any]", one).values())

@@ -30,6 +30,7 @@ USUAL_STEMS = (
     "metadata train val valid validation dev test transcript transcripts transcription filelist manifest".split()
 )
 SPACE = " "
+MOST_FIELDS = 1000  # of the objects in a table of JSON
 LONGEST_NAME = 1000  # characters of a cell that may name audio
 
 Found = Callable[[str], bool]
@@ -216,6 +217,10 @@ def _from_json(path: Path, found: Found, text_column: str | int | None, least: f
         return None
     objects = [(number, cast("dict[str, Any]", item)) for number, item in items]
     names = list(dict.fromkeys(name for _, item in objects for name in item))
+    if len(names) > MOST_FIELDS:
+        if path.suffix.lower() == ".json":
+            return None
+        raise ValueError(f"{path} is no table, since its objects have {len(names)} fields: move it out of the folder")
     rows = [Row(number, [_json_cell(item.get(name)) for name in names]) for number, item in objects]
     share, audio = _audio_column(rows, found)
     if share < least or not share:

@@ -7,6 +7,7 @@ The files beside this one write and read such folders.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from spear_tts_pytorch.data.arrow import Column, Footer, Schema, Table, arrow, check_sizes, parquet
+from spear_tts_pytorch.data.arrow import Column, Footer, Schema, Table, arrow, footer_of, parquet
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, TEXT_PAD_ID
 from spear_tts_pytorch.utils.files import write_whole
 from spear_tts_pytorch.utils.json_files import field, read_object
@@ -93,9 +94,7 @@ def read_footer(shard: Path) -> Footer:
         ValueError: the file is not a readable shard of pairs.
     """
     try:
-        footer = parquet().read_metadata(shard)
-        check_sizes(footer, shard.stat().st_size)
-        return footer
+        return footer_of(shard)
     except PermissionError:
         raise
     except (ValueError, arrow().ArrowException, OSError) as error:
@@ -110,7 +109,7 @@ def read_shard(shard: Path, columns: Sequence[str] = COLUMNS) -> Table:
     """
     pa = arrow()
     try:
-        check_sizes(parquet().read_metadata(shard), shard.stat().st_size)
+        footer_of(shard)
         table = parquet().ParquetFile(shard, memory_map=True).read(columns=list(columns)).select(list(columns))
         table = table.cast(pa.schema([pair_schema().field(name) for name in columns]))
         if "id" in columns and table["id"].null_count:
@@ -171,12 +170,14 @@ def read_metadata(folder: str | Path) -> dict[str, Any]:
         ValueError: it is not JSON, or was written by a later version of the format.
     """
     path = Path(folder) / DATASET_NAME
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
     what, remedy = "the description of a folder of pairs", "restore or remove it"
     metadata = read_object(path, what, remedy)
     try:
         version = field(metadata, "format_version", int)
+        if version < 1:
+            raise ValueError(f"format_version must be at least 1, got {version}")
         if version <= FORMAT_VERSION:
             _check_metadata(metadata)
     except ValueError as error:
