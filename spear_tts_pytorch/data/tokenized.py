@@ -35,6 +35,12 @@ from spear_tts_pytorch.utils.json_files import read_object
 
 REPORT, TOKENIZER = "report.json", "tokenizer_of_ids.json"
 BATCH_CLIPS = 32
+# The types that columns of a shard may have; the first is the one that is written.
+KINDS = {
+    "id": ("string", "large_string"),
+    "semantic_ids": ("list<element: int32>", "list<item: int32>", "list<element: int64>", "list<item: int64>"),
+    "seconds": ("double", "float"),
+}
 FATAL = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))  # not the clip's fault
 Row = tuple[str, "np.ndarray | None", "str | None", "str | None", float, str]
 """Id, semantic ids int32 `[n]` (None for a clip that cannot be used), text, speaker, seconds, and the reason for None."""
@@ -306,7 +312,13 @@ def _read(folder: Path, columns: list[str]) -> Table:
     try:
         for path in _shards(folder):
             footer_of(path)
-        return pa.concat_tables([parquet().read_table(path, columns=columns) for path in _shards(folder)])
+        tables = [parquet().read_table(path, columns=columns) for path in _shards(folder)]
+        for path, table in zip(_shards(folder), tables, strict=True):
+            kinds = {name: str(table.schema.field(name).type) for name in columns if name in KINDS}
+            wrong = next((name for name, kind in kinds.items() if kind not in KINDS[name]), None)
+            if wrong is not None:
+                raise ValueError(f"the column {wrong} of {path.name} is {kinds[wrong]}, not {KINDS[wrong][0]}")
+        return pa.concat_tables(tables)
     except (ValueError, pa.ArrowException, OSError, KeyError) as error:
         raise ValueError(
             f"{folder} holds a shard that cannot be read ({error}): remove it and tokenize again"
