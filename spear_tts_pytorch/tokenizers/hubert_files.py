@@ -6,6 +6,7 @@ files is run, and nothing is asked on the terminal.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,7 +47,9 @@ def read_model(path: str) -> tuple[Any, bool]:
         _check_kind(config)
         if folder.is_dir():
             _check_sizes(config, _shapes(folder))
-        model: Any = cast(Any, AutoModel).from_pretrained(path, weights_only=True, **NO_CODE).float()
+        loaded: Any = cast(Any, AutoModel).from_pretrained(path, weights_only=True, output_loading_info=True, **NO_CODE)
+        model: Any = loaded[0].float()
+        _check_whole(loaded[1]["missing_keys"])
         normalize: bool = config.feat_extract_norm == "layer"
         if not folder.is_dir():
             normalize = cast(Any, AutoFeatureExtractor).from_pretrained(path, **NO_CODE).do_normalize
@@ -79,7 +82,7 @@ def _check_config(path: Path) -> None:
 
 def _check_kind(config: Any) -> None:
     """Raises ValueError for a model that takes no waveforms, or that needs code from elsewhere."""
-    if not hasattr(config, "conv_stride"):
+    if not hasattr(type(config)(), "conv_stride"):  # a file may give any configuration this field
         raise ValueError(f"it is a {config.model_type}, which takes no waveforms")
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError("it is quantized, which needs another library: give the model as it was before")
@@ -91,6 +94,14 @@ def _check_kind(config: Any) -> None:
     for name in ("conv_dim", "conv_kernel", "conv_stride"):
         if not all(type(number) is int and number > 0 for number in getattr(config, name)):
             raise ValueError(f"{name} must be integers of 1 or more, got {getattr(config, name)}")
+
+
+def _check_whole(missing: Iterable[str]) -> None:
+    """Raises ValueError if weights are missing; transformers draws them at random."""
+    # Only pretraining uses the first; the second has had several names.
+    names = sorted(name for name in missing if name != "masked_spec_embed" and "pos_conv_embed" not in name)
+    if names:
+        raise ValueError(f"its weights lack {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
 
 
 def _shapes(folder: Path) -> Shapes:
