@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from spear_tts_pytorch.data.loader import SizedDataset, SpeechCollate
+from spear_tts_pytorch.data.tokenized import FATAL
 from spear_tts_pytorch.decoding.batching import Generated, decode_many
 from spear_tts_pytorch.decoding.options import DecodingOptions
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
@@ -27,7 +28,6 @@ from spear_tts_pytorch.tokens import pad_sequences, strip
 Decode = Callable[[Tensor], list[tuple[Tensor, float]]]
 """Semantic ids `[b, n]`, padded with -1, to text ids `[m]` and a score for each row; higher is surer."""
 
-FATAL = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))  # not an item's fault
 SCORE_DIGITS = 4  # other items of a batch change scores by less than this
 
 
@@ -161,18 +161,11 @@ class Labeller:
             yield items[start : start + self.batch_size]
 
     def tokenize(self, items: list[Item]) -> None:
-        """Replaces waveforms by semantic ids `[n]`. If a batch fails, its items are tokenized one by one."""
-        try:
-            rows = self._to_ids([item.speech for item in items])
-        except Exception as error:
-            if isinstance(error, FATAL) and (len(items) == 1 or not isinstance(error, torch.OutOfMemoryError)):
-                raise
-            if len(items) == 1:
-                items[0].problem = error.with_traceback(None)
-                return
-            for item in items:
-                self.tokenize([item])
-            return
+        """Replaces waveforms by semantic ids `[n]`. An item that cannot be tokenized holds the error."""
+        _each(self._tokenize, items)
+
+    def _tokenize(self, items: list[Item]) -> None:
+        rows = self._to_ids([item.speech for item in items])
         for item, row in zip(items, rows, strict=True):
             if item.speech.is_floating_point():
                 item.seconds = len(item.speech) / (getattr(self.model.wav2vec, "target_sample_hz", None) or 16_000)
@@ -190,22 +183,9 @@ class Labeller:
     def _label(self, items: list[Item]) -> None:
         if not isinstance(self.how, DecodingOptions):
             for batch in self._batches(items):
-                self._label_each(self._label_by_function, batch)
+                _each(self._label_by_function, batch)
         elif items:
-            self._label_each(self._label_by_model, items)
-
-    def _label_each(self, label: Callable[[list[Item]], None], items: list[Item]) -> None:
-        """Labels items. If that fails, labels both halves apart, down to the item that fails, which holds the error."""
-        try:
-            return label(items)
-        except Exception as error:  # of a function of the user's, which may raise any
-            if isinstance(error, FATAL) and (len(items) == 1 or not isinstance(error, torch.OutOfMemoryError)):
-                raise
-            if len(items) == 1:
-                items[0].problem = error.with_traceback(None)
-                return
-        for half in (items[: len(items) // 2], items[len(items) // 2 :]):
-            self._label_each(label, half)
+            _each(self._label_by_model, items)
 
     @torch.no_grad()
     def _label_by_function(self, items: list[Item]) -> None:
@@ -233,6 +213,24 @@ class Labeller:
         )
         for item, result in zip(items, results, strict=True):
             item.label = None if result is None else Label.of(result)
+
+
+def _each(work: Callable[[list[Item]], None], items: list[Item]) -> None:
+    """Does some work on items. If that fails, does it on both halves, down to the item that fails, which holds the error.
+
+    Raises:
+        torch.OutOfMemoryError: a GPU has too little memory for one item. Other errors of a GPU are raised at once.
+    """
+    try:
+        return work(items)
+    except Exception as error:  # of a function of the user's, which may raise any
+        if isinstance(error, FATAL) and (len(items) == 1 or not isinstance(error, torch.OutOfMemoryError)):
+            raise
+        if len(items) == 1:
+            items[0].problem = error.with_traceback(None)
+            return
+    for half in (items[: len(items) // 2], items[len(items) // 2 :]):
+        _each(work, half)
 
 
 def _seed(seed: int, id: str) -> int:

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from spear_tts_pytorch.data.arrow import Table, arrow, footer_of, parquet, parquet_bytes
+from spear_tts_pytorch.data.arrow import Schema, Table, arrow, footer_of, parquet, parquet_bytes
 from spear_tts_pytorch.data.audio import resample
 from spear_tts_pytorch.data.corpora.clip_files import check_unique
 from spear_tts_pytorch.data.corpora.corpus import Utterance
@@ -35,12 +35,6 @@ from spear_tts_pytorch.utils.json_files import read_object
 
 REPORT, TOKENIZER = "report.json", "tokenizer_of_ids.json"
 BATCH_CLIPS = 32
-# The types that columns of a shard may have; the first is the one that is written.
-KINDS = {
-    "id": ("string", "large_string"),
-    "semantic_ids": ("list<element: int32>", "list<item: int32>", "list<element: int64>", "list<item: int64>"),
-    "seconds": ("double", "float"),
-}
 FATAL = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))  # not the clip's fault
 Row = tuple[str, "np.ndarray | None", "str | None", "str | None", float, str]
 """Id, semantic ids int32 `[n]` (None for a clip that cannot be used), text, speaker, seconds, and the reason for None."""
@@ -291,34 +285,28 @@ def _shards(folder: Path) -> list[Path]:
 
 def _write_shard(folder: Path, number: int, rows: list[Row]) -> int:
     """Writes a shard; returns the number of the next."""
-    pa = arrow()
-    ids, semantic_ids, texts, speakers, seconds, _ = zip(*rows, strict=True)
-    table = pa.table(
-        {
-            "id": pa.array(ids, pa.string()),
-            "semantic_ids": pa.array(list(semantic_ids), pa.list_(pa.int32())),
-            "text": pa.array(texts, pa.string()),
-            "speaker": pa.array(speakers, pa.string()),
-            "seconds": pa.array(seconds, pa.float64()),
-        }
-    )
+    columns = [list(column) for column in zip(*rows, strict=True)][:-1]
+    table = arrow().table(columns, schema=_schema())
     write_whole(folder / f"speech-{number:06d}.parquet", parquet_bytes(table))
     return number + 1
+
+
+def _schema() -> Schema:
+    """The columns of a shard."""
+    pa = arrow()
+    kinds = {"id": pa.string(), "semantic_ids": pa.list_(pa.int32()), "text": pa.string(), "speaker": pa.string()}
+    return pa.schema({**kinds, "seconds": pa.float64()})
 
 
 def _read(folder: Path, columns: list[str]) -> Table:
     """Columns of all shards."""
     pa = arrow()
+    schema = pa.schema([_schema().field(name) for name in columns])
     try:
         for path in _shards(folder):
             footer_of(path)
         tables = [parquet().read_table(path, columns=columns) for path in _shards(folder)]
-        for path, table in zip(_shards(folder), tables, strict=True):
-            kinds = {name: str(table.schema.field(name).type) for name in columns if name in KINDS}
-            wrong = next((name for name, kind in kinds.items() if kind not in KINDS[name]), None)
-            if wrong is not None:
-                raise ValueError(f"the column {wrong} of {path.name} is {kinds[wrong]}, not {KINDS[wrong][0]}")
-        return pa.concat_tables(tables)
+        return pa.concat_tables([table.cast(schema) for table in tables])
     except (ValueError, pa.ArrowException, OSError, KeyError) as error:
         raise ValueError(
             f"{folder} holds a shard that cannot be read ({error}): remove it and tokenize again"

@@ -151,7 +151,7 @@ def check_saved(arguments: Mapping[str, Any], complete: bool) -> None:
     """Checks saved arguments of a model field by field, before anything is made with them.
 
     Args:
-        complete: whether none may be missing; other releases did not know all of them.
+        complete: whether none may be missing; files of other formats did not know all of them.
 
     Raises:
         ValueError: one is missing, of another type or out of range, or some contradict each other.

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from spear_tts_pytorch.model.config import check_saved
-from spear_tts_pytorch.model.saving import CONFIG, SEMANTIC_TOKENIZER, WEIGHTS, Saved
+from spear_tts_pytorch.model.saving import CONFIG, FORMAT_VERSION, SEMANTIC_TOKENIZER, WEIGHTS, Saved
 from spear_tts_pytorch.tokenizers import load_semantic_tokenizer, tokenizer_from_dict
 from spear_tts_pytorch.utils.distributed import sharded_like
 from spear_tts_pytorch.utils.files import recover_folder
@@ -27,7 +27,6 @@ from spear_tts_pytorch.utils.json_files import REQUIRED, field, read_object
 from spear_tts_pytorch.utils.replacing import whole
 from spear_tts_pytorch.utils.restricted import load_tensors
 from spear_tts_pytorch.utils.weight_files import read_shapes, shape_problems, shown
-from spear_tts_pytorch.version import __version__
 
 LEAST_TENSORS = 7  # of a layer
 HUB_KEYWORDS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
@@ -235,7 +234,7 @@ def _read_config(folder: Path, known: Collection[str]) -> dict[str, Any]:
     try:
         arguments: dict[str, Any] = field(config, "arguments", dict)
         version: str = field(config, "library_version", str, "unknown")
-        complete = version == __version__
+        complete = field(config, "format_version", int, 1) == FORMAT_VERSION
         field(config, "text_tokenizer", (dict, type(None)), REQUIRED if complete else None)
         field(config, "semantic_tokenizer", bool, REQUIRED if complete else None)
         unknown = sorted(set(arguments) - set(known))

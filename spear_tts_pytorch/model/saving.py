@@ -22,6 +22,7 @@ from spear_tts_pytorch.utils.replacing import replaced
 from spear_tts_pytorch.version import __version__
 
 WEIGHTS, CONFIG, SEMANTIC_TOKENIZER, CARD = "model.safetensors", "config.json", "semantic_tokenizer", "README.md"
+FORMAT_VERSION = 2  # of config.json; 1 is release 0.5.0, which had no such field. Add one with each new field.
 NAMES = (CONFIG, WEIGHTS, SEMANTIC_TOKENIZER, CARD)
 
 
@@ -55,7 +56,12 @@ def write_files(model: Saved, folder: Path, weights: dict[str, Tensor]) -> None:
         safetensors.torch.save_file(contiguous, folder / WEIGHTS)
     except SafetensorError as error:
         raise OSError(f"{folder / WEIGHTS} cannot be written ({error}): make room, or choose another folder") from error
-    config: dict[str, Any] = {"library_version": __version__, "arguments": model.arguments, "text_tokenizer": None}
+    config: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "library_version": __version__,
+        "arguments": model.arguments,
+        "text_tokenizer": None,
+    }
     text = model.tokenizer_encode
     if hasattr(text, "to_dict"):
         config["text_tokenizer"] = text.to_dict()

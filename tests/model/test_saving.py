@@ -202,3 +202,19 @@ def test_weights_of_wrapped_models_are_loaded(tmp_path, prefix):
     torch.save({prefix + key: value for key, value in model.state_dict().items()}, tmp_path / "a.pt")
     other.load(tmp_path / "a.pt")
     assert all(torch.equal(value, other.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_a_configuration_of_release_0_5_0_opens(tmp_path):
+    """That release wrote neither `format_version` nor `semantic_tokenizer`, and its library_version is 0.5.0."""
+    model, _ = make_old_and_new()
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    del config["format_version"], config["semantic_tokenizer"]
+    path.write_text(json.dumps({**config, "library_version": "0.5.0"}))
+    found = TextToSemantic.from_pretrained(tmp_path)
+    assert same_weights(found, model) and found.arguments == model.arguments
+    assert found.wav2vec is not None and found.tokenizer_encode == model.tokenizer_encode
+    path.write_text(json.dumps({**config, "format_version": 2}))
+    with pytest.raises(ValueError, match="config.json is not .*semantic_tokenizer is missing"):
+        TextToSemantic.from_pretrained(tmp_path)
