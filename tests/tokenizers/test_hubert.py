@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from spear_tts_pytorch.data.audio import load_audio
 from spear_tts_pytorch.data.corpora import Utterance
@@ -60,6 +60,17 @@ def test_a_huggingface_save_gives_the_same(tokenizer, files, expected, tmp_path)
     with torch.no_grad():  # what is cut off changes nothing
         whole = model(waves, output_hidden_states=True).hidden_states[2]
     torch.testing.assert_close(torch.stack(tokenizer.features(waves)), whole, atol=1e-5, rtol=1e-5)
+
+
+def test_a_huggingface_folder_whose_weights_lack_some_is_refused(files, tmp_path):
+    model, _ = read_fairseq_hubert(files / "hubert_tiny.pt")
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in weights if name.endswith("attention.k_proj.weight"))
+    del weights[name]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"weights lack {name}"):
+        hubert.HubertWithKmeans(tmp_path)
 
 
 class Evil:

@@ -230,6 +230,12 @@ def test_broken_files_are_named(tmp_path, tokenizer):
     with pytest.raises(ValueError, match="not a tokenizer configuration"):
         load_semantic_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text(json.dumps(config))
+    changed = copy.deepcopy(tokenizer)
+    changed.centroids += 1
+    changed.save(tmp_path / "other")
+    (tmp_path / "tokenizer.safetensors").write_bytes((tmp_path / "other" / "tokenizer.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="its fingerprint is"):  # the files of two tokenizers
+        MelKmeans.load(tmp_path)
     (tmp_path / "tokenizer.safetensors").write_bytes(b"junk")
     with pytest.raises(ValueError, match="usable MelKmeans"):
         MelKmeans.load(tmp_path)

@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside the weights, changed at random: the run goes on as before, or one error has the path."""
+"""What a checkpoint holds beside the weights, changed at random: the run goes on with finite weights, or one error has the path."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from training_setup import make_trainer, same, weights
 
+from spear_tts_pytorch.training.state import check_state
 from spear_tts_pytorch.utils.restricted import load_tensors
 
 HOSTILE = [
@@ -47,7 +48,7 @@ def changed(value, path, instead):
 
 
 @pytest.mark.slow
-def test_a_changed_state_is_refused_or_goes_on_as_before(tmp_path):
+def test_a_changed_state_is_refused_or_trains_on(tmp_path):
     trainer = make_trainer("forward", tmp_path)
     for _ in range(3):
         trainer.train_step()
@@ -77,3 +78,16 @@ def test_a_changed_state_is_refused_or_goes_on_as_before(tmp_path):
             assert same(found, wanted) or np.all([torch.isfinite(value).all() for value in found.values()]), place
 
     check()
+
+
+@pytest.mark.parametrize("place", [-1, 625, 2**31])
+def test_a_random_generator_is_not_set_to_read_beyond_its_numbers(tmp_path, place):
+    trainer = make_trainer("forward", tmp_path)
+    trainer.train_step()
+    trainer.save(tmp_path / "saved")
+    state = load_tensors(tmp_path / "saved" / "trainer.pt")
+    check_state(state)
+    kind, keys, _, *rest = state["rng"][0]["numpy"]
+    state["rng"][0]["numpy"] = (kind, keys, place, *rest)
+    with pytest.raises(ValueError, match=f"place {place} is not among 624 numbers"):
+        check_state(state)

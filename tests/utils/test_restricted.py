@@ -239,3 +239,9 @@ def test_numbers_of_numpy_in_the_options_of_a_checkpoint(tmp_path):
     torch.save({"cfg": {"model": small}, "model": {}}, path)
     with pytest.raises(ValueError, match="a.pt is not a HuBERT that this version knows .*0 tensors"):
         read_fairseq_hubert(path)
+
+
+def test_a_tensor_that_takes_more_memory_than_its_file_is_refused(tmp_path):
+    torch.save({"x": Runs(torch.Tensor, 3_000_000)}, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match="weights.pt.*larger than its numbers"):
+        load_tensors(tmp_path / "weights.pt")
