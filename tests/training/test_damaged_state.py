@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside the weights, changed at random: the run goes on with finite weights, or one error has the path."""
+"""What a checkpoint holds beside the weights, changed: the run goes on with finite weights, or one error has the path."""
 
 import numpy as np
 import pytest
