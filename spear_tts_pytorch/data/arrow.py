@@ -48,6 +48,15 @@ def parquet_bytes(table: Table, compression: str = "snappy") -> Any:
     return sink.getvalue()
 
 
+def source_of(path: Path) -> Any:
+    """What Arrow reads a file from: its path, or the bytes of a file whose path is not UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return arrow().BufferReader(path.read_bytes())
+    return str(path)
+
+
 def footer_of(path: Path) -> Footer:
     """The end of a Parquet file.
 
@@ -57,7 +66,7 @@ def footer_of(path: Path) -> Footer:
     """
     if not path.is_file():
         raise ValueError("it is no file")
-    footer = parquet().read_metadata(path)
+    footer = parquet().read_metadata(source_of(path))
     _check_sizes(footer, path.stat().st_size)
     return footer
 

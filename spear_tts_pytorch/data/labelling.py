@@ -24,6 +24,7 @@ from spear_tts_pytorch.decoding.options import DecodingOptions
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.tokenizers.semantic import tokenize_clips
 from spear_tts_pytorch.tokens import pad_sequences, strip
+from spear_tts_pytorch.utils.values import unicode_text
 
 Decode = Callable[[Tensor], list[tuple[Tensor, float]]]
 """Semantic ids `[b, n]`, padded with -1, to text ids `[m]` and a score for each row; higher is surer."""
@@ -84,11 +85,7 @@ class _Reading(Dataset[Item]):
     def __getitem__(self, place: int) -> Item:
         id = self.ids[place]
         try:
-            id.encode()
-        except UnicodeEncodeError as error:  # from a file name of another encoding
-            problem = ValueError(f"the name {id!r} is not Unicode text ({error.reason}): give the item another")
-            return Item(id, torch.empty(0), problem=problem)
-        try:
+            unicode_text("the item's name", id)
             return Item(id, _speech(self.dataset[self.indices[place]], id))
         except Exception as error:  # datasets raise errors of any type
             return Item(id, torch.empty(0), problem=error.with_traceback(None))

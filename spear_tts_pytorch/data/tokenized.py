@@ -32,6 +32,7 @@ from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
 from spear_tts_pytorch.tokenizers.semantic import RATES, SemanticTokenizer, describe, tokenize_clips
 from spear_tts_pytorch.utils.files import locked, write_whole
 from spear_tts_pytorch.utils.json_files import read_object
+from spear_tts_pytorch.utils.values import unicode_text
 
 REPORT, TOKENIZER = "report.json", "tokenizer_of_ids.json"
 BATCH_CLIPS = 32
@@ -113,7 +114,7 @@ def _write_results(
     try:
         for found in results:
             rows += [row for row in found if row[1] is not None]
-            report.skipped.update({row[0]: row[5] for row in found if row[1] is None})
+            report.skipped.update({_printable(row[0]): row[5] for row in found if row[1] is None})
             report.hours += sum(row[4] for row in found if row[1] is not None) / 3600
             bar.update(len(found))
             minutes = bar.format_dict["elapsed"] / 60
@@ -229,6 +230,9 @@ def _tokenized(batch: list[Utterance], tokenizer: SemanticTokenizer) -> list[Row
     for one in batch:
         ids, problem, seconds = None, "", 0.0
         try:
+            for name, words in (("id", one.id), ("text", one.text), ("speaker", one.speaker)):
+                if words is not None:
+                    unicode_text(name, words)
             wav = torch.as_tensor(one.audio())
             rate = one.sample_hz or tokenizer.target_sample_hz
             row = tokenize_clips(tokenizer, [wav], rate)[0]
@@ -243,7 +247,10 @@ def _tokenized(batch: list[Utterance], tokenizer: SemanticTokenizer) -> list[Row
 
 def _problem(error: BaseException) -> str:
     """An error in one line of UTF-8."""
-    words = " ".join(str(error).split()) or type(error).__name__
+    return _printable(" ".join(str(error).split()) or type(error).__name__)
+
+
+def _printable(words: str) -> str:
     return words.encode("utf-8", "backslashreplace").decode()  # file names may hold any bytes
 
 

@@ -124,7 +124,7 @@ def _check_sizes(options: dict[str, Any], weights: dict[str, Tensor]) -> None:
 
 
 def read_centroids(path: str | Path) -> Tensor:
-    """Reads centroids `[K, d]`, float32, from a k-means of scikit-learn in joblib, or `.npy`, `.npz`, `.safetensors`.
+    """Reads centroids `[K, d]`, float32, from a k-means of scikit-learn in joblib, or `.npy`, `.npz`, `.safetensors`, `.pt`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -141,6 +141,8 @@ def read_centroids(path: str | Path) -> Tensor:
             raise ValueError(f"{path} is damaged ({error}): copy it again") from error
     elif path.suffix in (".npy", ".npz"):
         found = load_arrays(path)
+    elif path.suffix in (".pt", ".pth"):
+        found = load_tensors(path)
     else:
         found = load_joblib(path, stand_ins=("sklearn", "scipy.sparse"))
         found = getattr(found, "cluster_centers_", found)

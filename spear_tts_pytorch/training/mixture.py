@@ -45,9 +45,9 @@ def split_dataset(
         if number_of_items("valid_dataset", valid_dataset) == 0:
             raise ValueError("valid_dataset is empty: give at least one item, or None")
         return Split(dataset, valid_dataset)
-    if valid_frac == 0 or len(dataset) == 1:
-        return Split(dataset, dataset)
     size = max(1, int((1 - valid_frac) * len(dataset)))
+    if size == len(dataset):
+        return Split(dataset, dataset)
     generator = torch.Generator().manual_seed(seed)
     whole = cast("Dataset[object]", dataset)
     train, valid = random_split(whole, [size, len(dataset) - size], generator=generator)

@@ -8,6 +8,7 @@ result in every process.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from spear_tts_pytorch.utils.distributed import sharded_like, whole
 
 T = TypeVar("T")
 _WHOLE = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")  # of AdamW; Adafactor keeps rows and columns
+_trainings = itertools.count()
 
 
 def make_accelerator(options: Mapping[str, Any]) -> Accelerator:
@@ -80,6 +82,34 @@ def on_main(accelerator: Accelerator, action: Callable[[], Any]) -> None:
             raise RuntimeError(f"the first process failed: {told}")
     if failure is not None:
         raise failure
+
+
+@contextmanager
+def sharing_failures(accelerator: Accelerator) -> Generator[None]:
+    """If one process fails inside, the others, which then lose the connection to it, fail with its message.
+
+    Raises:
+        RuntimeError: another process failed.
+    """
+    store, key = cast(Any, None), f"failure of training {next(_trainings)}"  # all processes train equally often
+    if accelerator.num_processes > 1 and torch.distributed.is_initialized():
+        store = torch.distributed.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage] # the only way
+    try:
+        yield
+    except Exception as error:
+        if store is not None:
+            _tell_failure(store, key, accelerator.process_index, error)
+        raise
+
+
+def _tell_failure(store: Any, key: str, rank: int, error: Exception) -> None:
+    """Tells the other processes of an error; raises RuntimeError if another told of one first."""
+    try:
+        first: str = store.compare_set(key, "", f"process {rank} failed: {type(error).__name__}: {error}").decode()
+    except RuntimeError:  # the process that holds the store is gone
+        return
+    if not first.startswith(f"process {rank} "):
+        raise RuntimeError(first) from error
 
 
 def sum_over_processes(accelerator: Accelerator, value: Tensor) -> Tensor:

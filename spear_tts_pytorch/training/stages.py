@@ -220,7 +220,10 @@ def _all_pairs(
     datasets = [] if dataset is None else [dataset]
     if folder is not None:
         folder = absolute_path("generated_audio_text_dataset_folder", folder, also=" or None")
-        generated = GeneratedAudioTextDataset(folder, delimiter_id, eos_id=eos_ids(model))
+        try:
+            generated = GeneratedAudioTextDataset(folder, delimiter_id, eos_id=eos_ids(model))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"generated_audio_text_dataset_folder: {error}") from error
         datasets.append(_without_empty(generated))
         check_origin(model, generated)
     if dataset is not None:

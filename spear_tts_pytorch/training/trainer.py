@@ -237,10 +237,11 @@ class Trainer:
         Raises:
             FloatingPointError: a loss that is not finite; the weights and checkpoints before it stay.
             KeyboardInterrupt, SystemExit: after SIGINT and SIGTERM.
-            RuntimeError: another run is at work in the results folder.
+            RuntimeError: another run is at work in the results folder, or another process failed.
         """
         config = {"num_train_steps": self.num_train_steps, "learning_rate": self.lr}
-        with folder_held(self.accelerator, self.run_folder), self.signals.noted():
+        alone = folder_held(self.accelerator, self.run_folder)
+        with processes.sharing_failures(self.accelerator), alone, self.signals.noted():
             self.checkpoints.check_still_ours()
             with processes.tracked(self.accelerator, self.task, config):
                 self._train(log_fn)

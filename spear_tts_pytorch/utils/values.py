@@ -118,6 +118,24 @@ def absolute_path(name: str, value: object, *, also: str = "") -> Path:
     return path.absolute()
 
 
+def unicode_text(name: str, value: object, *, also: str = "") -> str:
+    """A text that files of UTF-8 can hold. `also` names other choices in messages.
+
+    Raises:
+        TypeError: the value is no text.
+        ValueError: it holds halves of characters (surrogates), as names of files in another encoding do.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text{also}, got {shown(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} is no Unicode text, got {shown(value)} ({error.reason}): rename or change it"
+        ) from error
+    return value
+
+
 def instance(name: str, value: object, kind: type[T]) -> T:
     """An object of a class.
 

@@ -209,3 +209,15 @@ def test_clips_of_several_rates(tokenizer, tmp_path):
     resampled = [resample(one.audio(), one.sample_hz, RATE) for one in utterances]
     assert own.target_sample_hz == RATE
     assert own.fingerprint == MelKmeans.fit(resampled, RATE, 4, progress=False).fingerprint
+
+
+@pytest.mark.parametrize("place", ["id", "text", "speaker"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_clip_with_words_that_are_no_unicode_is_left_out_alone(corpus, tokenizer, tmp_path, place, workers):
+    clips = [one for one in read_corpus(corpus) if one.id not in BAD][:4]
+    setattr(clips[2], place, "caf\udce9")
+    report = tokenize_corpus(clips, tokenizer, tmp_path, progress=False, workers=workers)
+    assert report.clips == 3 and TokenizedSpeech(tmp_path).ids == [clips[index].id for index in (0, 1, 3)]
+    [(name, reason)] = report.skipped.items()
+    assert name == ("caf\\udce9" if place == "id" else clips[2].id) and f"{place} is no Unicode text" in reason
+    assert json.loads((tmp_path / "report.json").read_text())["skipped"] == report.skipped

@@ -25,7 +25,8 @@ def test_centroids_of_every_format(tmp_path, files):
     np.savez(tmp_path / "a.npz", centers=wanted.numpy())
     save_file({"centers": wanted}, tmp_path / "a.safetensors")
     joblib.dump(wanted.numpy(), tmp_path / "a.bin", compress=3)
-    for name in ("a.npy", "a.npz", "a.safetensors", "a.bin"):
+    torch.save(wanted, tmp_path / "a.pt")
+    for name in ("a.npy", "a.npz", "a.safetensors", "a.bin", "a.pt"):
         assert torch.equal(read_centroids(tmp_path / name), wanted)
     np.save(tmp_path / "flat.npy", np.ones(3))
     np.save(tmp_path / "objects.npy", np.array([{}]))

@@ -109,6 +109,21 @@ def test_what_fails_in_the_first_process_fails_in_all(tmp_path):
         assert not succeeded and "no training run" in message
 
 
+def train_with_a_bad_item(index):
+    data = make_speech(20)
+    data[index] = torch.full((9,), 99)  # no id of speech
+    model = make_model()
+    SpeechSpeechPretrainer(model, dataset=data, valid_dataset=data[:1], **train_options(batch_size=1)).train()
+
+
+def test_a_bad_item_in_one_process_ends_all_with_its_name():
+    bad = 7  # seed 42 gives it to the second process; the first holds the store of messages
+    found = many.run(2, train_with_a_bad_item, bad)
+    messages = [message.splitlines()[0] for succeeded, message in found if not succeeded]
+    assert len(messages) == 2 and all("holds the id 99" in message for message in messages), messages
+    assert messages[0].startswith("RuntimeError: process 1 failed: ValueError: ") and f"[{bad}]" in messages[0]
+
+
 def interrupted(folder, number):
     trainer = make("forward", folder, 2)
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spear_tts_pytorch.data.arrow import RecordBatch, Table, arrow
+from spear_tts_pytorch.data.arrow import RecordBatch, Table, arrow, source_of
 from spear_tts_pytorch.data.pairs.shards import ID_COLUMNS, check_ids, pair_schema, ragged, read_shard
 from spear_tts_pytorch.utils.files import write_whole
 
@@ -154,7 +154,10 @@ def _mapped(path: Path) -> RecordBatch | None:
     """The pairs of an Arrow file, mapped into memory; None if there is no such file or it is broken."""
     pa = arrow()
     try:
-        with pa.memory_map(str(path)) as file:  # closed, so that no file stays open for each shard; the mapping stays
+        source = source_of(path)
+        if not isinstance(source, str):
+            return pa.ipc.open_file(source).get_batch(0)
+        with pa.memory_map(source) as file:  # closed, so that no file stays open for each shard; the mapping stays
             return pa.ipc.open_file(file).get_batch(0)
     except (OSError, pa.ArrowException):
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -32,7 +32,7 @@ from spear_tts_pytorch.data.pairs.shards import (
     read_footer,
     read_metadata,
 )
-from spear_tts_pytorch.utils.values import absolute_path, real_number, shown, whole_number
+from spear_tts_pytorch.utils.values import absolute_path, one_of, real_number, shown, unicode_text, whole_number
 
 IN_MEMORY_IDS = 16 * 2**20  # folders with fewer ids are decoded in memory, without files beside the shards
 Range = tuple[int | None, int | None]
@@ -53,9 +53,12 @@ class _Filters:
         self.score_quantile = None if score_quantile is None else real_number("score_quantile", score_quantile, 0, 1)
         self.semantic_lengths = _checked_range("semantic_lengths", semantic_lengths)
         self.text_lengths = _checked_range("text_lengths", text_lengths)
-        if ids is not None and not isinstance(cast(object, ids), Iterable):
-            raise TypeError(f"ids must be names of pairs or None, got {shown(cast(object, ids))}")
-        self.ids = None if ids is None else [ids] if isinstance(ids, str) else [str(one) for one in ids]
+        if isinstance(ids, str):
+            ids = [ids]
+        try:
+            self.ids = None if ids is None else [unicode_text("one of ids", str(one)) for one in ids]
+        except TypeError:
+            raise TypeError(f"ids must be names of pairs or None, got {shown(cast(object, ids))}") from None
 
 
 def _checked_range(name: str, bounds: object) -> Range | None:
@@ -147,8 +150,7 @@ class GeneratedAudioTextDataset(Dataset[tuple[Any, ...]]):
     ):
         self.folder = absolute_path("folder", folder)
         self.delimiter_id, self.columns = whole_number("delimiter_id", delimiter_id), _checked_columns(columns)
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error must be 'raise' or 'skip', got {shown(on_error)}")
+        one_of("on_error", on_error, ("raise", "skip"))
         filters = _Filters(min_score, score_quantile, semantic_lengths, text_lengths, ids)
         eos_id = _checked_eos(eos_id)
         if not self.folder.is_dir():
@@ -160,7 +162,7 @@ class GeneratedAudioTextDataset(Dataset[tuple[Any, ...]]):
             )
         if not shards and not rows:
             raise FileNotFoundError(
-                f"there are no pairs in {self.folder}: expected pairs-*.parquet files (or old .pt rows)"
+                f"there are no pairs in the folder {self.folder}: expected pairs-*.parquet files (or old .pt rows)"
             )
         self.metadata = read_metadata(self.folder)
         self.skipped: list[str] = []
@@ -249,7 +251,8 @@ class GeneratedAudioTextDataset(Dataset[tuple[Any, ...]]):
                 kept &= self.lengths[:, column] >= (0 if low is None else low)
                 kept &= self.lengths[:, column] <= (np.inf if high is None else high)
         if len(kept) and not kept.any():
-            raise ValueError(f"{self.folder} holds no pair that passes the filters, of {len(kept)}: loosen them")
+            names = " and ".join(name for name, value in vars(filters).items() if value is not None)
+            raise ValueError(f"{self.folder} holds no pair that passes {names}, of {len(kept)}: loosen them")
         if not kept.all():
             self._kept = kept.nonzero()[0]
             self._lengths = None if self._lengths is None else self._lengths[self._kept]

@@ -84,7 +84,7 @@ class ShardWriter:
         bytes_per_shard: bytes of ids, 4 for each id, after which a shard is complete; None sets no bound.
 
     Raises:
-        TypeError, ValueError: a bound that is no whole number of at least 1.
+        TypeError, ValueError: a bound that is not a whole number of at least 1.
     """
 
     def __init__(self, folder: Path, rank: int = 0, rows_per_shard: int = 10_000, bytes_per_shard: int | None = None):

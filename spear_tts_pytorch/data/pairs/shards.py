@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from spear_tts_pytorch.data.arrow import Column, Footer, Schema, Table, arrow, footer_of, parquet
+from spear_tts_pytorch.data.arrow import Column, Footer, Schema, Table, arrow, footer_of, parquet, source_of
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, TEXT_PAD_ID
 from spear_tts_pytorch.utils.files import write_whole
 from spear_tts_pytorch.utils.json_files import field, read_object
@@ -110,7 +110,7 @@ def read_shard(shard: Path, columns: Sequence[str] = COLUMNS) -> Table:
     pa = arrow()
     try:
         footer_of(shard)
-        table = parquet().ParquetFile(shard, memory_map=True).read(columns=list(columns)).select(list(columns))
+        table = parquet().ParquetFile(source_of(shard), memory_map=True).read(columns=list(columns)).select(list(columns))
         table = table.cast(pa.schema([pair_schema().field(name) for name in columns]))
         if "id" in columns and table["id"].null_count:
             raise ValueError("it has pairs without an id")

@@ -5,6 +5,7 @@ In: semantic ids `[n]` and text ids `[m]`, one pair, many pairs or a table at a 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ from spear_tts_pytorch.data.pairs.shards import (
     update_counts,
     write_metadata,
 )
-from spear_tts_pytorch.utils.values import absolute_path, plain, shown, whole_number
+from spear_tts_pytorch.utils.values import absolute_path, plain, shown, switch, unicode_text, whole_number
 
 Ids = Tensor | Sequence[int] | np.ndarray
 
@@ -72,19 +73,26 @@ class PairWriter:
     ):
         self.folder = absolute_path("folder", folder)
         self.rank = whole_number("rank", rank, 0)
-        vocabularies = (
+        semantic, text = (
             None if number is None else whole_number(name, number, 1)
             for name, number in (
                 ("num_semantic_token_ids", num_semantic_token_ids),
                 ("num_text_token_ids", num_text_token_ids),
             )
         )
-        semantic, text = vocabularies
+        if unique_consecutive is not None:
+            unique_consecutive = switch("unique_consecutive", unique_consecutive, also=" or None")
+        if model_hash is not None:
+            model_hash = unicode_text("model_hash", model_hash, also=" or None")
+        described = describe(semantic, text, unique_consecutive, model_hash, _checked_options(options))
+        rows_per_shard = whole_number("rows_per_shard", rows_per_shard, 1)
+        if bytes_per_shard is not None:
+            bytes_per_shard = whole_number("bytes_per_shard", bytes_per_shard, 1)
         self.limits = id_limits(semantic, text)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.shards = ShardWriter(self.folder, self.rank, rows_per_shard, bytes_per_shard)
         if self.rank == 0:
-            self._open(describe(semantic, text, unique_consecutive, model_hash, options))
+            self._open(described)
         for path in self.folder.glob(f".pairs-{self.rank:05d}-*.tmp"):  # left by killed writers of this rank
             if time.time() - path.stat().st_mtime > 3600:
                 path.unlink(missing_ok=True)
@@ -205,16 +213,20 @@ class PairWriter:
 def check_words(row: Row) -> None:
     """Raises TypeError or ValueError for a name, text or source of a pair that a shard cannot hold."""
     for name, value in (("id", row[0]), ("text", row[3]), ("source", row[5])):
-        if value is None and name == "text":
-            continue
-        if not isinstance(cast(object, value), str):
-            raise TypeError(f"{name} of the pair {row[0]!r} must be a string, got {shown(value)}")
-        try:
-            cast(str, value).encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"{name} of the pair {row[0]!r} is not Unicode text, got {shown(value)} ({error.reason}): rename or change it"
-            ) from error
+        if value is not None or name != "text":
+            unicode_text(f"{name} of the pair {row[0]!r}", value)
+
+
+def _checked_options(options: object) -> dict[str, Any]:
+    """Options that dataset.json can hold."""
+    try:
+        if options is not None and not isinstance(options, Mapping):
+            raise TypeError(f"got {shown(options)}")
+        found = dict(cast("Mapping[str, Any]", {} if options is None else options))
+        json.dumps(found, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"options must have names and values that JSON can hold ({error})") from error
+    return found
 
 
 def _score(score: object, id: str) -> float | None:

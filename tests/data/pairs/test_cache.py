@@ -175,3 +175,15 @@ def test_a_smaller_vocabulary_is_checked_again(tmp_path, mapped):
     (tmp_path / "dataset.json").write_text(json.dumps({**metadata, "num_semantic_token_ids": 5}))
     with pytest.raises(ValueError, match="holds 8, ids are 0 to 4"):
         GeneratedAudioTextDataset(tmp_path)[0]
+
+
+def test_folders_whose_names_are_no_unicode(tmp_path, mapped):
+    folder = tmp_path / "caf\udce9"  # a name in Latin-1
+    try:
+        folder.mkdir()
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has Unicode names only")
+    fill(folder)
+    for _ in range(2):  # decoded, then mapped
+        assert as_lists(GeneratedAudioTextDataset(folder)) == [row(number) for number in range(40)]
+    assert len(decoded(folder)) == 6

@@ -79,7 +79,7 @@ def test_filters(tmp_path):
     assert kept(text_lengths=(1, None)) == [number for number in numbers if number % 5]
     assert kept(ids={"u3", "u30", "other"}) == [3, 30]
     assert kept(ids={f"u{n}" for n in range(20)}, text_lengths=(None, 0), min_score=-1.2) == [0, 5, 10]
-    with pytest.raises(ValueError, match="no pair that passes the filters, of 40"):
+    with pytest.raises(ValueError, match="no pair that passes min_score, of 40"):
         kept(min_score=1.0)
     with pytest.raises(ValueError, match="score_quantile must be at least 0 and at most 1, got 20"):
         kept(score_quantile=20)
@@ -107,7 +107,7 @@ def test_damaged_shards_are_named_and_can_be_left_out(tmp_path):
     assert dataset[0][0].tolist() == row(0)[0]
     with pytest.raises(ValueError, match=f"{overwritten.name} is not a readable shard"):
         dataset[7]
-    with pytest.raises(ValueError, match="on_error must be 'raise' or 'skip', got 'ignore'"):
+    with pytest.raises(ValueError, match="on_error must be one of raise, skip, got 'ignore'"):
         GeneratedAudioTextDataset(tmp_path, on_error="ignore")
 
 

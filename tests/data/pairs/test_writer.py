@@ -52,10 +52,10 @@ def test_ids_are_checked_when_written(tmp_path):
 
 
 BAD_ROWS = [
-    (dict(id="caf\udce9"), ValueError, "id of the pair .* is not Unicode text"),
-    (dict(text="\ud800"), ValueError, "text of the pair 'bad' is not Unicode text"),
-    (dict(source="\udce9"), ValueError, "source of the pair .* is not Unicode text"),
-    (dict(text=b"x"), TypeError, "text of the pair 'bad' must be a string, got b'x'"),
+    (dict(id="caf\udce9"), ValueError, "id of the pair .* is no Unicode text"),
+    (dict(text="\ud800"), ValueError, "text of the pair 'bad' is no Unicode text"),
+    (dict(source="\udce9"), ValueError, "source of the pair .* is no Unicode text"),
+    (dict(text=b"x"), TypeError, "text of the pair 'bad' must be a text, got b'x'"),
     (dict(score="high"), TypeError, "score of the pair 'bad' must be a number or None, got 'high'"),
     (dict(text_ids=["a"]), ValueError, r"text_ids of the pair 'bad' must be integers \[n\]"),
     (dict(text_ids=None), ValueError, r"text_ids of the pair 'bad' must be integers \[n\]"),
