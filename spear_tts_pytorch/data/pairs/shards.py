@@ -110,7 +110,9 @@ def read_shard(shard: Path, columns: Sequence[str] = COLUMNS) -> Table:
     pa = arrow()
     try:
         footer_of(shard)
-        table = parquet().ParquetFile(source_of(shard), memory_map=True).read(columns=list(columns)).select(list(columns))
+        table = (
+            parquet().ParquetFile(source_of(shard), memory_map=True).read(columns=list(columns)).select(list(columns))
+        )
         table = table.cast(pa.schema([pair_schema().field(name) for name in columns]))
         if "id" in columns and table["id"].null_count:
             raise ValueError("it has pairs without an id")
