@@ -116,3 +116,11 @@ def path_with(suffix: str) -> Callable[[str], Path]:
         return Path(text)
 
     return path_of
+
+
+def setting(text: str) -> tuple[str, str]:
+    """`section.key=value`, as a pair of name and value."""
+    name, equals, value = text.partition("=")
+    if not equals or "." not in name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not SECTION.KEY=VALUE, such as pretrain.steps=900")
+    return name.strip(), value.strip()

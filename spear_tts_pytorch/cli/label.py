@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from spear_tts_pytorch.cli.arguments import Commands, add_command, add_no_progress, add_table_options, positive
 from spear_tts_pytorch.cli.models import open_model
+from spear_tts_pytorch.cli.voice import label_voice
 
 if TYPE_CHECKING:
     from spear_tts_pytorch.data.corpora.readers import Waveforms
@@ -29,18 +30,19 @@ def add_label(commands: Commands) -> None:
         commands,
         "label",
         _label,
-        help="transcribe speech into a folder of pairs to learn from",
-        description="A backtranslating model reads speech; pairs of semantic and text ids go to a folder of Parquet files. "
+        help="4. read the clips without text: pairs to learn from",
+        description="One stage of `spear-tts run`, if a voice folder is given. Else a backtranslating model reads speech, and "
+        "pairs of semantic and text ids go to a folder of Parquet files. "
         "Work that was interrupted goes on. Under `accelerate launch` all processes share the work. Exit code 1: done, "
         "but some items could not be labelled.",
         example="label spear-tts-demo/backtranslator spear-tts-demo/audio demo-pairs --report demo-report",
     )
-    label.add_argument("model", metavar="MODEL", help="model folder or Hub id")
+    label.add_argument("model", metavar="VOICE|MODEL", help="voice folder alone; or model folder or Hub id")
     label.add_argument(
-        "speech", type=Path, metavar="SPEECH", help="folder written by `spear-tts tokenize`, or a corpus"
+        "speech", type=Path, nargs="?", metavar="SPEECH", help="folder written by `spear-tts tokenize`, or a corpus"
     )
     add_table_options(label)
-    label.add_argument("output", type=Path, metavar="OUT", help="folder of pairs")
+    label.add_argument("output", type=Path, nargs="?", metavar="OUT", help="folder of pairs")
     label.add_argument(
         "--batch-size", type=positive, default=32, metavar="N", help="clips at once (default %(default)s)"
     )
@@ -53,10 +55,15 @@ def add_label(commands: Commands) -> None:
     )
     label.add_argument("--report", type=Path, metavar="DIR", help="also write counts, examples and histograms there")
     label.add_argument("--overwrite", action="store_true", help="remove the pairs in OUT first")
+    label.add_argument("--again", action="store_true", help="of a voice: label also what is done, from the beginning")
     add_no_progress(label)
 
 
 def _label(args: argparse.Namespace) -> int:
+    if args.speech is None:
+        return label_voice(args.model, again=args.again, progress=args.progress)
+    if args.output is None:
+        raise ValueError(f"OUT is missing: give a folder for the pairs of {args.speech}")
     from spear_tts_pytorch.data.generator import SemanticToTextDatasetGenerator
     from spear_tts_pytorch.data.pairs.dataset import GeneratedAudioTextDataset
     from spear_tts_pytorch.data.quality import report

@@ -14,7 +14,9 @@ from spear_tts_pytorch.cli.demo import add_demo
 from spear_tts_pytorch.cli.generate import add_generate
 from spear_tts_pytorch.cli.label import add_label
 from spear_tts_pytorch.cli.pairs import add_pairs
+from spear_tts_pytorch.cli.say import add_say
 from spear_tts_pytorch.cli.tokenize import add_tokenize
+from spear_tts_pytorch.cli.voice import add_new, add_run, add_stage
 from spear_tts_pytorch.training.signals import terminating
 from spear_tts_pytorch.version import __version__
 
@@ -63,7 +65,14 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (add_demo, add_generate, add_tokenize, add_label, add_pairs):
+    for add in (add_demo, add_new, add_run):
+        add(commands)
+    for stage in ("units", "pretrain", "backtranslate"):
+        add_stage(commands, stage)
+    add_label(commands)
+    for stage in ("train", "evaluate"):
+        add_stage(commands, stage)
+    for add in (add_say, add_generate, add_tokenize, add_pairs):
         add(commands)
     description = "Print the versions that a bug report needs."
     add_command(

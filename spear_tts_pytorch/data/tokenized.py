@@ -128,13 +128,21 @@ def _write_results(
 
 
 def fit_tokenizer(
-    utterances: Sequence[Utterance], num_clusters: int = 100, *, seed: int = 0, progress: bool = True
+    utterances: Sequence[Utterance],
+    num_clusters: int = 100,
+    *,
+    unique_consecutive: bool = False,
+    highest_hz: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
 ) -> MelKmeans:
     """Fits a `MelKmeans` on the clips that can be read, at their most frequent sampling rate.
 
     Args:
         utterances: clips of a corpus.
         num_clusters: K, the number of ids.
+        unique_consecutive: whether the tokenizer removes consecutive repeats of an id.
+        highest_hz: rate in Hz to which audio of a higher rate is resampled; None resamples none.
         seed: fixes the random choices.
         progress: shows a bar, on terminals.
 
@@ -155,7 +163,15 @@ def fit_tokenizer(
             except (ValueError, OSError):
                 continue  # `tokenize_corpus` names it
 
-    return MelKmeans.fit(clips(), rate, num_clusters, seed=seed, progress=progress)
+    return MelKmeans.fit(
+        clips(),
+        rate,
+        num_clusters,
+        target_sample_hz=rate if highest_hz is None else min(rate, highest_hz),
+        unique_consecutive=unique_consecutive,
+        seed=seed,
+        progress=progress,
+    )
 
 
 class TokenizedSpeech(Dataset[Tensor]):

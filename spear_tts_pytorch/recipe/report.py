@@ -1,149 +1,243 @@
-"""The demo's result as data (results.json), as a printed table and as Markdown (report.md).
+"""The report of a voice: figures of all stages as data (results.json) and as Markdown (report.md), pictures and sounds.
 
-In: a `RecipeResult` and what the demo measured of its sound. Out: a summary of JSON types, from which both texts are made.
+In: `Results`. Out: files in the voice folder, of as many stages as are done.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 
-from spear_tts_pytorch.recipe.run import COLUMNS, RecipeResult
+from spear_tts_pytorch.recipe.results import STAGES, Results
+from spear_tts_pytorch.recipe.saying import Resynthesizer, Said, say
+from spear_tts_pytorch.recipe.settings import COLUMNS
+from spear_tts_pytorch.recipe.survey import survey
+from spear_tts_pytorch.recipe.work import HISTORY
+from spear_tts_pytorch.utils.files import write_whole
+from spear_tts_pytorch.utils.json_files import read_object
+from spear_tts_pytorch.utils.plots import plot_alignment, plot_error_rates, plot_losses
 from spear_tts_pytorch.version import __version__
 
+RESULTS, REPORT, METRICS, AUDIO = "results.json", "report.md", "metrics.jsonl", "audio"
 FEW_TESTS = 20
-FLOOR_TOO_HIGH = 15.0  # percent: above it the evaluator's own errors hide those of the models
+FLOOR_TOO_HIGH = 15.0  # percent: above it the judge's own errors hide those of the models
+POOR_LABELS = 40.0  # percent
+EXAMPLES = 5
 
 
-def summarize(
-    result: RecipeResult, *, corpus: str, labelled: int, seed: int, sound: dict[str, Any], seconds: float
-) -> dict[str, Any]:
+def write_report(results: Results) -> dict[str, Any]:
+    """Writes the report of the stages that are done. Returns the contents of results.json."""
+    examples = _write_examples(results) if _is_done(results, "train") else []
+    summary = summarize(results, examples)
+    write_whole(results.folder / RESULTS, (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
+    write_whole(results.folder / REPORT, markdown(summary).encode())
+    history = histories(results)
+    lines = [json.dumps({"stage": stage, **record}) for stage, records in history.items() for record in records]
+    write_whole(results.folder / METRICS, "".join(f"{line}\n" for line in lines).encode())
+    _write_plots(results, summary, history)
+    return summary
+
+
+def summarize(results: Results, examples: list[dict[str, Any]]) -> dict[str, Any]:
     """The contents of results.json.
 
     Args:
-        corpus: its name.
-        labelled: number of labelled utterances.
-        sound: the examples, and error rates after a way through sound files.
-        seconds: of the whole demo.
+        results: of the voice.
+        examples: files and readings of test texts that the voice says.
     """
-    cells = " ".join(f"({name}) {column.headline:.1f} %" for name, column in result.columns.items())
-    summary = {
-        "summary": f"{cells} floor {result.floor:.1f} % CER, {labelled} labelled, {seconds:.0f} s",
-        "corpus": corpus,
-        "labelled": labelled,
-        "seed": seed,
+    records = {stage: record for stage in STAGES if (record := results.record(stage)) is not None and record.done}
+    data = survey(results.clips)
+    evaluated: Mapping[str, Any] = records["evaluate"].figures if "evaluate" in records else {}
+    seconds = sum(record.seconds for record in records.values())
+    summary: dict[str, Any] = {
+        "voice": results.folder.name,
         "library_version": __version__,
         "torch_version": torch.__version__,
-        "columns": {name: asdict(column) for name, column in result.columns.items()},
-        "floor": result.floor,
-        "floor_too_high": result.floor > FLOOR_TOO_HIGH,
-        "pseudo_label_cer": result.label_cer,
-        "minutes": result.minutes,
-        "test_utterances": len(result.test.texts),
-        "seconds": {stage: round(spent, 1) for stage, spent in result.seconds.items()},
+        "seed": results.settings.training.seed,
+        "data": {
+            "clips": data.clips,
+            "minutes": round(data.minutes, 2),
+            "labelled": data.labelled,
+            "labelled_minutes": round(data.labelled_minutes, 2),
+            "test": data.test,
+            "unpaired": data.unpaired,
+            "notes": data.odd,
+        },
+        "stages": {
+            stage: {"says": record.says, "seconds": record.seconds, **record.figures}
+            for stage, record in records.items()
+        },
+        "columns": evaluated.get("columns", {}),
+        "floor": evaluated.get("floor"),
+        "candidates": results.settings.evaluate.candidates,
         "total_seconds": round(seconds, 1),
-        "sound": sound,
-        "config": asdict(result.config),
+        "examples": examples,
+        "settings": {name: results.settings.section(name) for name in results.settings.sections()},
     }
+    summary["warnings"] = list(_warnings(summary))
+    summary["summary"] = _line(summary)
     return json.loads(json.dumps(summary))  # equal to the file as read back: lists in place of tuples
 
 
-def table(summary: dict[str, Any]) -> str:
-    """The table that the demo prints."""
-    spent, amounts = summary["minutes"], summary["config"]["candidates"]
+def table(summary: Mapping[str, Any]) -> str:
+    """The table that a run prints at its end."""
+    data = summary["data"]
     lines = [
-        f"{summary['corpus']}: {summary['labelled']} labelled utterances ({spent['labelled']:.1f} min), "
-        f"{spent['unlabelled']:.0f} min unlabelled, {summary['test_utterances']} test texts",
-        f"{'character error rate, %':<34}{'greedy [95 %]':>22}{f'best of {amounts}':>12}",
+        f"{summary['voice']}: {data['labelled']} labelled clips ({data['labelled_minutes']:.1f} min) of {data['minutes']:.0f} "
+        f"min, {data['test']} test texts"
     ]
-    lines += [f"{name:<34}{greedy:>22}{best:>12}" for name, greedy, best in _rows(summary)]
-    if summary["pseudo_label_cer"] is not None:
-        lines.append(f"{'pseudo-labels':<34}{summary['pseudo_label_cer']:>22.1f}")
-    sound = summary["sound"]
-    lines.append(f"{'as sound, written and read again':<34}{sound['cer_of_wavs_said']:>22.1f}")
-    lines.append(f"{'true ids as sound, likewise':<34}{sound['cer_of_wavs_true']:>22.1f}")
-    lines.append("seconds: " + ", ".join(f"{stage} {spent:.0f}" for stage, spent in summary["seconds"].items()))
-    if summary["test_utterances"] < FEW_TESTS:
-        lines.append(f"Only {summary['test_utterances']} test texts: the figures mean little.")
-    if summary["floor_too_high"]:
-        lines.append(_warning(summary))
-    return "\n".join(lines)
+    if summary["columns"]:
+        best = f"best of {summary['candidates']}"
+        lines.append(f"{'character error rate, %':<34}{'greedy [95 %]':>22}{best:>12}")
+        lines += [f"{name:<34}{greedy:>22}{best:>12}" for name, greedy, best in _rows(summary)]
+    seconds = ", ".join(f"{stage} {one['seconds']:.0f}" for stage, one in summary["stages"].items())
+    return "\n".join([*lines, f"seconds: {seconds}", *(f"warning: {one}" for one in summary["warnings"])])
 
 
-def markdown(summary: dict[str, Any]) -> str:
+def markdown(summary: Mapping[str, Any]) -> str:
     """The contents of report.md."""
-    return "\n".join([*_opening(summary), *_error_rates(summary), *_sound(summary), *_seconds(summary)])
+    data = summary["data"]
+    lines = [
+        f"# {summary['voice']}",
+        "",
+        f"{data['clips']} clips, {data['minutes']:.1f} minutes; {data['labelled']} with a text to learn from "
+        f"({data['labelled_minutes']:.1f} minutes), {data['test']} for testing. Seed {summary['seed']}, "
+        f"{summary['total_seconds']:.0f} s, spear-tts-pytorch {summary['library_version']}, torch "
+        f"{summary['torch_version']}.",
+        "",
+        *(f"- {note}" for note in data["notes"]),
+        *(f"- **{warning}**" for warning in summary["warnings"]),
+        "",
+        "| stage | result | seconds |",
+        "|---|---|---|",
+        *(f"| {stage} | {_cell(one['says'])} | {one['seconds']:.0f} |" for stage, one in summary["stages"].items()),
+        "",
+    ]
+    return "\n".join([*lines, *_error_rates(summary), *_pictures(summary), *_examples(summary)])
 
 
-def _rows(summary: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+def histories(results: Results) -> dict[str, list[dict[str, Any]]]:
+    """The training records of all stages, by the name of the training."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for stage in STAGES:
+        path = results.place(stage) / HISTORY
+        if path.is_file():
+            found.update(read_object(path, "the records of a stage", f"remove {path.parent}"))
+    return found
+
+
+def _is_done(results: Results, stage: str) -> bool:
+    record = results.record(stage)
+    return record is not None and record.done
+
+
+def _line(summary: Mapping[str, Any]) -> str:
+    cells = [f"({name}) {one['cer']:.1f} %" for name, one in summary["columns"].items()]
+    cells += [f"floor {summary['floor']:.1f} % CER"] if summary["floor"] is not None else []
+    return " ".join([*cells, f"{summary['data']['labelled']} labelled, {summary['total_seconds']:.0f} s"])
+
+
+def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """The table's rows: name, CER of greedy decoding with its interval, CER of the best of several samples."""
     for name, column in summary["columns"].items():
         low, high = column["interval"]
         best = "" if column["cer_best"] is None else f"{column['cer_best']:.1f}"
         yield f"({name}) {COLUMNS[name]}", f"{column['cer']:.1f} [{low:.1f}, {high:.1f}]", best
-    yield "floor: evaluator on true ids", f"{summary['floor']:.1f}", ""
+    yield "floor: judge on true ids", f"{summary['floor']:.1f}", ""
 
 
-def _warning(summary: dict[str, Any]) -> str:
-    return (
-        f"The evaluator misreads {summary['floor']:.0f} % of the characters of true speech: too many to tell the columns "
-        "apart. More speech, more steps or better tokens would be needed."
-    )
+def _warnings(summary: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong, with cause and remedy."""
+    stages, floor, tests = summary["stages"], summary["floor"], summary["data"]["test"]
+    labels = stages.get("label", {}).get("cer", stages.get("backtranslate", {}).get("cer"))
+    if labels is not None and labels > POOR_LABELS:
+        yield f"{labels:.0f} % of the characters of labels are wrong: label more minutes, or give --unpaired-text"
+    if floor is not None and floor > FLOOR_TOO_HIGH:
+        yield (
+            f"the judge misreads {floor:.0f} % of the characters of true speech: too many to tell columns apart; more "
+            "speech, more steps or better units are needed"
+        )
+    if floor is not None and tests < FEW_TESTS:
+        yield f"only {tests} test texts: the figures mean little"
+    for name, column in summary["columns"].items():
+        if not 0.7 < column["length_ratio"] < 1.4:
+            yield (
+                f"({name}) says {column['length_ratio']:.2f} times as many ids as the true speech has: more training steps or "
+                "better labels are needed"
+            )
 
 
-def _opening(summary: dict[str, Any]) -> list[str]:
+def _error_rates(summary: Mapping[str, Any]) -> list[str]:
+    if not summary["columns"]:
+        return []
+    candidates = summary["candidates"]
     return [
-        f"# {summary['corpus']}, {summary['labelled']} labelled utterances",
-        "",
-        f"{summary['minutes']['labelled']:.1f} minutes of labelled speech, {summary['minutes']['unlabelled']:.0f} "
-        f"unlabelled; {summary['test_utterances']} test texts that occur nowhere in training. Seed {summary['seed']}, "
-        f"{summary['total_seconds']:.0f} s, spear-tts-pytorch {summary['library_version']}, torch "
-        f"{summary['torch_version']}.",
-        "",
-        "The alphabet is taken from all texts, the test's included; nothing else is.",
-        "",
-    ]
-
-
-def _error_rates(summary: dict[str, Any]) -> list[str]:
-    candidates = summary["config"]["candidates"]
-    lines = [
-        "Character error rate of generated speech tokens, percent, read by an independent evaluator; in brackets 95 % "
-        f"bootstrap intervals over test texts. Best of {candidates}: the backtranslator chooses among {candidates} samples.",
+        "Character error rate of generated speech tokens, percent, read by an independent judge; in brackets 95 % bootstrap "
+        f"intervals over test texts. Best of {candidates}: the backtranslator chooses among {candidates} samples.",
         "",
         f"| column | greedy | best of {candidates} |",
         "|---|---|---|",
         *(f"| {name} | {greedy} | {best} |" for name, greedy, best in _rows(summary)),
         "",
     ]
-    if summary["floor_too_high"]:
-        lines += [f"**{_warning(summary)}**", ""]
-    if summary["pseudo_label_cer"] is not None:
-        lines += [f"Pseudo-labels: {summary['pseudo_label_cer']:.1f} % character errors.", ""]
-    return lines
 
 
-def _sound(summary: dict[str, Any]) -> list[str]:
-    sound = summary["sound"]
-    return [
-        f"Resynthesised to WAV, tokenised again and read: {sound['cer_of_wavs_said']:.1f} % for the last column's model, "
-        f"{sound['cer_of_wavs_true']:.1f} % for true ids.",
-        "",
-        "![error rates](error_rates.png)",
-        "![losses](losses.png)",
-        "![alignment](alignment.png)",
-        "",
-        "| said | text | read back |",
-        "|---|---|---|",
-        *(f"| [{e['file']}]({e['file']}) | {e['text']} | {e['read_back']} |" for e in sound["examples"]),
-        "",
-    ]
+def _pictures(summary: Mapping[str, Any]) -> list[str]:
+    names = ["losses"] + ["error_rates"] * bool(summary["columns"]) + ["alignment"] * ("train" in summary["stages"])
+    return [*(f"![{name.replace('_', ' ')}]({name}.png)" for name in names if summary["stages"]), ""]
 
 
-def _seconds(summary: dict[str, Any]) -> list[str]:
-    rows = [f"| {stage} | {spent:.0f} |" for stage, spent in summary["seconds"].items()]
-    return ["| stage | seconds |", "|---|---|", *rows, ""]
+def _examples(summary: Mapping[str, Any]) -> list[str]:
+    if not summary["examples"]:
+        return []
+    rows = [f"| {_player(one)} | {_cell(one['text'])} | {_cell(one['read_back'])} |" for one in summary["examples"]]
+    return ["| said | text | read back |", "|---|---|---|", *rows, ""]
+
+
+def _player(example: Mapping[str, Any]) -> str:
+    return f"[{example['file']}]({example['file']})" if example["file"] else ""
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _write_examples(results: Results) -> list[dict[str, Any]]:
+    """Says some test texts, or labelled ones if none are tested, and writes their sound where the tokenizer makes sound."""
+    rows = results.test if results.test.ids else results.labelled
+    spread = sorted({round(place * (len(rows) - 1) / max(1, EXAMPLES - 1)) for place in range(EXAMPLES)})
+    texts = [rows.texts[place] for place in spread]
+    said = cast("list[Said]", say(results.model, texts, reader=results.reader, seed=results.settings.training.seed))
+    examples: list[dict[str, Any]] = []
+    for number, one in enumerate(said, start=1):
+        name = f"{AUDIO}/{number}.wav" if len(one.ids) and isinstance(results.tokenizer, Resynthesizer) else ""
+        if name:
+            (results.folder / AUDIO).mkdir(exist_ok=True)
+            one.save(results.folder / name)
+        examples.append({"file": name, "text": one.text, "read_back": one.read_back, "error": one.error})
+    return examples
+
+
+def _write_plots(results: Results, summary: Mapping[str, Any], history: dict[str, list[dict[str, Any]]]) -> None:
+    """Writes losses.png, error_rates.png and alignment.png, as far as the stages are done."""
+    folder: Path = results.folder
+    if history:
+        plot_losses(history, folder / "losses.png")
+    if summary["columns"]:
+        bars = {
+            f"({name}) {COLUMNS[name]}": one["cer"] if one["cer_best"] is None else one["cer_best"]
+            for name, one in summary["columns"].items()
+        }
+        plot_error_rates({**bars, "floor (true ids)": summary["floor"]}, folder / "error_rates.png")
+    if "train" in summary["stages"]:
+        rows = results.test if results.test.ids else results.labelled
+        text = rows.texts[0]
+        weights = results.model.alignment([text], rows.semantic[0][None], source_type="text", target_type="speech")
+        # mean over layers and heads, without the null key, the start token's row and the end-of-sequence key
+        plot_alignment(
+            weights[:, 0].mean(dim=(0, 1))[1:, 1:-1], list(text), folder / "alignment.png", title=f'"{text}"'
+        )

@@ -6,6 +6,7 @@ import os
 
 from spear_tts_pytorch.data.corpora.corpus import Corpus, Utterance, check_counts, minutes, without_bad_audio
 from spear_tts_pytorch.data.corpora.layouts import DIGITS, file_utterance, fsdd_corpus, ljspeech_corpus, read_ljspeech
+from spear_tts_pytorch.data.corpora.writing import write_corpus
 
 __all__ = [
     "DIGITS",
@@ -19,6 +20,7 @@ __all__ = [
     "open_corpus",
     "read_ljspeech",
     "without_bad_audio",
+    "write_corpus",
 ]
 
 

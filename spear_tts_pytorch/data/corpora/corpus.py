@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ class Utterance:
         sample_hz: sampling rate of the audio in Hz; 0 if the file cannot be read.
         load: returns the audio, mono float32 `[t]` in -1..1.
         num_samples: length in samples, None if it is unknown before loading.
+        path: the file that holds it, None if there is none.
     """
 
     id: str
@@ -35,6 +37,7 @@ class Utterance:
     sample_hz: int
     load: Callable[[], np.ndarray] = field(repr=False)
     num_samples: int | None = None
+    path: Path | None = None
 
     def audio(self) -> np.ndarray:
         """The waveform, float32 `[t]` at `sample_hz`."""

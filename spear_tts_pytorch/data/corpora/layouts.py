@@ -328,7 +328,7 @@ def file_utterance(id_: str, text: str | None, speaker: str | None, path: Path, 
         if strict:
             raise
         rate, samples = 0, 0
-    return Utterance(id_, text, speaker, rate, partial(_wav_of, path.absolute()), samples)
+    return Utterance(id_, text, speaker, rate, partial(_wav_of, path.absolute()), samples, path)
 
 
 def _wav_of(path: Path) -> np.ndarray:

@@ -1,0 +1,98 @@
+"""`spear-tts say`: texts to sound, with a check of what is heard in it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spear_tts_pytorch.cli.arguments import Commands, add_command, positive, seed, temperature
+from spear_tts_pytorch.cli.models import open_model
+
+if TYPE_CHECKING:
+    from spear_tts_pytorch.recipe.saying import Said
+
+
+def add_say(commands: Commands) -> None:
+    """Adds the command `say`."""
+    say = add_command(
+        commands,
+        "say",
+        _say,
+        help="say texts with a voice, and print what is read back",
+        description="Say texts. A voice draws several samples of each, takes the one that its backtranslator reads best, "
+        "and prints what is read back and its error. A model alone draws one sample.",
+        example='say spear-tts-demo "alice sees seven red cars" --wav said.wav',
+    )
+    say.add_argument("voice", metavar="VOICE", help="voice folder, model folder or Hub id")
+    say.add_argument("text", nargs="?", metavar="TEXT", help="what to say; - reads standard input, a text a line")
+    say.add_argument("--file", type=Path, metavar="FILE", help="file of texts, one a line")
+    say.add_argument("--wav", type=Path, metavar="FILE|DIR", help="a .wav file for one text; a folder for several")
+    say.add_argument(
+        "--candidates", type=positive, default=4, metavar="N", help="samples of a text (default %(default)s)"
+    )
+    say.add_argument("--temperature", type=temperature, default=0.5, metavar="T", help="of these (default %(default)s)")
+    say.add_argument("--seed", type=seed, default=0, metavar="N", help="of these (default %(default)s)")
+
+
+def _say(args: argparse.Namespace) -> int:
+    texts = _texts(args)
+    paths = _paths(args.wav, len(texts))
+    from spear_tts_pytorch.recipe.saying import say
+    from spear_tts_pytorch.recipe.voice import SETTINGS, Voice
+
+    how = {"candidates": args.candidates, "temperature": args.temperature, "seed": args.seed}
+    if (Path(args.voice) / SETTINGS).is_file():
+        results = Voice(args.voice, progress=False).results
+        said = say(results.model, texts, reader=results.reader, **how)
+    else:
+        said = say(open_model(args.voice), texts, **how)
+    for number, one in enumerate(said):
+        print(_line(one), flush=True)
+        if paths:
+            _write(one, paths[number])
+    return 0
+
+
+def _texts(args: argparse.Namespace) -> list[str]:
+    given = [args.text is not None, args.file is not None]
+    if sum(given) != 1:
+        raise ValueError('give one of TEXT and --file; for example: spear-tts say my-voice "three one four"')
+    if args.file is not None:
+        if not args.file.is_file():
+            raise FileNotFoundError(f"--file {args.file}: there is no such file")
+        lines = args.file.read_text(encoding="utf-8-sig").splitlines()
+    else:
+        lines = sys.stdin.read().splitlines() if args.text == "-" else [args.text]
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise ValueError("there is no text to say: every line is empty")
+    return texts
+
+
+def _paths(place: Path | None, count: int) -> list[Path]:
+    """The file for each text: `place` itself for one text, else numbered files in the folder `place`."""
+    if place is None:
+        return []
+    is_file = place.suffix.lower() == ".wav"
+    if is_file and count > 1:
+        raise ValueError(f"--wav {place}: there are {count} texts, so give a folder")
+    folder = place.parent if is_file else place
+    if is_file and not folder.is_dir():
+        raise FileNotFoundError(f"--wav {place}: there is no folder {folder}; make it first")
+    folder.mkdir(parents=True, exist_ok=True)
+    return [place] if is_file else [place / f"{number:04d}.wav" for number in range(1, count + 1)]
+
+
+def _line(one: Said) -> str:
+    if one.read_back is None:
+        return f"{one.text}\t{len(one.ids)} ids"
+    return f"{one.text}\t{one.read_back}\t{one.error:.1f} %"
+
+
+def _write(one: Said, path: Path) -> None:
+    if not len(one.ids):
+        print(f"{path} not written: the model said nothing", file=sys.stderr)
+    else:
+        one.save(path)

@@ -1,0 +1,143 @@
+"""`spear-tts new`, `run`, and a command for each stage: from folders of recordings to a voice."""
+
+from __future__ import annotations
+
+import argparse
+
+from spear_tts_pytorch.cli.arguments import Commands, add_command, add_no_progress, positive, setting
+
+STAGES = {
+    "units": "1. fit the tokenizer of speech and turn all clips into ids",
+    "pretrain": "2. learn speech from audio alone",
+    "backtranslate": "3. learn to read speech from the labelled clips",
+    "train": "5. learn to say text",
+    "evaluate": "6. measure how much of what the voice says is understood",
+}
+
+
+def add_new(commands: Commands) -> None:
+    """Adds the command `new`."""
+    new = add_command(
+        commands,
+        "new",
+        _new,
+        help="look at recordings and write the settings of a voice",
+        description="Look at folders of recordings, of which some have a text, and write VOICE/voice.toml: every setting, "
+        "with a comment, chosen for the amount of data. Then `spear-tts run VOICE` makes the voice.",
+        example="new my-voice my-recordings",
+        after=None,
+    )
+    new.add_argument("voice", metavar="VOICE", help="folder to make")
+    new.add_argument("corpus", nargs="+", metavar="CORPUS", help="folders of recordings, with or without texts")
+    new.add_argument(
+        "--audio", action="append", default=[], metavar="DIR", help="a further folder of recordings (repeatable)"
+    )
+    new.add_argument(
+        "--text", action="append", default=[], metavar="FILE", help="table of texts for audio elsewhere (repeatable)"
+    )
+    new.add_argument(
+        "--unpaired-text", action="append", default=[], metavar="FILE", help="sentences without audio, one a line"
+    )
+    new.add_argument("--labelled", type=positive, metavar="N", help="learn from N of the texts only, drawn at random")
+    new.add_argument(
+        "--test",
+        metavar="N|FILE",
+        help="clips kept for testing, or a file of their ids (default: a tenth, at most 100)",
+    )
+    new.add_argument("--quick", action="store_true", help="small and short, to see that the data go through")
+    add_set(new)
+    add_no_progress(new)
+
+
+def add_run(commands: Commands) -> None:
+    """Adds the command `run`."""
+    run = add_command(
+        commands,
+        "run",
+        _run,
+        help="make the voice: all stages that are not done, or whose data or settings changed",
+        description="Run the stages of a voice: units, pretrain, backtranslate, label, train, evaluate. What is done and "
+        "unchanged is kept; work that was interrupted goes on. Under `accelerate launch` all processes share the work.",
+        example="run my-voice",
+        after="spear-tts new my-voice my-recordings",
+    )
+    _add_voice(run)
+
+
+def add_stage(commands: Commands, stage: str) -> None:
+    """Adds the command of a stage; `label` has a file of its own."""
+    words = STAGES[stage]
+    command = add_command(
+        commands,
+        stage,
+        _stage,
+        help=words,
+        description=f"One stage of `spear-tts run`: {words[3:]}.",
+        example=f"{stage} my-voice",
+        after="spear-tts new my-voice my-recordings",
+    )
+    command.set_defaults(stage=stage)
+    _add_voice(command)
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """Adds `--set`."""
+    parser.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        type=setting,
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="write this setting into voice.toml first (repeatable)",
+    )
+
+
+def _add_voice(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("voice", metavar="VOICE", help="folder that `spear-tts new` made")
+    parser.add_argument("--again", action="store_true", help="run also what is done, from the beginning")
+    add_set(parser)
+    add_no_progress(parser)
+
+
+def _new(args: argparse.Namespace) -> int:
+    from spear_tts_pytorch.recipe.voice import Voice
+
+    voice = Voice.new(
+        args.voice,
+        [*args.corpus, *args.audio],
+        text=args.text,
+        unpaired_text=args.unpaired_text,
+        labelled=args.labelled,
+        test=int(args.test) if (args.test or "").isdecimal() else args.test,
+        quick=args.quick,
+        changes=dict(args.changes),
+        progress=args.progress,
+    )
+    print(f"written: {voice.folder / 'voice.toml'}; now: spear-tts run {args.voice}")
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    from spear_tts_pytorch.recipe.voice import Voice
+
+    voice = Voice.open(args.voice, dict(args.changes), progress=args.progress).run(again=args.again)
+    print(f'done; now: spear-tts say {args.voice} "some text" --wav said.wav', flush=True)
+    del voice
+    return 0
+
+
+def _stage(args: argparse.Namespace) -> int:
+    from spear_tts_pytorch.recipe.voice import Voice
+
+    voice = Voice.open(args.voice, dict(args.changes), progress=args.progress)
+    getattr(voice, args.stage)(again=args.again)
+    return 0
+
+
+def label_voice(folder: str, *, again: bool, progress: bool) -> int:
+    """`spear-tts label VOICE`: the stage of a voice."""
+    from spear_tts_pytorch.recipe.voice import Voice
+
+    Voice(folder, progress=progress).label(again=again)
+    return 0

@@ -1,0 +1,38 @@
+"""Writes a corpus that is held in memory as a folder in LJSpeech's layout, which all commands read.
+
+In: a `Corpus`. Out: `wavs/`, `metadata.csv` (`id|text`), and the ids of two parts in `labelled.txt` and `test.txt`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from spear_tts_pytorch.data.audio import save_audio
+from spear_tts_pytorch.data.corpora.corpus import Corpus, Utterance
+from spear_tts_pytorch.utils.files import whole_folder, write_whole
+
+
+def write_corpus(corpus: Corpus, folder: str | Path) -> None:
+    """Writes a corpus, with the texts of all parts. The folder appears complete or not at all.
+
+    Raises:
+        FileExistsError: the folder exists and is not empty.
+    """
+    with whole_folder(folder) as place:
+        (place / "wavs").mkdir()
+        every = [*corpus.test, *corpus.labelled, *corpus.unlabelled]
+        for one in every:
+            save_audio(place / "wavs" / f"{one.id}.wav", one.audio(), one.sample_hz)
+        rows = [f"{one.id}|{' '.join(one.text.split())}" for one in every if one.text]
+        write_whole(place / "metadata.csv", _lines(rows))
+        write_whole(place / "labelled.txt", _lines(_ids(corpus.labelled)))
+        write_whole(place / "test.txt", _lines(_ids(corpus.test)))
+
+
+def _ids(part: Iterable[Utterance]) -> list[str]:
+    return [one.id for one in part]
+
+
+def _lines(lines: Iterable[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()

@@ -1,0 +1,221 @@
+"""The clips of a voice: what its folders of audio hold, and which clips are labelled, which test, which have no text.
+
+In: the section `[data]` of the settings. Out: `Clips`. The audio itself is loaded when it is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from spear_tts_pytorch.data.corpora.clip_files import few, lines_of, listed_id
+from spear_tts_pytorch.data.corpora.corpus import Utterance
+from spear_tts_pytorch.data.corpora.readers import read_corpus
+from spear_tts_pytorch.data.corpora.tables import read_table
+from spear_tts_pytorch.recipe.settings import Data
+from spear_tts_pytorch.tokenizers.text import normalize_text
+
+LEAST_LABELLED = 5
+MOST_TEST = 100
+TEST_SHARE = 0.1
+WHOLE_FILE = 1 << 22  # bytes
+
+
+@dataclass(frozen=True)
+class Clips:
+    """All clips of a voice, and their parts by id.
+
+    Attributes:
+        every: all clips, by id.
+        labelled: ids of the clips whose text is trained on.
+        test: ids of the clips that are kept for testing; all have a text.
+        unpaired: sentences without audio.
+    """
+
+    every: Mapping[str, Utterance]
+    labelled: tuple[str, ...]
+    test: tuple[str, ...]
+    unpaired: tuple[str, ...] = ()
+
+    @property
+    def unlabelled(self) -> tuple[str, ...]:
+        """Ids of all other clips. Some may have a text that the voice must not learn from."""
+        others = {*self.labelled, *self.test}
+        return tuple(id_ for id_ in self.every if id_ not in others)
+
+    def text(self, id_: str) -> str:
+        """The normalised text of a clip, "" if it is unknown."""
+        return normalize_text(self.every[id_].text or "")
+
+    def seconds(self, ids: Iterable[str]) -> float:
+        """The duration of clips together."""
+        return sum(self.every[id_].seconds for id_ in ids)
+
+    def __repr__(self) -> str:
+        parts = {"labelled": self.labelled, "test": self.test, "other": self.unlabelled}
+        return f"Clips({', '.join(f'{len(ids)} {name}' for name, ids in parts.items())})"
+
+
+def read_clips(data: Data, folder: Path) -> Clips:
+    """Reads the folders of audio and the files of ids that the settings name.
+
+    Args:
+        data: the settings; paths are relative to `folder`.
+        folder: the voice folder.
+
+    Raises:
+        FileNotFoundError: a folder or file is missing.
+        ValueError: fewer than 5 labelled clips, an unknown id, or a text of the test that is also trained on.
+    """
+    every = _every(data, folder)
+    with_text = [id_ for id_, one in every.items() if one.text]
+    test = _ids(folder, data.test, "data.test", every)
+    labelled = _ids(folder, data.labelled, "data.labelled", every) if data.labelled else with_text
+    for name, ids in (("data.test", test), ("data.labelled", labelled)):
+        without = [id_ for id_ in ids if not every[id_].text]
+        if without:
+            raise ValueError(
+                f"{name}: {len(without)} clips have no text ({few(without)}): write texts, or take them out"
+            )
+    if data.labelled and (both := set(labelled) & set(test)):
+        raise ValueError(
+            f"{len(both)} clips are in data.labelled and in data.test ({few(sorted(both))}): take them out of one"
+        )
+    labelled = [id_ for id_ in labelled if id_ not in set(test)]
+    _check_labelled(labelled, with_text, every)
+    unpaired = [line for name in data.unpaired_text for line in _sentences(folder / name)]
+    clips = Clips(every, tuple(labelled), tuple(test), tuple(unpaired))
+    _check_test(clips)
+    return clips
+
+
+def hold_out(every: Mapping[str, Utterance], count: int, seed: int, among: Iterable[str]) -> list[str]:
+    """Draws ids of clips for testing. Clips of one text are all drawn, or none is.
+
+    Args:
+        every: all clips by id.
+        count: most clips drawn.
+        seed: of the draw.
+        among: ids of clips with a text.
+    """
+    groups: dict[str, list[str]] = {}
+    for id_ in among:
+        groups.setdefault(normalize_text(every[id_].text or ""), []).append(id_)
+    ordered, drawn = list(groups.values()), list[str]()
+    for index in np.random.default_rng(seed).permutation(len(ordered)):
+        if len(drawn) + len(ordered[index]) <= count:
+            drawn += ordered[index]
+    return sorted(drawn)
+
+
+def file_digest(one: Utterance) -> str:
+    """A short fingerprint of a clip's file, or of its samples if it has none. Of a long file only the ends count."""
+    digest = hashlib.sha256()
+    if one.path is None:
+        digest.update(np.ascontiguousarray(one.audio()).tobytes())
+        return digest.hexdigest()[:16]
+    size = one.path.stat().st_size
+    digest.update(str(size).encode())
+    with one.path.open("rb") as file:
+        digest.update(file.read(WHOLE_FILE))
+        if size > WHOLE_FILE:
+            file.seek(max(WHOLE_FILE, size - WHOLE_FILE))
+            digest.update(file.read(WHOLE_FILE))
+    return digest.hexdigest()[:16]
+
+
+def _every(data: Data, folder: Path) -> dict[str, Utterance]:
+    """All clips by id. Where two folders share an id, the folder's name stands before it."""
+    if not data.audio:
+        raise ValueError("data.audio names no folder: give one with recordings")
+    column = int(data.text_column) if data.text_column.isdecimal() else data.text_column or None
+    places = [folder / name for name in data.audio]
+    read = [list(read_corpus(place, table=data.table or None, text_column=column)) for place in places]
+    count = Counter(one.id for part in read for one in part)
+    every: dict[str, Utterance] = {}
+    for place, part in zip(places, read, strict=True):
+        for one in part:
+            id_ = one.id if count[one.id] == 1 else f"{place.resolve().name}/{one.id}"
+            if id_ in every:
+                raise ValueError(f"two clips of data.audio have the id {id_!r}: rename one, or the folder {place}")
+            every[id_] = replace(one, id=id_)
+    for name in data.text:
+        _add_texts(every, folder / name, column)
+    if data.speaker:
+        every = {id_: one for id_, one in every.items() if one.speaker == data.speaker}
+        if not every:
+            raise ValueError(f"data.speaker: no clip is spoken by {data.speaker!r}: choose another, or ''")
+    short = [id_ for id_, one in every.items() if one.sample_hz and one.seconds < data.shortest]
+    if short:
+        warnings.warn(f"{len(short)} clips are shorter than {data.shortest:g} s ({few(short)}): left out", stacklevel=4)
+    return {id_: one for id_, one in every.items() if id_ not in set(short)}
+
+
+def _add_texts(every: dict[str, Utterance], path: Path, column: str | int | None) -> None:
+    """Gives clips the texts of a table whose rows name them."""
+    if not path.is_file():
+        raise FileNotFoundError(f"data.text: there is no file {path}: give a table whose rows name the audio")
+    by_name: dict[str, str] = {}
+    for id_ in every:
+        by_name[id_] = by_name[listed_id(id_.rpartition("/")[2])] = id_
+    table = read_table(path, lambda name: _found(by_name, name) is not None, column)
+    if table is None:
+        raise ValueError(f"data.text: no column of {path} names a clip: write ids or file names into one")
+    for name, text, speaker in table.rows:
+        id_ = _found(by_name, name)
+        if id_ is not None and text:
+            every[id_] = replace(every[id_], text=text, speaker=speaker or every[id_].speaker)
+
+
+def _found(by_name: Mapping[str, str], name: str) -> str | None:
+    return by_name.get(name) or by_name.get(listed_id(name.replace("\\", "/").rpartition("/")[2]))
+
+
+def _ids(folder: Path, name: str, setting: str, every: Mapping[str, Utterance]) -> list[str]:
+    """The ids in a file, in its order; none for the name ''."""
+    if not name:
+        return []
+    path = folder / name
+    if not path.is_file():
+        raise FileNotFoundError(f"{setting}: there is no file {path}: write ids into it, one a line")
+    ids = list(dict.fromkeys(line.strip() for line in lines_of(path) if line.strip()))
+    unknown = [id_ for id_ in ids if id_ not in every]
+    if unknown:
+        raise ValueError(
+            f"{path}: {len(unknown)} ids are of no clip ({few(unknown)}): remove them, or restore the audio"
+        )
+    return ids
+
+
+def _sentences(path: Path) -> list[str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"data.unpaired_text: there is no file {path}: give a text, a sentence a line")
+    return [line.strip() for line in lines_of(path) if line.strip()]
+
+
+def _check_labelled(labelled: Sequence[str], with_text: Sequence[str], every: Mapping[str, Utterance]) -> None:
+    if not with_text:
+        raise ValueError(
+            f"none of {len(every)} clips has a text: write some into metadata.csv, a line `id|text` for each clip"
+        )
+    if len(labelled) < LEAST_LABELLED:
+        raise ValueError(
+            f"only {len(labelled)} labelled clips are left to train on, at least {LEAST_LABELLED} are needed: "
+            "write more texts, or keep fewer clips for testing"
+        )
+
+
+def _check_test(clips: Clips) -> None:
+    trained = {clips.text(id_) for id_ in clips.labelled}
+    repeated = [id_ for id_ in clips.test if clips.text(id_) in trained]
+    if repeated:
+        raise ValueError(
+            f"{len(repeated)} texts of the test are also texts of labelled clips ({few(repeated)}): take these clips out of "
+            "data.test"
+        )

@@ -1,0 +1,133 @@
+"""Stage 6: what a judge understands of a model's speech.
+
+In: a model, a judge, test texts with their true ids. Out: a `Column` of the paper's table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate.utils import set_seed
+from torch import Tensor
+
+from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
+from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator, speak
+from spear_tts_pytorch.recipe.evaluate import SemanticASR
+from spear_tts_pytorch.recipe.settings import Settings
+from spear_tts_pytorch.recipe.stages import Pair, Rows
+from spear_tts_pytorch.tokenizers.text import CharacterTokenizer
+from spear_tts_pytorch.utils.metrics import bootstrap_interval, character_error_rate, character_errors
+
+
+@dataclass
+class Column:
+    """A column of the table: the character error rates of a model's speech of the test texts.
+
+    Attributes:
+        cer: of greedy decoding, percent.
+        interval: the 95 % bootstrap interval of `cer`.
+        cer_best: of the best of several samples, percent. The backtranslator chooses, in all columns alike; None if there
+            is one sample only.
+        length_ratio: ids generated for each true id.
+    """
+
+    cer: float
+    interval: tuple[float, float]
+    cer_best: float | None
+    length_ratio: float
+
+    @property
+    def headline(self) -> float:
+        """The figure for summaries and pictures, percent: the best of several samples if there are, else greedy."""
+        return self.cer if self.cer_best is None else self.cer_best
+
+    def __repr__(self) -> str:
+        best = "" if self.cer_best is None else f", best of several {self.cer_best:.1f} %"
+        low, high = self.interval
+        return f"Column(CER {self.cer:.1f} % [{low:.1f}, {high:.1f}]{best}, length {self.length_ratio:.2f})"
+
+
+def train_judge(
+    pairs: Sequence[Pair], characters: CharacterTokenizer, ids: int, settings: Settings, progress: bool = True
+) -> tuple[SemanticASR, list[float]]:
+    """A judge of another architecture than the models, and its loss at each step.
+
+    Args:
+        pairs: all pairs whose text is known, without the test's.
+        characters: the alphabet.
+        ids: number of speech ids.
+        settings: of the voice.
+        progress: shows a bar, on terminals.
+    """
+    set_seed(settings.training.seed + 1)
+    judge = SemanticASR(ids, characters.vocab_size)
+    losses = judge.fit(
+        pairs,
+        steps=settings.evaluate.judge_steps,
+        batch_tokens=settings.training.batch_tokens,
+        seed=settings.training.seed,
+        progress=progress,
+    )
+    return judge, losses
+
+
+def read_texts(judge: SemanticASR, characters: CharacterTokenizer, rows: Sequence[Tensor]) -> list[str]:
+    """The texts that a judge reads in rows of speech ids `[n]`; "" for an empty row."""
+    return [characters.decode(ids)[0] if len(ids) else "" for ids in judge.transcribe(rows)]
+
+
+def floor(judge: SemanticASR, characters: CharacterTokenizer, test: Rows) -> float:
+    """The judge's own error on the true ids, percent."""
+    return character_error_rate(read_texts(judge, characters, test.semantic), test.texts)
+
+
+def measure(
+    model: TextToSemantic, judge: SemanticASR, reader: CTCBacktranslator | None, test: Rows, settings: Settings
+) -> Column:
+    """Has a model say the test texts, and the judge read them.
+
+    Args:
+        model: of speech from text.
+        judge: reads what it says.
+        reader: chooses among samples; None leaves that out.
+        test: the test's clips.
+        settings: of the voice.
+    """
+    characters = model.text_tokenizer
+    greedy = speak(model, test.texts)
+    errors, lengths = character_errors(read_texts(judge, characters, greedy), test.texts)
+    best, options = None, settings.evaluate
+    if reader is not None and options.candidates > 1:
+        generator = torch.Generator(device=model.device).manual_seed(settings.training.seed)
+        chosen = speak(
+            model,
+            test.texts,
+            backtranslator=reader,
+            candidates=options.candidates,
+            temperature=options.temperature,
+            generator=generator,
+        )
+        best = character_error_rate(read_texts(judge, characters, chosen), test.texts)
+    ratio = sum(map(len, greedy)) / max(1, sum(map(len, test.semantic)))
+    return Column(100 * sum(errors) / max(1, sum(lengths)), bootstrap_interval(errors, lengths), best, ratio)
+
+
+def write_judge(judge: SemanticASR, path: Path) -> None:
+    """Writes a judge's weights."""
+    from safetensors.torch import save
+
+    from spear_tts_pytorch.utils.files import write_whole
+
+    write_whole(path, save({name: value.contiguous() for name, value in judge.state_dict().items()}))
+
+
+def read_judge(path: Path, characters: CharacterTokenizer, ids: int) -> SemanticASR:
+    """A judge as `write_judge` wrote it."""
+    from safetensors.torch import load_file
+
+    judge = SemanticASR(ids, characters.vocab_size)
+    judge.load_state_dict(load_file(path))
+    return judge.eval()

@@ -1,0 +1,205 @@
+"""The results of the stages of a voice, read from its folder when they are needed.
+
+In: a voice folder and its settings. Out: clips, tokenizers, ids, models and pairs. A result that is missing is an error that
+names the command that makes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from spear_tts_pytorch.data.pairs.dataset import GeneratedAudioTextDataset
+from spear_tts_pytorch.data.tokenized import TokenizedSpeech
+from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
+from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator
+from spear_tts_pytorch.recipe.clips import Clips, file_digest, read_clips
+from spear_tts_pytorch.recipe.records import Record
+from spear_tts_pytorch.recipe.settings import Settings
+from spear_tts_pytorch.recipe.stages import Pair, Rows, Stages, surest
+from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer, load_semantic_tokenizer
+from spear_tts_pytorch.tokenizers.text import CharacterTokenizer, normalize_text
+
+STAGES = ("units", "pretrain", "backtranslate", "label", "train", "evaluate")
+FOLDERS = {stage: stage for stage in STAGES} | {"label": "pairs"}
+IDS, MODEL, TOKENIZER = "ids", "model", "tokenizer"
+LEAST_FOR_DEVELOPMENT = 100  # labelled clips
+MOST_FOR_DEVELOPMENT = 100
+
+
+class Results:
+    """The results of a voice's stages.
+
+    Args:
+        folder: the voice folder.
+        settings: its settings.
+        progress: shows bars, on terminals.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, progress: bool = True):
+        self.folder, self.settings, self.progress = folder, settings, progress
+
+    def place(self, stage: str) -> Path:
+        """The folder of a stage."""
+        return self.folder / FOLDERS[stage]
+
+    def record(self, stage: str) -> Record | None:
+        """The record of a stage; None if it was never begun."""
+        return Record.load(self.place(stage))
+
+    def output(self, stage: str) -> str:
+        """The fingerprint of a stage's result.
+
+        Raises:
+            FileNotFoundError: the stage is not done.
+        """
+        record = self.record(stage)
+        if record is None or not record.done:
+            raise FileNotFoundError(
+                f"the stage {stage!r} of {self.folder} is not done: run `spear-tts {stage} {self.folder}`, or all stages by "
+                f"`spear-tts run {self.folder}`"
+            )
+        return record.output
+
+    def forget(self, *names: str) -> None:
+        """Has results read again the next time."""
+        for name in names:
+            self.__dict__.pop(name, None)
+
+    # data
+
+    @cached_property
+    def clips(self) -> Clips:
+        """The clips and their parts."""
+        return read_clips(self.settings.data, self.folder)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """A fingerprint of each clip's audio, by id."""
+        return {id_: file_digest(one) for id_, one in self.clips.every.items()}
+
+    def keys(self, ids: Iterable[str], *, texts: bool = False) -> list[str]:
+        """Names of clips with the fingerprints of their audio, and with their texts if these matter."""
+        return [f"{id_}:{self.digests[id_]}" + (f":{self.clips.text(id_)}" if texts else "") for id_ in ids]
+
+    # units
+
+    @cached_property
+    def tokenizer(self) -> SemanticTokenizer:
+        """The tokenizer of speech."""
+        self.output("units")
+        return load_semantic_tokenizer(self.place("units") / TOKENIZER)
+
+    @cached_property
+    def ids(self) -> dict[str, torch.Tensor]:
+        """Speech ids `[n]` by the id of the clip. Clips that could not be used are missing."""
+        self.output("units")
+        speech = TokenizedSpeech(self.folder / IDS)
+        places = {id_: place for place, id_ in enumerate(speech.ids)}
+        return {id_: speech[places[id_]] for id_ in self.clips.every if id_ in places}
+
+    @cached_property
+    def characters(self) -> CharacterTokenizer:
+        """The alphabet: the characters of all texts that are trained on or tested. No model trains on test texts."""
+        return CharacterTokenizer.fit([self.clips.text(id_) for id_ in (*self.clips.labelled, *self.clips.test)])
+
+    @cached_property
+    def sentences(self) -> list[str]:
+        """Unpaired sentences that the alphabet can write, normalised."""
+        known = set(self.characters.symbols)
+        read = (normalize_text(line) for line in self.clips.unpaired)
+        return [line for line in read if line and known.issuperset(line)]
+
+    def rows(self, ids: Iterable[str]) -> Rows:
+        """Clips as ids, without those that have no speech ids. A text with unknown characters is left out."""
+        known, nothing = set(self.characters.symbols), torch.empty(0, dtype=torch.long)
+        usable = [id_ for id_ in ids if len(self.ids.get(id_, ()))]
+        texts = [text if known.issuperset(text) else "" for text in map(self.clips.text, usable)]
+        text_ids = [self.characters.encode([text])[0] if text else nothing for text in texts]
+        return Rows(usable, [self.ids[id_] for id_ in usable], text_ids, texts)
+
+    @cached_property
+    def labelled(self) -> Rows:
+        """The labelled clips that are trained on."""
+        return self.rows(id_ for id_ in self.clips.labelled if id_ not in set(self.development_ids))
+
+    @cached_property
+    def development_ids(self) -> list[str]:
+        """Labelled clips that are kept from training, to see how well the backtranslator reads."""
+        labelled, share = self.clips.labelled, self.settings.backtranslate.development
+        if len(labelled) < LEAST_FOR_DEVELOPMENT or not share:
+            return []
+        count = min(MOST_FOR_DEVELOPMENT, round(share * len(labelled)))
+        order = sorted(labelled, key=lambda id_: _place(id_, self.settings.training.seed))
+        return order[:count]
+
+    @cached_property
+    def development(self) -> Rows:
+        """The clips of `development_ids`, or the test's if there are none."""
+        return self.rows(self.development_ids or self.clips.test)
+
+    @cached_property
+    def unlabelled(self) -> Rows:
+        """Clips whose texts, if known, only a judge may use."""
+        return self.rows(self.clips.unlabelled)
+
+    @cached_property
+    def test(self) -> Rows:
+        """The clips that are kept for testing."""
+        return self.rows(self.clips.test)
+
+    @cached_property
+    def stages(self) -> Stages:
+        """The stage functions with this voice's settings and tokenizers."""
+        rate = sum(map(len, self.labelled.semantic)) / max(1, sum(map(len, self.labelled.text)))
+        return Stages(self.settings, self.tokenizer, self.characters, rate, self.progress)
+
+    # models and pairs
+
+    @cached_property
+    def pretrained(self) -> TextToSemantic:
+        """The model of stage 2."""
+        return self._model("pretrain", self.place("pretrain") / MODEL)
+
+    @cached_property
+    def reader(self) -> CTCBacktranslator:
+        """The backtranslator of stage 3, with its language model."""
+        model = self._model("backtranslate", self.place("backtranslate") / MODEL)
+        return self.stages.backtranslator(model, self.texts_for_lm())
+
+    def texts_for_lm(self) -> list[torch.Tensor]:
+        """Text ids `[m]` of the labelled texts and of the unpaired sentences."""
+        return [*self.labelled.text, *(self.characters.encode([line])[0] for line in self.sentences)]
+
+    def chosen_unlabelled(self) -> Rows:
+        """The clips that are labelled."""
+        most = self.settings.label.most
+        return self.rows(self.clips.unlabelled[: most or None])
+
+    @cached_property
+    def pairs(self) -> GeneratedAudioTextDataset | None:
+        """The pseudo-labelled pairs of stage 4; None if there is no clip without a text."""
+        self.output("label")
+        return GeneratedAudioTextDataset(self.place("label")) if self.unlabelled.ids else None
+
+    def labels(self) -> list[Pair]:
+        """The pseudo-labelled pairs that are learned from."""
+        return [] if self.pairs is None else surest(self.pairs, self.settings.label.keep, set(self.unlabelled.ids))
+
+    @cached_property
+    def model(self) -> TextToSemantic:
+        """The voice's model, of stage 5."""
+        return self._model("train", self.folder / MODEL)
+
+    def _model(self, stage: str, folder: Path) -> TextToSemantic:
+        self.output(stage)
+        return TextToSemantic.from_pretrained(folder)
+
+
+def _place(id_: str, seed: int) -> int:
+    """A random place for an id that does not depend on the other ids."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {id_}".encode("utf-8", "surrogatepass")).digest()[:8], "big")

@@ -1,0 +1,356 @@
+"""All settings of a voice, in sections, and the file `voice.toml` that holds them.
+
+In: a `voice.toml`, or sections as keywords. Out: frozen `Settings`, whose every value is checked. The comment beside each
+default below is written into the file, above its value.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, cast, get_type_hints
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from spear_tts_pytorch.utils.files import write_whole
+
+FORMAT = 1  # of voice.toml; a release refuses files of a higher number
+COLUMNS = {
+    "a": "from scratch",
+    "b": "pretrained",
+    "c": "backtranslation",
+    "d": "pretrained + backtranslation",
+}
+LARGEST_FILE = 1 << 20  # bytes of a voice.toml
+
+
+def _setting(default: Any, comment: str, least: float | None = None, below: float | None = None) -> Any:
+    """A field of a section: its default, the comment for voice.toml, the least value, and the value it stays below."""
+    return field(default=default, metadata={"comment": comment, "least": least, "below": below})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where the recordings and texts are. Paths are relative to the voice folder."""
+
+    audio: tuple[str, ...] = _setting((), "Folders of recordings. Clips without a text are welcome.")
+    text: tuple[str, ...] = _setting((), "Tables or transcripts for audio in other folders; rows name the audio.")
+    unpaired_text: tuple[str, ...] = _setting(
+        (), "Text files without audio, a sentence a line: for the language model."
+    )
+    table: str = _setting("", "Name of the table of texts in a folder of audio; '' recognises it.")
+    text_column: str = _setting("", "Column of the text in the table, by name or by number from 1; '' recognises it.")
+    labelled: str = _setting("", "File of ids, one a line: only the texts of these clips are trained on; '' is all.")
+    test: str = _setting("", "File of ids, one a line: clips that are kept for testing; '' keeps none.")
+    speaker: str = _setting("", "Take the clips of this speaker only; '' takes all.")
+    shortest: float = _setting(0.1, "Seconds. Shorter clips are left out.", least=0.05)
+    longest: float = _setting(15.0, "Seconds. Longer recordings are cut at silences.", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Units:
+    """The tokenizer of speech."""
+
+    clusters: int = _setting(100, "Number of different ids.", least=2)
+    unique: bool = _setting(True, "Leave out repeated ids.")
+    fit_clips: int = _setting(600, "Clips that the clusters are fitted on.", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Size of the models."""
+
+    dim: int = _setting(128, "Width.", least=8)
+    depth: int = _setting(3, "Layers of the encoder, and of the decoder.", least=1)
+    heads: int = _setting(4, "Attention heads; the width is a multiple of them.", least=1)
+    dropout: float = _setting(0.1, "In the feedforward layers and after the embeddings.", least=0, below=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Options of all trainings."""
+
+    seed: int = _setting(0, "Of everything random.", least=0, below=2**32)
+    batch_tokens: int = _setting(2500, "Ids in a batch, padding included.", least=1)
+    label_smoothing: float = _setting(0.1, "Of all losses.", least=0, below=1)
+    precision: str = _setting("no", "'no' is float32; 'bf16' saves time on GPUs and at large widths.")
+    save_every: int = _setting(200, "Updates between two checkpoints.", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """Stage 2: a model of speech, from audio alone."""
+
+    steps: int = _setting(450, "Updates.", least=1)
+    lr: float = _setting(1.5e-3, "Highest learning rate.", least=0)
+    again_at: float = _setting(0.5, "Added audio, as a share of the old, at which the stage is run again.", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backtranslate:
+    """Stage 3: a reader of speech, from the few pairs."""
+
+    steps: int = _setting(300, "Updates.", least=1)
+    lr: float = _setting(1e-3, "Highest learning rate.", least=0)
+    token_dropout: float = _setting(0.15, "Share of speech ids that are deleted in training.", least=0, below=1)
+    rounds: int = _setting(1, "How often the reader is trained again, on the pairs and its own surest labels.", least=0)
+    sure_labels: float = _setting(0.5, "Share of the labels used for that, the surest first.", least=0.01, below=1.01)
+    development: float = _setting(
+        0.05, "Share of the labelled clips kept from training, if there are 100 and more.", least=0, below=0.5
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """Stage 4: texts for the audio without text."""
+
+    most: int = _setting(0, "Clips that are labelled at most; 0 is all.", least=0)
+    lm_weight: float = _setting(1.0, "Weight of the character language model; 0 leaves it out.", least=0)
+    lm_order: int = _setting(6, "Characters that the language model looks at, the predicted one included.", least=1)
+    length_bonus: float = _setting(0.0, "Added to the score of a label for each character, in nats.")
+    beam_size: int = _setting(8, "Hypotheses of the search.", least=1)
+    keep: float = _setting(1.0, "Share of the labels that the last stage learns from, the surest first.", 0.01, 1.01)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Stage 5: text to speech, from pseudo-labelled and real pairs, and then from real pairs alone."""
+
+    steps: int = _setting(400, "Updates on pseudo-labelled and real pairs.", least=1)
+    lr: float = _setting(1.5e-3, "Highest learning rate of these.", least=0)
+    real_share: float = _setting(0.1, "Share of real pairs among them; real pairs are repeated for it.", 0.001, 1)
+    finetune_steps: int = _setting(50, "Updates on real pairs alone.", least=0)
+    finetune_lr: float = _setting(1e-4, "Highest learning rate of these.", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Stage 6: how much of what the model says is understood."""
+
+    columns: str = _setting("d", "Letters of the paper's table to measure; others than d train further models.")
+    scratch_steps: int = _setting(300, "Updates of the models of columns a and b, on real pairs alone.", least=1)
+    judge_steps: int = _setting(300, "Updates of the judge, a recogniser of its own.", least=1)
+    candidates: int = _setting(4, "Samples per text among which the backtranslator chooses.", least=1)
+    temperature: float = _setting(0.5, "Of these samples.", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of a voice. `replaced` makes others, `save` and `load` are the file.
+
+    Raises:
+        TypeError, ValueError: a value of another kind or out of range; the message names section and setting.
+    """
+
+    data: Data = field(default_factory=Data)
+    units: Units = field(default_factory=Units)
+    model: Model = field(default_factory=Model)
+    training: Training = field(default_factory=Training)
+    pretrain: Pretrain = field(default_factory=Pretrain)
+    backtranslate: Backtranslate = field(default_factory=Backtranslate)
+    label: Label = field(default_factory=Label)
+    train: Train = field(default_factory=Train)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+
+    def __post_init__(self) -> None:
+        for section in fields(self):
+            for name, value, about in _values(getattr(self, section.name)):
+                _check_range(f"{section.name}.{name}", value, about.metadata)
+        _check_choices(self)
+
+    def __repr__(self) -> str:
+        model, steps = self.model, f"{self.pretrain.steps} + {self.backtranslate.steps} + {self.train.steps} steps"
+        return f"Settings(dim {model.dim}, {model.depth} + {model.depth} layers, {self.units.clusters} ids, {steps})"
+
+    @staticmethod
+    def sections() -> list[str]:
+        """The names of the sections."""
+        return [section.name for section in fields(Settings)]
+
+    def section(self, name: str) -> dict[str, Any]:
+        """The values of a section by name, as JSON types."""
+        values = _values(getattr(self, name))
+        return {key: list(value) if isinstance(value, tuple) else value for key, value, _ in values}
+
+    def replaced(self, changes: Mapping[str, Any]) -> Settings:
+        """The settings with others in the places of some.
+
+        Args:
+            changes: values by "section.setting". Strings are read as the setting's kind, as `--set` gives them.
+
+        Raises:
+            TypeError, ValueError: an unknown name, or a value of another kind or out of range.
+        """
+        made = self
+        for name, value in changes.items():
+            section, _, key = name.partition(".")
+            old = getattr(made, _known(section, self.sections(), "section"))
+            kinds = _kinds(old)
+            key = _known(key, list(kinds), f"setting of [{section}]")
+            read = _from_text(name, value, kinds[key]) if isinstance(value, str) else value
+            new = replace(old, **{key: _of_kind(name, read, kinds[key])})
+            made = replace(made, **{section: new})
+        return made
+
+    def save(self, path: str | Path) -> None:
+        """Writes the file, with a comment for each setting. It appears complete or not at all."""
+        write_whole(path, as_toml(self).encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Settings:
+        """Reads the file. Settings that it lacks have their defaults.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no TOML, of a newer release, or holds an unknown name or a value that cannot be.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: make a voice by `spear-tts new {path.parent} CORPUS`")
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"{path} is larger than {LARGEST_FILE} bytes: it is no voice.toml")
+        try:
+            read: dict[str, Any] = tomlkit.parse(path.read_text(encoding="utf-8-sig")).unwrap()
+        except (TOMLKitError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"{path} is not valid TOML ({error}): mend that line") from error
+        number = read.pop("format", FORMAT)
+        if number != FORMAT:
+            raise ValueError(
+                f"{path} has format {number!r}, this release reads {FORMAT}: upgrade spear-tts-pytorch, or make the voice anew"
+            )
+        try:
+            return cls().replaced(dict(_flat(read)))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def as_toml(settings: Settings) -> str:
+    """The contents of voice.toml."""
+    document = tomlkit.document()
+    document.add(tomlkit.comment("A voice of spear-tts. Change what you like: the next `spear-tts run` repeats the"))
+    document.add(tomlkit.comment("stages that a change concerns, and says why."))
+    document.add("format", tomlkit.item(FORMAT))
+    for section in fields(settings):
+        values = getattr(settings, section.name)
+        table = tomlkit.table()
+        first_line, _, _ = (type(values).__doc__ or "").partition("\n")
+        table.add(tomlkit.comment(first_line))
+        for name, value, about in _values(values):
+            table.add(tomlkit.nl())
+            table.add(tomlkit.comment(about.metadata["comment"]))
+            table.add(name, tomlkit.item(list(value) if isinstance(value, tuple) else value))
+        document.add(tomlkit.nl())
+        document.add(section.name, table)
+    return tomlkit.dumps(document)  # pyright: ignore[reportUnknownMemberType] (its argument is Mapping)
+
+
+def change_file(path: str | Path, changes: Mapping[str, Any]) -> None:
+    """Writes changed settings into a voice.toml. Comments and all other lines stay as they are.
+
+    Args:
+        path: the file.
+        changes: values by "section.setting"; texts are read as the kind of the setting.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TypeError, ValueError: the file is not valid, or a change that cannot be.
+    """
+    settings = Settings.load(path).replaced(changes)
+    document: Any = tomlkit.parse(Path(path).read_text(encoding="utf-8-sig"))
+    for name in changes:
+        section, _, key = name.partition(".")
+        if section not in document:
+            document.add(section, tomlkit.table())
+        document[section][key] = settings.section(section)[key]
+    write_whole(path, tomlkit.dumps(document).encode())  # pyright: ignore[reportUnknownMemberType] (its argument is Mapping)
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The differences of two nested dictionaries of settings, in words: "pretrain.steps was 450 and is 600"."""
+    old, new = dict(_flat(before)), dict(_flat(after))
+    return [
+        f"{name} was {old.get(name, 'unset')} and is {new.get(name, 'unset')}"
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from _flat(cast("Mapping[str, Any]", value), f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _values(section: Any) -> Iterator[tuple[str, Any, Field[Any]]]:
+    for about in fields(section):
+        yield about.name, getattr(section, about.name), about
+
+
+def _kinds(section: Any) -> dict[str, Any]:
+    return get_type_hints(type(section))
+
+
+def _known(name: str, known: Sequence[str], what: str) -> str:
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=1)
+    remedy = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
+    raise ValueError(f"there is no {what} {name!r}: {remedy}")
+
+
+def _from_text(name: str, text: str, kind: Any) -> Any:
+    """A value that was typed after `--set`, as its kind; texts of other kinds are left for `_of_kind` to refuse."""
+    if kind is str:
+        return text
+    if kind == tuple[str, ...]:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    try:
+        return int(text) if kind is int else float(text)
+    except ValueError:
+        return text
+
+
+def _of_kind(name: str, value: Any, kind: Any) -> Any:
+    if kind == tuple[str, ...]:
+        texts = cast("list[object]", list(value)) if isinstance(value, (list, tuple)) else [value]
+        if isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in texts):
+            return tuple(cast("list[str]", texts))
+        raise TypeError(f'{name} must be a list of texts such as ["folder"], got {value!r}')
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is float and is_number:
+        return float(value)
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    words = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
+    raise TypeError(f"{name} must be {words[kind]}, got {value!r}")
+
+
+def _check_range(name: str, value: Any, about: Mapping[str, Any]) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return
+    least, below = about["least"], about["below"]
+    in_range = (least is None or value >= least) and (below is None or value < below)
+    if not math.isfinite(value) or not in_range:
+        bounds = "" if least is None else f" of at least {least:g}"
+        bounds += "" if below is None else f" and below {below:g}"
+        raise ValueError(f"{name} must be a finite number{bounds}, got {value}")
+
+
+def _check_choices(settings: Settings) -> None:
+    if settings.model.dim % (2 * settings.model.heads):
+        raise ValueError(f"model.dim must be a multiple of twice model.heads, got {settings.model.dim}")
+    if settings.training.precision not in ("no", "bf16"):
+        raise ValueError(f"training.precision must be 'no' or 'bf16', got {settings.training.precision!r}")
+    columns = settings.evaluate.columns
+    if not columns or set(columns) - set(COLUMNS) or len(set(columns)) != len(columns):
+        raise ValueError(f"evaluate.columns must be letters of {''.join(COLUMNS)}, each once, got {columns!r}")
+    if settings.data.longest <= settings.data.shortest:
+        raise ValueError(f"data.longest must be above data.shortest, got {settings.data.longest}")

@@ -1,0 +1,333 @@
+"""A voice: a folder that holds settings, the results of all stages, and the model.
+
+In: folders of recordings, of which some have a text. Out: `Voice`, whose `run` makes what is missing or outdated, and whose
+`say` speaks. The commands `spear-tts new`, `run` and `say` do the same.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spear_tts_pytorch.recipe.clips import MOST_TEST, TEST_SHARE, hold_out, read_clips
+from spear_tts_pytorch.recipe.records import Record, begin, reasons, without
+from spear_tts_pytorch.recipe.results import STAGES, Results
+from spear_tts_pytorch.recipe.saying import Said, say
+from spear_tts_pytorch.recipe.settings import Settings, change_file, changed
+from spear_tts_pytorch.recipe.survey import Survey, preset, survey
+from spear_tts_pytorch.recipe.work import CAUSES, WORK, grown, sync_ids
+from spear_tts_pytorch.utils.distributed import rank_and_world, wait_for_everyone
+from spear_tts_pytorch.utils.files import locked, write_whole
+
+SETTINGS, TEST, LABELLED = "voice.toml", "test.txt", "labelled.txt"
+
+
+class Voice:
+    """A voice folder.
+
+    Args:
+        folder: holds `voice.toml`, as `Voice.new` and `spear-tts new` make it.
+        progress: prints a line a stage, and shows bars on terminals.
+
+    Attributes:
+        folder: the path.
+        settings: what `voice.toml` says.
+        results: what the stages have made.
+
+    Raises:
+        FileNotFoundError: the folder has no voice.toml.
+        ValueError: voice.toml holds something that cannot be.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, progress: bool = True):
+        self.folder = Path(folder).resolve()
+        self.settings = Settings.load(self.folder / SETTINGS)
+        self.progress = progress
+        self.results = Results(self.folder, self.settings, progress)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], changes: Mapping[str, Any], *, progress: bool = True) -> Voice:
+        """Opens a voice folder and writes changed settings into its voice.toml, whose other lines stay as they are.
+
+        Args:
+            folder: the voice folder.
+            changes: settings by "section.setting"; texts are read as the kind of the setting.
+            progress: as in the constructor.
+
+        Raises:
+            TypeError, ValueError: an unknown setting, or a value that cannot be.
+        """
+        if changes:
+            change_file(Path(folder) / SETTINGS, changes)
+        return cls(folder, progress=progress)
+
+    @classmethod
+    def new(
+        cls,
+        folder: str | os.PathLike[str],
+        corpus: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        text: Sequence[str | os.PathLike[str]] = (),
+        unpaired_text: Sequence[str | os.PathLike[str]] = (),
+        labelled: int | None = None,
+        test: int | str | os.PathLike[str] | None = None,
+        quick: bool = False,
+        changes: Mapping[str, Any] | None = None,
+        progress: bool = True,
+    ) -> Voice:
+        """Looks at the data and writes `voice.toml`, with settings that suit them.
+
+        Args:
+            folder: the voice folder; it must not hold a voice.
+            corpus: folders of recordings, with or without texts.
+            text: tables of texts for audio in other folders.
+            unpaired_text: text files without audio, a sentence a line.
+            labelled: number of texts that may be trained on, drawn at random; None is all. Others serve the judge only.
+            test: number of clips kept for testing, drawn at random, or a file of their ids, one a line. None is a tenth of
+                the clips with a text, at most 100.
+            quick: smaller and shorter, to see that the data go through.
+            changes: settings by "section.setting", as for `--set`.
+            progress: prints what is found.
+
+        Raises:
+            FileExistsError: the folder holds a voice.
+            FileNotFoundError: a folder or file is missing.
+            ValueError: no clip has a text, too few are labelled, or a change that cannot be.
+        """
+        folder = Path(folder).resolve()
+        if (folder / SETTINGS).exists():
+            raise FileExistsError(f"{folder} holds a voice already: choose another folder, or remove this one")
+        audio = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
+        data: dict[str, Any] = {
+            "data.audio": [_relative(place, folder) for place in audio],
+            "data.text": [_relative(place, folder) for place in text],
+            "data.unpaired_text": [_relative(place, folder) for place in unpaired_text],
+        }
+        asked = data | dict(changes or {})
+        drawn = Settings().replaced(asked)
+        lists = _draw(drawn, folder, labelled, test)
+        names = {f"data.{name}": f"{name}.txt" for name in lists}
+        with _undone_on_error(folder, lists):
+            found = survey(read_clips(drawn.replaced(names).data, folder))
+            settings = preset(found, quick=quick, gpu=torch.cuda.is_available()).replaced(asked | names)
+            settings.save(folder / SETTINGS)
+        voice = cls(folder, progress=progress)
+        voice._tell(str(found))
+        return voice
+
+    def __repr__(self) -> str:
+        done = [stage for stage in STAGES if (record := self.results.record(stage)) is not None and record.done]
+        return f"Voice({str(self.folder)!r}, {self.settings!r}, done: {', '.join(done) or 'nothing'})"
+
+    def survey(self) -> Survey:
+        """A look at the data."""
+        return survey(self.results.clips)
+
+    def status(self) -> dict[str, list[str]]:
+        """Why each stage would be run now; empty where it is done."""
+        waits: dict[str, list[str]] = {}
+        for stage in STAGES:
+            earlier = [one for one in STAGES[: STAGES.index(stage)] if waits[one]]
+            waits[stage] = [f"{earlier[0]} comes first"] if earlier else self._reasons(stage)
+        return waits
+
+    def run(self, *, again: bool = False) -> Voice:
+        """Runs all stages that are not done, or whose settings or data have changed.
+
+        Args:
+            again: runs all of them, as in a new folder.
+
+        Raises:
+            FolderInUseError: another run is at work in the folder.
+            ValueError, OSError: data that cannot be used.
+        """
+        with self._held():
+            for stage in STAGES:
+                if stage == "evaluate" and not self.results.clips.test:
+                    self._tell("evaluate: left out, no clips are kept for testing")
+                    continue
+                self._stage(stage, again=again)
+        return self
+
+    def units(self, *, again: bool = False) -> Record:
+        """Stage 1: fits the tokenizer of speech and turns all clips into ids."""
+        return self._one("units", again)
+
+    def pretrain(self, *, again: bool = False) -> Record:
+        """Stage 2: a model of speech, from audio alone."""
+        return self._one("pretrain", again)
+
+    def backtranslate(self, *, again: bool = False) -> Record:
+        """Stage 3: a reader of speech, from the labelled clips."""
+        return self._one("backtranslate", again)
+
+    def label(self, *, again: bool = False) -> Record:
+        """Stage 4: texts for the clips without one."""
+        return self._one("label", again)
+
+    def train(self, *, again: bool = False) -> Record:
+        """Stage 5: text to speech."""
+        return self._one("train", again)
+
+    def evaluate(self, *, again: bool = False) -> Record:
+        """Stage 6: how much of what the model says is understood."""
+        return self._one("evaluate", again)
+
+    def say(
+        self,
+        text: str | Sequence[str],
+        *,
+        candidates: int | None = None,
+        temperature: float | None = None,
+        seed: int = 0,
+    ) -> Said | list[Said]:
+        """Says a text, or several: samples each some times, and takes the sample that the backtranslator reads best.
+
+        Args:
+            text: a text, or several.
+            candidates: samples of each text; None is `evaluate.candidates`.
+            temperature: of the samples; None is `evaluate.temperature`.
+            seed: of the samples.
+
+        Returns:
+            What was said, with ids and sound; a list of it for several texts.
+
+        Raises:
+            FileNotFoundError: the voice is not trained yet.
+            ValueError: an empty text, or characters that the voice did not learn.
+        """
+        options = self.settings.evaluate
+        said = say(
+            self.results.model,
+            [text] if isinstance(text, str) else list(text),
+            reader=self.results.reader,
+            candidates=options.candidates if candidates is None else candidates,
+            temperature=options.temperature if temperature is None else temperature,
+            seed=seed,
+        )
+        return said[0] if isinstance(text, str) else said
+
+    def _one(self, stage: str, again: bool) -> Record:
+        with self._held():
+            return self._stage(stage, again=again)
+
+    def _stage(self, stage: str, *, again: bool) -> Record:
+        """Runs a stage if it must be, and prints a line."""
+        folder, record = self.results.place(stage), self.results.record(stage)
+        why = ["asked for"] if again else self._reasons(stage)
+        if record is not None and not why:
+            self._tell(f"{stage}: kept ({record.says}){self._added(stage)}")
+            return record
+        self._tell(f"{stage}: {'; '.join(why[:3])}{' ...' if len(why) > 3 else ''}")
+        causes = CAUSES[stage](self.results)
+        growing = "clips" if stage == "label" else ""
+        self._on_main(lambda: begin(folder, causes, anew=again, growing=growing))
+        start = time.perf_counter()
+        made = WORK[stage](self.results)
+        record = Record(causes, True, made.output, made.figures, made.says, round(time.perf_counter() - start, 1))
+        self._on_main(lambda: record.save(folder))
+        self.results.forget(*FORGOTTEN.get(stage, ()))
+        self._tell(f"{stage}: {made.says} ({record.seconds:.0f} s)")
+        return record
+
+    def _reasons(self, stage: str) -> list[str]:
+        causes, folder = CAUSES[stage](self.results), self.results.place(stage)
+        why = reasons(folder, causes)
+        record = self.results.record(stage)
+        if stage == "pretrain" and record is not None and record.done and why:
+            if not changed(without(record.causes, "clips"), without(causes, "clips")):
+                gone, share = grown(self.results)
+                if gone:
+                    return [f"{gone} clips that it heard are gone or changed"]
+                return [f"{share:.0%} of clips were added"] if share >= self.settings.pretrain.again_at else []
+        return why
+
+    def _added(self, stage: str) -> str:
+        """Takes up clips that were added under a stage that is done, and says so."""
+        if stage == "units":
+            count = sync_ids(self.results)
+            return f"; {count} clips added" if count else ""
+        if stage == "pretrain" and (share := grown(self.results)[1]):
+            return f"; {share:.0%} of clips were added since, `spear-tts pretrain {self.folder} --again` hears them too"
+        return ""
+
+    @contextmanager
+    def _held(self) -> Generator[None]:
+        rank, _ = rank_and_world()
+        with locked(self.folder) if rank == 0 else nullcontext():
+            yield
+
+    def _on_main(self, work: Callable[[], None]) -> None:
+        """Does some work in the first process; the others wait."""
+        if rank_and_world()[0] == 0:
+            work()
+        wait_for_everyone()
+
+    def _tell(self, line: str) -> None:
+        if self.progress and rank_and_world()[0] == 0:
+            print(line, file=sys.stdout, flush=True)
+
+
+FORGOTTEN = {
+    "units": ("tokenizer", "ids", "labelled", "development", "unlabelled", "test", "stages"),
+    "pretrain": ("pretrained",),
+    "backtranslate": ("reader",),
+    "label": ("pairs",),
+    "train": ("model",),
+}
+
+
+def _relative(path: str | os.PathLike[str], folder: Path) -> str:
+    """A path relative to the voice folder, with `/` on every system; absolute on another drive."""
+    try:
+        return Path(os.path.relpath(Path(path).resolve(), folder)).as_posix()
+    except ValueError:
+        return Path(path).resolve().as_posix()
+
+
+def _draw(
+    settings: Settings, folder: Path, labelled: int | None, test: int | str | os.PathLike[str] | None
+) -> dict[str, list[str]]:
+    """Ids for the files `test.txt` and `labelled.txt`, where they are wanted."""
+    clips = read_clips(settings.data, folder)
+    with_text = [id_ for id_ in clips.every if clips.text(id_)]
+    lists: dict[str, list[str]] = {}
+    if test is not None and not isinstance(test, int):
+        lists["test"] = [line.strip() for line in Path(test).read_text(encoding="utf-8").splitlines() if line.strip()]
+    elif not settings.data.test:
+        count = min(MOST_TEST, round(TEST_SHARE * len(with_text))) if test is None else test
+        lists["test"] = hold_out(clips.every, count, settings.training.seed, with_text)
+    if labelled is not None:
+        tested = {clips.text(id_) for id_ in lists.get("test", clips.test)}
+        rest = [id_ for id_ in with_text if clips.text(id_) not in tested]
+        if labelled > len(rest):
+            raise ValueError(
+                f"labelled={labelled} clips asked for, but {len(rest)} have a text that is not tested: lower it"
+            )
+        lists["labelled"] = hold_out(clips.every, labelled, settings.training.seed + 1, rest)
+    return {name: ids for name, ids in lists.items() if ids}
+
+
+@contextmanager
+def _undone_on_error(folder: Path, lists: Mapping[str, list[str]]) -> Generator[None]:
+    """Writes the lists of ids into a new voice folder. After an error it is as before."""
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.txt" for name in lists]
+    try:
+        for path, ids in zip(paths, lists.values(), strict=True):
+            write_whole(path, "".join(f"{id_}\n" for id_ in ids).encode())
+        yield
+    except BaseException:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        if is_new:
+            folder.rmdir()
+        raise

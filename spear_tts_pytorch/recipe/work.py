@@ -1,0 +1,363 @@
+"""What each stage of a voice depends on, and the work that it does in the voice folder.
+
+In: `Results`, of which a stage reads those of earlier stages. Out: `CAUSES`, from which a change is noticed; and `WORK`, which
+makes the files of a stage and returns its figures.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spear_tts_pytorch.data.tokenized import tokenize_corpus
+from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
+from spear_tts_pytorch.recipe.measure import Column, floor, measure, train_judge, write_judge
+from spear_tts_pytorch.recipe.records import clear, digest, digest_of_file
+from spear_tts_pytorch.recipe.results import IDS, MODEL, TOKENIZER, Results
+from spear_tts_pytorch.recipe.stages import Pair, SpeechIds, Trained, fit_units, surest
+from spear_tts_pytorch.utils.files import write_whole
+from spear_tts_pytorch.utils.json_files import read_object
+from spear_tts_pytorch.utils.metrics import character_error_rate
+
+RUN, CLIPS, FILES, HISTORY, JUDGE = "run", "clips.json", "files.json", "history.json", "judge.safetensors"
+EXAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Made:
+    """The result of a stage: its fingerprint, its figures, and the key ones in a line."""
+
+    output: str
+    figures: dict[str, Any]
+    says: str
+
+
+# what the stages depend on
+
+
+def _units_causes(results: Results) -> dict[str, Any]:
+    return {"units": results.settings.section("units"), "seed": results.settings.training.seed}
+
+
+def _pretrain_causes(results: Results) -> dict[str, Any]:
+    section = results.settings.section
+    own = {name: value for name, value in section("pretrain").items() if name != "again_at"}
+    return {
+        "units": results.output("units"),
+        "model": section("model"),
+        "training": _training(results),
+        "pretrain": own,
+        "test clips": digest(results.clips.test),
+        "clips": digest(_heard(results)),
+    }
+
+
+def _backtranslate_causes(results: Results) -> dict[str, Any]:
+    section = results.settings.section
+    return {
+        "pretrain": results.output("pretrain"),
+        "training": _training(results),
+        "backtranslate": section("backtranslate"),
+        "label": {name: section("label")[name] for name in ("lm_weight", "lm_order", "length_bonus", "beam_size")},
+        "labelled clips": digest(results.keys(results.clips.labelled, texts=True)),
+        "test clips": digest(results.clips.test),
+        "unpaired text": digest(results.sentences),
+    }
+
+
+def _label_causes(results: Results) -> dict[str, Any]:
+    return {
+        "backtranslate": results.output("backtranslate"),
+        "label": {name: value for name, value in results.settings.section("label").items() if name != "keep"},
+        "clips": digest(results.keys(results.chosen_unlabelled().ids)),
+    }
+
+
+def _train_causes(results: Results) -> dict[str, Any]:
+    section = results.settings.section
+    return {
+        "pretrain": results.output("pretrain"),
+        "label": results.output("label"),
+        "training": _training(results),
+        "train": section("train"),
+        "keep": results.settings.label.keep,
+        "labelled clips": digest(results.keys(results.clips.labelled, texts=True)),
+    }
+
+
+def _evaluate_causes(results: Results) -> dict[str, Any]:
+    return {
+        "train": results.output("train"),
+        "backtranslate": results.output("backtranslate"),
+        "training": _training(results),
+        "evaluate": results.settings.section("evaluate"),
+        "test clips": digest(results.keys(results.clips.test, texts=True)),
+        "clips": digest(results.keys(_judged(results), texts=True)),
+    }
+
+
+def _training(results: Results) -> dict[str, Any]:
+    """The options of all trainings that change a result."""
+    return {name: value for name, value in results.settings.section("training").items() if name != "save_every"}
+
+
+def _heard(results: Results) -> list[str]:
+    """Names and fingerprints of all clips but the test's."""
+    test = set(results.clips.test)
+    return results.keys(id_ for id_ in results.clips.every if id_ not in test)
+
+
+def _judged(results: Results) -> list[str]:
+    """Ids of all clips with a text but the test's."""
+    test = set(results.clips.test)
+    return [id_ for id_ in results.clips.every if id_ not in test and results.clips.text(id_)]
+
+
+def grown(results: Results) -> tuple[int, float]:
+    """Clips that pretraining used and that are gone or changed, and added clips as a share of the former ones."""
+    path = results.place("pretrain") / CLIPS
+    if not path.is_file():
+        return 0, float("inf")
+    before: set[str] = set(read_object(path, "a list of clips", "remove it")["clips"])
+    now = set(_heard(results))
+    return len(before - now), len(now - before) / max(1, len(before))
+
+
+# the work
+
+
+def _units(results: Results) -> Made:
+    folder, clips = results.place("units"), results.clips
+    if not (folder / TOKENIZER / "tokenizer.json").is_file():
+        clear(results.folder / IDS)
+        every = [clips.every[id_] for id_ in clips.every if id_ not in set(clips.test)]
+        fit_units(every, results.settings, results.progress).save(folder / TOKENIZER)
+    return _described(results, digest(_contents(folder / TOKENIZER)))
+
+
+def sync_ids(results: Results) -> int:
+    """Tokenizes the clips that have no ids yet; all of them again if the audio of one has changed.
+
+    Returns:
+        The number of clips that were tokenized.
+    """
+    folder = results.folder / IDS
+    path = folder / FILES
+    there: dict[str, str] = read_object(path, "a list of clips", f"remove {folder}") if path.is_file() else {}
+    if any(results.digests.get(id_, digest_) != digest_ for id_, digest_ in there.items()):
+        clear(folder)
+        there = {}
+    new = [one for id_, one in results.clips.every.items() if id_ not in there]
+    if new:
+        from spear_tts_pytorch.tokenizers.semantic import load_semantic_tokenizer
+
+        tokenizer = load_semantic_tokenizer(results.place("units") / TOKENIZER)
+        tokenize_corpus(list(results.clips.every.values()), tokenizer, folder, progress=results.progress)
+        write_whole(path, json.dumps(there | results.digests).encode())
+        results.forget("ids", "labelled", "development", "unlabelled", "test", "stages")
+    return len(new)
+
+
+def _described(results: Results, output: str) -> Made:
+    sync_ids(results)
+    from spear_tts_pytorch.data.tokenized import TokenizedSpeech
+
+    speech = TokenizedSpeech(results.folder / IDS)
+    counts = Counter[int]()
+    for row in speech:
+        counts.update(row.tolist())
+    shares = np.array(list(counts.values()), dtype=float) / max(1, counts.total())
+    perplexity = float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0
+    seconds = float(speech.seconds.sum())
+    figures = {
+        "clips": len(speech),
+        "hours": round(seconds / 3600, 4),
+        "ids": results.settings.units.clusters,
+        "used_ids": len(counts),
+        "ids_per_second": round(counts.total() / max(seconds, 1e-9), 2),
+        "perplexity": round(perplexity, 1),
+    }
+    says = (
+        f"{figures['clips']} clips, {_time(seconds)}; {figures['ids']} ids, {figures['ids_per_second']:.1f} a second, "
+        f"perplexity {perplexity:.0f}"
+    )
+    return Made(output, figures, says)
+
+
+def _pretrain(results: Results) -> Made:
+    folder = results.place("pretrain")
+    speech = [row for part in (results.unlabelled, results.labelled) for row in part.semantic]
+    valid = results.development.semantic or results.labelled.semantic
+    trained = results.stages.pretrain(speech, valid, folder / RUN)
+    output = _keep(trained.model, folder / MODEL)
+    write_whole(folder / CLIPS, json.dumps({"clips": _heard(results)}).encode())
+    _write_history(folder, {"pretraining": trained.history})
+    accuracy = 100 * trained.valid["accuracy"]
+    return Made(output, _figures(trained), f"accuracy {accuracy:.1f} %, loss {trained.valid['valid_loss']:.2f}")
+
+
+def _backtranslate(results: Results) -> Made:
+    folder, stages, real = results.place("backtranslate"), results.stages, results.labelled.pairs()
+    valid = results.development.pairs() or real
+    history: dict[str, list[dict[str, Any]]] = {}
+    labels: list[Pair] = []
+    for number in range(results.settings.backtranslate.rounds + 1):
+        name = "backtranslator" if number == 0 else f"backtranslator, round {number}"
+        run = folder / f"{RUN}-{number}"
+        trained = stages.read(results.pretrained, real, valid, labels, run)
+        history[name] = trained.history
+        last = number == results.settings.backtranslate.rounds
+        if not last and results.unlabelled.ids:
+            reader = stages.backtranslator(trained.model, results.texts_for_lm())
+            chosen = results.chosen_unlabelled()
+            found = stages.label(reader, SpeechIds(chosen.semantic, chosen.ids), folder / f"pairs-{number}")
+            labels = surest(found, results.settings.backtranslate.sure_labels)
+        elif not last:
+            break
+    output = _keep(trained.model, folder / MODEL)
+    _write_history(folder, history)
+    reader = stages.backtranslator(trained.model, results.texts_for_lm())
+    rows = results.development
+    figures = _figures(trained)
+    if not rows.ids:
+        return Made(output, figures, f"loss {figures['valid_loss']:.2f}; no held-out clips to read")
+    figures["cer"] = round(_cer(results, [ids for ids, _ in _read(reader, rows.semantic)], rows.texts), 2)
+    kind = "held-out labelled" if results.development_ids else "test"
+    return Made(output, figures, f"{figures['cer']:.1f} % character errors in reading {len(rows)} {kind} clips")
+
+
+def _label(results: Results) -> Made:
+    chosen = results.chosen_unlabelled()
+    if not chosen.ids:
+        return Made(digest(["nothing"]), {"clips": 0}, "no clip without a text: text to speech learns from real pairs")
+    folder = results.place("label")
+    pairs = results.stages.label(results.reader, SpeechIds(chosen.semantic, chosen.ids), folder)
+    results.forget("pairs")
+    scores = [score for score in pairs.column("score") if score is not None]
+    texts = dict(zip(pairs.ids, pairs.column("text"), strict=True))
+    figures: dict[str, Any] = {
+        "clips": len(pairs),
+        "confidence": round(float(np.mean(np.exp(scores))), 4) if scores else None,
+        "examples": [{"id": id_, "text": texts[id_]} for id_ in list(texts)[:EXAMPLES]],
+        "empty": sum(not text for text in texts.values()),
+    }
+    known = [(text or "", results.clips.text(id_)) for id_, text in texts.items() if results.clips.text(id_)]
+    says = f"{len(pairs)} clips, mean confidence {figures['confidence']}"
+    if known:
+        figures["cer"] = round(character_error_rate([one for one, _ in known], [one for _, one in known]), 2)
+        says += f", {figures['cer']:.1f} % character errors in {len(known)} whose text is known"
+    else:
+        says += "".join(f"\n    {one['id']}: {one['text']}" for one in figures["examples"][:3])
+    return Made(digest(f"{id_} {text}" for id_, text in texts.items()), figures, says)
+
+
+def _train(results: Results) -> Made:
+    folder, labels = results.place("train"), results.labels()
+    real = results.labelled.pairs()
+    valid = results.development.pairs() or real
+    done = results.stages.speak(results.pretrained, real, labels, valid, folder / RUN)
+    output = _keep(done[-1].model, results.folder / MODEL)
+    names = ("text to speech", "text to speech, real pairs")
+    _write_history(folder, {name: one.history for name, one in zip(names, done, strict=False)})
+    figures = _figures(done[-1])
+    accuracy = 100 * figures["accuracy"]
+    return Made(output, figures, f"accuracy {accuracy:.1f} %, loss {figures['valid_loss']:.2f} on held-out clips")
+
+
+def _evaluate(results: Results) -> Made:
+    folder, test = results.place("evaluate"), results.test
+    if not test.ids:
+        raise ValueError("data.test names no clips: write ids of clips with a text into a file, one a line")
+    judge_pairs = results.rows(_judged(results)).pairs()
+    judge, losses = train_judge(
+        judge_pairs, results.characters, results.settings.units.clusters, results.settings, results.progress
+    )
+    write_judge(judge, folder / JUDGE)
+    history = {"judge": [{"step": step + 1, "loss": loss} for step, loss in enumerate(losses)]}
+    columns: dict[str, Column] = {}
+    for name in sorted(results.settings.evaluate.columns):
+        model = results.model if name == "d" else _other_column(results, name, history)
+        columns[name] = measure(model, judge, results.reader, test, results.settings)
+    _write_history(folder, history)
+    figures = {
+        "columns": {name: asdict(column) for name, column in columns.items()},
+        "floor": floor(judge, results.characters, test),
+        "judge_clips": len(judge_pairs),
+        "test_clips": len(test),
+    }
+    cells = ", ".join(f"({name}) {column.cer:.1f} %" for name, column in columns.items())
+    best = columns[max(columns)].cer_best
+    cells += "" if best is None else f", best of {results.settings.evaluate.candidates} {best:.1f} %"
+    says = f"character error rate {cells}; {figures['floor']:.1f} % of true speech"
+    return Made(digest([json.dumps(figures, sort_keys=True)]), json.loads(json.dumps(figures)), says)
+
+
+def _other_column(results: Results, name: str, history: dict[str, list[dict[str, Any]]]) -> TextToSemantic:
+    """The model of a column that the voice itself does not need."""
+    start = results.pretrained if name == "b" else None
+    labels = results.labels() if name == "c" else None
+    real = results.labelled.pairs()
+    valid = results.development.pairs() or real
+    done = results.stages.speak(start, real, labels, valid, results.place("evaluate") / f"{RUN}-{name}")
+    history[f"({name})"] = done[0].history
+    return done[-1].model
+
+
+def _read(reader: Any, rows: Sequence[Any]) -> list[tuple[Any, float]]:
+    from spear_tts_pytorch.tokens import pad_sequences
+
+    found: list[tuple[Any, float]] = []
+    for start in range(0, len(rows), 64):
+        found += reader(pad_sequences(list(rows[start : start + 64]), reader.model.semantic_pad_id))
+    return found
+
+
+def _cer(results: Results, read: Sequence[Any], texts: Sequence[str]) -> float:
+    return character_error_rate([results.characters.decode(ids)[0] for ids in read], list(texts))
+
+
+def _keep(model: TextToSemantic, folder: Path) -> str:
+    """Saves a model and returns the fingerprint of its weights."""
+    model.save_pretrained(folder)
+    return digest_of_file(folder / "model.safetensors")
+
+
+def _figures(trained: Trained) -> dict[str, Any]:
+    return {name: round(value, 5) for name, value in trained.valid.items()}
+
+
+def _write_history(folder: Path, history: dict[str, list[dict[str, Any]]]) -> None:
+    write_whole(folder / HISTORY, (json.dumps(history) + "\n").encode())
+
+
+def _contents(folder: Path) -> list[str]:
+    return [digest_of_file(path) for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+Causes = Callable[[Results], dict[str, Any]]
+CAUSES: dict[str, Causes] = {
+    "units": _units_causes,
+    "pretrain": _pretrain_causes,
+    "backtranslate": _backtranslate_causes,
+    "label": _label_causes,
+    "train": _train_causes,
+    "evaluate": _evaluate_causes,
+}
+WORK: dict[str, Callable[[Results], Made]] = {
+    "units": _units,
+    "pretrain": _pretrain,
+    "backtranslate": _backtranslate,
+    "label": _label,
+    "train": _train,
+    "evaluate": _evaluate,
+}

@@ -1,0 +1,143 @@
+"""A voice from a small folder: all stages run, what is done is kept, what changed is made again, and says so."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import voices
+from babble import HZ, make_clips
+
+from spear_tts_pytorch.data.audio import save_audio
+from spear_tts_pytorch.recipe import Voice
+from spear_tts_pytorch.recipe.results import STAGES
+from spear_tts_pytorch.utils.files import locked
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    pytest.importorskip("sklearn", reason="MelKmeans.fit needs scikit-learn")
+    place = tmp_path_factory.mktemp("voice")
+    corpus = voices.corpus(place / "corpus")
+    voice = Voice.new(place / "voice", corpus, test=3, changes=voices.TINY, progress=False).run()
+    return place, voice
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """A copy of the voice and its corpus, to change."""
+    for name in ("corpus", "voice"):
+        shutil.copytree(made[0] / name, tmp_path / name)
+    return tmp_path
+
+
+def lines(capsys) -> dict[str, str]:
+    """The last line of each stage that was printed."""
+    printed = [line.partition(": ") for line in capsys.readouterr().out.splitlines()]
+    return {stage: words for stage, _, words in printed if stage in STAGES}
+
+
+def kept(capsys) -> list[str]:
+    return [stage for stage, words in lines(capsys).items() if words.startswith("kept")]
+
+
+def test_all_stages_are_done_and_have_figures(made):
+    place, voice = made
+    assert all(not why for why in voice.status().values())
+    for stage in STAGES:
+        record = voice.results.record(stage)
+        assert record.done and record.says and record.output and record.figures
+    assert voice.results.record("units").figures["clips"] == 24
+    assert voice.results.record("label").figures["clips"] == 10
+    assert repr(voice).count("\n") == 0 and "done: units, pretrain" in repr(voice)
+
+
+def test_it_says_text(made):
+    said = made[1].say(["one two", "three"], seed=3)
+    again = made[1].say(["one two", "three"], seed=3)
+    assert [one.text for one in said] == ["one two", "three"] and all(one.read_back is not None for one in said)
+    assert all(torch.equal(a.ids, b.ids) for a, b in zip(said, again, strict=True))
+    alone = made[1].say("one two")
+    assert alone.ids.max() < 24 and (len(alone.ids) == 0 or len(alone.wav) > 100)
+    with pytest.raises(ValueError, match="é.*LATIN SMALL LETTER E WITH ACUTE, try 'e'"):
+        made[1].say("threé")
+
+
+def test_a_second_run_keeps_everything(copied, capsys):
+    weights = (copied / "voice" / "model" / "model.safetensors").read_bytes()
+    Voice(copied / "voice").run()
+    assert kept(capsys) == list(STAGES)
+    assert (copied / "voice" / "model" / "model.safetensors").read_bytes() == weights
+
+
+def test_changed_settings_run_what_depends_on_them(copied, capsys):
+    Voice.open(copied / "voice", {"train.steps": "6"}).run()
+    printed = capsys.readouterr().out
+    assert "train: train.steps was 5 and is 6\n" in printed
+    assert [stage for stage in STAGES if f"{stage}: kept" in printed] == ["units", "pretrain", "backtranslate", "label"]
+
+
+def test_the_same_run_gives_the_same_weights(copied):
+    before = (copied / "voice" / "model" / "model.safetensors").read_bytes()
+    Voice(copied / "voice", progress=False).run(again=True)
+    assert (copied / "voice" / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_added_audio_is_taken_up(copied, capsys):
+    save_audio(copied / "corpus" / "wavs" / "new.wav", make_clips()[30], HZ)
+    Voice(copied / "voice").run()
+    printed = capsys.readouterr().out
+    assert "units: kept" in printed and "1 clips added" in printed
+    assert "pretrain: kept" in printed and "5% of clips were added since" in printed
+    assert "label: 11 clips" in printed and "backtranslate: kept" in printed
+    assert json.loads((copied / "voice" / "pairs" / "stage.json").read_text())["figures"]["clips"] == 11
+
+
+def test_changed_audio_is_heard_again(copied, capsys):
+    save_audio(copied / "corpus" / "wavs" / "clip20.wav", make_clips()[31], HZ)
+    Voice(copied / "voice").run()
+    printed = capsys.readouterr().out
+    assert "pretrain: 1 clips that it heard are gone or changed" in printed
+
+
+def test_a_new_text_trains_the_reader_again(copied, capsys):
+    table = copied / "corpus" / "metadata.csv"
+    table.write_text(table.read_text() + "clip20|five six\n")
+    Voice(copied / "voice").run()
+    printed = capsys.readouterr().out
+    assert "pretrain: kept" in printed and "backtranslate: labelled clips was" in printed
+    assert "label: 9 clips" in printed
+
+
+def test_stages_one_by_one(made, tmp_path):
+    voice = Voice.new(tmp_path / "voice", made[0] / "corpus", test=3, changes=voices.TINY, progress=False)
+    with pytest.raises(FileNotFoundError, match=r"'units' of .* is not done: run `spear-tts units"):
+        voice.pretrain()
+    for stage in STAGES:
+        getattr(voice, stage)()
+    same = "model/model.safetensors"
+    assert (tmp_path / "voice" / same).read_bytes() == (made[0] / "voice" / same).read_bytes()
+
+
+def test_one_run_at_a_time(copied):
+    with locked(copied / "voice"), pytest.raises(OSError, match="another process"):
+        Voice(copied / "voice", progress=False).run()
+
+
+def test_all_text_and_no_other_audio(tmp_path, capsys):
+    corpus = voices.corpus(tmp_path / "corpus", clips=12, texts=12)
+    voice = Voice.new(tmp_path / "voice", corpus, test=2, changes=voices.TINY)
+    assert "only columns (a) and (b) of the paper apply" in capsys.readouterr().out
+    voice.run()
+    assert "label: no clip without a text" in capsys.readouterr().out and voice.say("one").text == "one"
+
+
+def test_nothing_is_left_of_a_voice_that_cannot_be(tmp_path):
+    corpus = voices.corpus(tmp_path / "corpus", clips=8, texts=4)
+    with pytest.raises(ValueError, match="only 4 labelled clips"):
+        Voice.new(tmp_path / "voice", corpus, progress=False)
+    assert not (tmp_path / "voice").exists()
+    with pytest.raises(FileNotFoundError, match="spear-tts new"):
+        Voice(tmp_path / "voice")
