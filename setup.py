@@ -76,6 +76,7 @@ setup(
         "soundfile>=0.12.1",
         "soxr>=0.4",
         "pyarrow>=15.0",
+        "tomlkit>=0.12",
     ],
     extras_require=extras,
     entry_points={"console_scripts": ["spear-tts = spear_tts_pytorch.cli:main"]},

@@ -6,11 +6,13 @@ In: the section `[data]` of the settings. Out: `Clips`. The audio itself is load
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -89,7 +91,7 @@ def read_clips(data: Data, folder: Path) -> Clips:
         )
     labelled = [id_ for id_ in labelled if id_ not in set(test)]
     _check_labelled(labelled, with_text, every)
-    unpaired = [line for name in data.unpaired_text for line in _sentences(folder / name)]
+    unpaired = [line for name in data.unpaired_text for line in _sentences(_at(folder, name))]
     clips = Clips(every, tuple(labelled), tuple(test), tuple(unpaired))
     _check_test(clips)
     return clips
@@ -108,7 +110,8 @@ def hold_out(every: Mapping[str, Utterance], count: int, seed: int, among: Itera
     for id_ in among:
         groups.setdefault(normalize_text(every[id_].text or ""), []).append(id_)
     ordered, drawn = list(groups.values()), list[str]()
-    for index in np.random.default_rng(seed).permutation(len(ordered)):
+    order = cast("list[int]", np.random.default_rng(seed).permutation(len(ordered)).tolist())
+    for index in order:
         if len(drawn) + len(ordered[index]) <= count:
             drawn += ordered[index]
     return sorted(drawn)
@@ -135,7 +138,7 @@ def _every(data: Data, folder: Path) -> dict[str, Utterance]:
     if not data.audio:
         raise ValueError("data.audio names no folder: give one with recordings")
     column = int(data.text_column) if data.text_column.isdecimal() else data.text_column or None
-    places = [folder / name for name in data.audio]
+    places = [_at(folder, name) for name in data.audio]
     read = [list(read_corpus(place, table=data.table or None, text_column=column)) for place in places]
     count = Counter(one.id for part in read for one in part)
     every: dict[str, Utterance] = {}
@@ -146,7 +149,7 @@ def _every(data: Data, folder: Path) -> dict[str, Utterance]:
                 raise ValueError(f"two clips of data.audio have the id {id_!r}: rename one, or the folder {place}")
             every[id_] = replace(one, id=id_)
     for name in data.text:
-        _add_texts(every, folder / name, column)
+        _add_texts(every, _at(folder, name), column)
     if data.speaker:
         every = {id_: one for id_, one in every.items() if one.speaker == data.speaker}
         if not every:
@@ -173,6 +176,11 @@ def _add_texts(every: dict[str, Utterance], path: Path, column: str | int | None
             every[id_] = replace(every[id_], text=text, speaker=speaker or every[id_].speaker)
 
 
+def _at(folder: Path, name: str) -> Path:
+    """A path of the settings; the voice folder itself need not exist yet."""
+    return Path(os.path.normpath(folder / name))
+
+
 def _found(by_name: Mapping[str, str], name: str) -> str | None:
     return by_name.get(name) or by_name.get(listed_id(name.replace("\\", "/").rpartition("/")[2]))
 
@@ -181,7 +189,7 @@ def _ids(folder: Path, name: str, setting: str, every: Mapping[str, Utterance]) 
     """The ids in a file, in its order; none for the name ''."""
     if not name:
         return []
-    path = folder / name
+    path = _at(folder, name)
     if not path.is_file():
         raise FileNotFoundError(f"{setting}: there is no file {path}: write ids into it, one a line")
     ids = list(dict.fromkeys(line.strip() for line in lines_of(path) if line.strip()))

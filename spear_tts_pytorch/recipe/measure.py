@@ -126,8 +126,8 @@ def write_judge(judge: SemanticASR, path: Path) -> None:
 
 def read_judge(path: Path, characters: CharacterTokenizer, ids: int) -> SemanticASR:
     """A judge as `write_judge` wrote it."""
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     judge = SemanticASR(ids, characters.vocab_size)
-    judge.load_state_dict(load_file(path))
+    judge.load_state_dict(load(path.read_bytes()))
     return judge.eval()

@@ -128,15 +128,8 @@ def digest(parts: Iterable[str]) -> str:
 
 def digest_of_file(path: Path) -> str:
     """A short fingerprint of a file's contents."""
-    with path.open("rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest()[:16] if hasattr(hashlib, "file_digest") else _digest(file)
-        )
-
-
-def _digest(file: Any) -> str:
-    """As `hashlib.file_digest`, which Python 3.10 lacks."""
     made = hashlib.sha256()
-    while block := file.read(1 << 20):
-        made.update(block)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            made.update(block)
     return made.hexdigest()[:16]

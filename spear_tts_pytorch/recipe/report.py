@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from spear_tts_pytorch.recipe.results import STAGES, Results
-from spear_tts_pytorch.recipe.saying import Resynthesizer, Said, say
+from spear_tts_pytorch.recipe.saying import Resynthesizer, say
 from spear_tts_pytorch.recipe.settings import COLUMNS
 from spear_tts_pytorch.recipe.survey import survey
 from spear_tts_pytorch.recipe.work import HISTORY
@@ -211,7 +211,7 @@ def _write_examples(results: Results) -> list[dict[str, Any]]:
     rows = results.test if results.test.ids else results.labelled
     spread = sorted({round(place * (len(rows) - 1) / max(1, EXAMPLES - 1)) for place in range(EXAMPLES)})
     texts = [rows.texts[place] for place in spread]
-    said = cast("list[Said]", say(results.model, texts, reader=results.reader, seed=results.settings.training.seed))
+    said = say(results.model, texts, reader=results.reader, seed=results.settings.training.seed)
     examples: list[dict[str, Any]] = []
     for number, one in enumerate(said, start=1):
         name = f"{AUDIO}/{number}.wav" if len(one.ids) and isinstance(results.tokenizer, Resynthesizer) else ""

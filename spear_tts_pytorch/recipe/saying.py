@@ -5,9 +5,11 @@ In: texts, a model, a backtranslator if there is one. Out: `Said`: ids `[n]`, th
 
 from __future__ import annotations
 
+import html
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -71,11 +73,8 @@ class Said:
 
     def _repr_html_(self) -> str:
         """The text and a player, in notebooks."""
-        import html
-
-        from IPython.display import Audio
-
-        player: Any = Audio(self.wav.numpy(), rate=self.sample_hz)
+        display: Any = import_module("IPython.display")
+        player = display.Audio(self.wav.numpy(), rate=self.sample_hz)
         return f"<p>{html.escape(repr(self))}</p>{player._repr_html_()}"
 
     def _sounds(self) -> Resynthesizer:

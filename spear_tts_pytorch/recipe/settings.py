@@ -174,7 +174,7 @@ class Settings:
     def section(self, name: str) -> dict[str, Any]:
         """The values of a section by name, as JSON types."""
         values = _values(getattr(self, name))
-        return {key: list(value) if isinstance(value, tuple) else value for key, value, _ in values}
+        return {key: _plain(value) for key, value, _ in values}
 
     def replaced(self, changes: Mapping[str, Any]) -> Settings:
         """The settings with others in the places of some.
@@ -242,7 +242,7 @@ def as_toml(settings: Settings) -> str:
         for name, value, about in _values(values):
             table.add(tomlkit.nl())
             table.add(tomlkit.comment(about.metadata["comment"]))
-            table.add(name, tomlkit.item(list(value) if isinstance(value, tuple) else value))
+            table.add(name, tomlkit.item(_plain(value)))
         document.add(tomlkit.nl())
         document.add(section.name, table)
     return tomlkit.dumps(document)  # pyright: ignore[reportUnknownMemberType] (its argument is Mapping)
@@ -293,7 +293,12 @@ def _values(section: Any) -> Iterator[tuple[str, Any, Field[Any]]]:
 
 
 def _kinds(section: Any) -> dict[str, Any]:
-    return get_type_hints(type(section))
+    return get_type_hints(cast("type[object]", type(section)))
+
+
+def _plain(value: Any) -> Any:
+    """A value as TOML and JSON have it: a list for a tuple."""
+    return list(cast("tuple[str, ...]", value)) if isinstance(value, tuple) else value
 
 
 def _known(name: str, known: Sequence[str], what: str) -> str:
@@ -320,8 +325,8 @@ def _from_text(name: str, text: str, kind: Any) -> Any:
 
 def _of_kind(name: str, value: Any, kind: Any) -> Any:
     if kind == tuple[str, ...]:
-        texts = cast("list[object]", list(value)) if isinstance(value, (list, tuple)) else [value]
-        if isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in texts):
+        texts = list(cast("list[object]", value)) if isinstance(value, (list, tuple)) else [None]
+        if all(isinstance(one, str) for one in texts):
             return tuple(cast("list[str]", texts))
         raise TypeError(f'{name} must be a list of texts such as ["folder"], got {value!r}')
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.recipe.measure import Column, floor, measure, train_judge, write_judge
 from spear_tts_pytorch.recipe.records import clear, digest, digest_of_file
 from spear_tts_pytorch.recipe.results import IDS, MODEL, TOKENIZER, Results
-from spear_tts_pytorch.recipe.stages import Pair, SpeechIds, Trained, fit_units, surest
+from spear_tts_pytorch.recipe.stages import SpeechIds, Trained, fit_units, surest
 from spear_tts_pytorch.utils.files import write_whole
 from spear_tts_pytorch.utils.json_files import read_object
 from spear_tts_pytorch.utils.metrics import character_error_rate
@@ -137,7 +137,7 @@ def _units(results: Results) -> Made:
     if not (folder / TOKENIZER / "tokenizer.json").is_file():
         clear(results.folder / IDS)
         every = [clips.every[id_] for id_ in clips.every if id_ not in set(clips.test)]
-        fit_units(every, results.settings, results.progress).save(folder / TOKENIZER)
+        cast(Any, fit_units(every, results.settings, results.progress)).save(folder / TOKENIZER)
     return _described(results, digest(_contents(folder / TOKENIZER)))
 
 
@@ -171,7 +171,7 @@ def _described(results: Results, output: str) -> Made:
     speech = TokenizedSpeech(results.folder / IDS)
     counts = Counter[int]()
     for row in speech:
-        counts.update(row.tolist())
+        counts.update(cast("list[int]", row.tolist()))
     shares = np.array(list(counts.values()), dtype=float) / max(1, counts.total())
     perplexity = float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0
     seconds = float(speech.seconds.sum())
@@ -205,21 +205,15 @@ def _pretrain(results: Results) -> Made:
 def _backtranslate(results: Results) -> Made:
     folder, stages, real = results.place("backtranslate"), results.stages, results.labelled.pairs()
     valid = results.development.pairs() or real
-    history: dict[str, list[dict[str, Any]]] = {}
-    labels: list[Pair] = []
-    for number in range(results.settings.backtranslate.rounds + 1):
-        name = "backtranslator" if number == 0 else f"backtranslator, round {number}"
-        run = folder / f"{RUN}-{number}"
-        trained = stages.read(results.pretrained, real, valid, labels, run)
-        history[name] = trained.history
-        last = number == results.settings.backtranslate.rounds
-        if not last and results.unlabelled.ids:
-            reader = stages.backtranslator(trained.model, results.texts_for_lm())
-            chosen = results.chosen_unlabelled()
-            found = stages.label(reader, SpeechIds(chosen.semantic, chosen.ids), folder / f"pairs-{number}")
-            labels = surest(found, results.settings.backtranslate.sure_labels)
-        elif not last:
-            break
+    chosen, options = results.chosen_unlabelled(), results.settings.backtranslate
+    trained = stages.read(results.pretrained, real, valid, [], folder / f"{RUN}-0")
+    history = {"backtranslator": trained.history}
+    for number in range(1, options.rounds + 1 if chosen.ids else 1):
+        reader = stages.backtranslator(trained.model, results.texts_for_lm())
+        found = stages.label(reader, SpeechIds(chosen.semantic, chosen.ids), folder / f"pairs-{number}")
+        labels = surest(found, options.sure_labels)
+        trained = stages.read(results.pretrained, real, valid, labels, folder / f"{RUN}-{number}")
+        history[f"backtranslator, round {number}"] = trained.history
     output = _keep(trained.model, folder / MODEL)
     _write_history(folder, history)
     reader = stages.backtranslator(trained.model, results.texts_for_lm())

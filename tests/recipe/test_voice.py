@@ -76,7 +76,7 @@ def test_changed_settings_run_what_depends_on_them(copied, capsys):
     Voice.open(copied / "voice", {"train.steps": "6"}).run()
     printed = capsys.readouterr().out
     assert "train: train.steps was 5 and is 6\n" in printed
-    assert [stage for stage in STAGES if f"{stage}: kept" in printed] == ["units", "pretrain", "backtranslate", "label"]
+    assert [line.partition(":")[0] for line in printed.splitlines() if ": kept" in line] == list(STAGES[:4])
 
 
 def test_the_same_run_gives_the_same_weights(copied):
