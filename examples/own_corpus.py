@@ -1,39 +1,32 @@
-"""The whole recipe on a folder of your own, in LJSpeech's layout: metadata.csv (id|text) and wavs/.
+"""A voice from a folder of your own recordings, of which some have a text.
 
-    python examples/own_corpus.py FOLDER --labelled 60
+    python examples/own_corpus.py RECORDINGS my-voice
 
-The models train on `--labelled` of the texts only; the other texts serve to measure. Sizes and steps are those of the demo,
-which takes minutes on two CPU cores. With hours of speech raise them all.
+The same from the shell: `spear-tts new my-voice RECORDINGS && spear-tts run my-voice`. Interrupted or called again, it goes
+on with what is not done.
 """
 
 import argparse
-from dataclasses import replace
+from pathlib import Path
 
-from spear_tts_pytorch.data.corpora import ljspeech_corpus
-from spear_tts_pytorch.recipe import RecipeConfig, run_recipe
+from spear_tts_pytorch import Voice
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="folder of the corpus")
-    parser.add_argument("--labelled", type=int, default=60, help="texts to train on (default %(default)s)")
-    parser.add_argument(
-        "--steps", type=float, default=1.0, help="times the demo's training steps (default %(default)s)"
-    )
-    parser.add_argument("--output", default="my-model", help="folder for the model (default %(default)s)")
+    parser.add_argument("recordings", help="folder of recordings; a table such as metadata.csv (id|text) has the texts")
+    parser.add_argument("voice", help="folder to make")
+    parser.add_argument("--say", help="text to say in the end; the default is a text of the recordings")
+    parser.add_argument("--quick", action="store_true", help="small and short, to see that the data go through")
     args = parser.parse_args()
 
-    demo = RecipeConfig()
-    config = replace(
-        demo,
-        pretrain_steps=round(demo.pretrain_steps * args.steps),
-        forward_steps=round(demo.forward_steps * args.steps),
-        evaluator_steps=round(demo.evaluator_steps * args.steps),
-    )
-    result = run_recipe(ljspeech_corpus(args.folder, labelled=args.labelled), config, columns="d")
-    print(f"character error rate {result.columns['d'].cer:.1f} %, of true speech {result.floor:.1f} %")
-    result.model.save_pretrained(args.output)
-    print(f'saved; now: spear-tts generate {args.output} "some text" --wav said.wav')
+    is_new = not (Path(args.voice) / "voice.toml").exists()
+    voice = Voice.new(args.voice, args.recordings, quick=args.quick) if is_new else Voice(args.voice)
+    voice.run()
+    said = voice.say(args.say or voice.results.labelled.texts[0])
+    print(said)
+    if len(said.ids):
+        said.save("said.wav")
 
 
 if __name__ == "__main__":

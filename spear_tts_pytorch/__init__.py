@@ -21,6 +21,7 @@ if _TYPE_CHECKING:
     from spear_tts_pytorch.objectives import SemanticToTextWrapper as SemanticToTextWrapper
     from spear_tts_pytorch.objectives import SpeechSpeechPretrainWrapper as SpeechSpeechPretrainWrapper
     from spear_tts_pytorch.objectives import TextToSemanticWrapper as TextToSemanticWrapper
+    from spear_tts_pytorch.recipe.voice import Voice as Voice
     from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive as UniqueConsecutive
     from spear_tts_pytorch.tokenizers.hubert import HubertWithKmeans as HubertWithKmeans
     from spear_tts_pytorch.tokenizers.huggingface import HuggingFaceTokenizer as HuggingFaceTokenizer
@@ -55,6 +56,7 @@ _MODULES = {
     "TextToSemanticWrapper": "objectives",
     "TextTokenizer": "tokenizers.text",
     "UniqueConsecutive": "tokenizers.consecutive",
+    "Voice": "recipe.voice",
 }
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "TextToSemanticWrapper",
     "TextTokenizer",
     "UniqueConsecutive",
+    "Voice",
     "__version__",
 ]
 

@@ -47,7 +47,7 @@ MOVED = {
     "pretrained": "model.pretrained",
     "restricted": "utils.restricted",
     "scoring": "decoding.score",
-    "stages": "recipe.steps",
+    "stages": "recipe.stages",
     "streaming": "decoding.stream",
     "text_to_semantic": "model.text_to_semantic",
     "throughput": "decoding.batching",

@@ -1,4 +1,4 @@
-"""The shell: `spear-tts demo`, `generate`, `tokenize`, `label`, `pairs` and `version`.
+"""The shell: `spear-tts new`, `run`, a command for each stage, `say`, `demo`, and tools for models, audio and pairs.
 
 Arguments come in, an exit code goes out. Each command has its own file, which adds a parser and runs the command.
 Commands import torch and the other rooms when they run, so that `--help` is instant.

@@ -22,9 +22,9 @@ def add_demo(commands: Commands) -> None:
         commands,
         "demo",
         _demo,
-        help="run the whole recipe on a small corpus and print what pretraining and backtranslation bring",
+        help="the same as new and run, on speech that is made here",
         description="Run the whole recipe on a small corpus: tokenizer, pretraining, backtranslation, pseudo-labels, "
-        "final model, evaluation. A table, plots, three WAVs and the model go to --output.",
+        "text to speech, evaluation. --output is a voice folder: `spear-tts run` and `say` go on with it.",
         example="demo --quick",
         after=None,
     )

@@ -33,7 +33,7 @@ def add_generate(commands: Commands) -> None:
         commands,
         "generate",
         _generate,
-        help="say a text: print semantic token ids, write them or their sound to a file",
+        help="a model alone: print the ids of a text, write their sound",
         description="Print the semantic token ids that a trained model says for a text, one sample a line.",
         example='generate spear-tts-demo/model "alice sees seven red cars" --wav said.wav',
     )

@@ -30,12 +30,11 @@ def add_label(commands: Commands) -> None:
         commands,
         "label",
         _label,
-        help="4. read the clips without text: pairs to learn from",
-        description="One stage of `spear-tts run`, if a voice folder is given. Else a backtranslating model reads speech, and "
-        "pairs of semantic and text ids go to a folder of Parquet files. "
-        "Work that was interrupted goes on. Under `accelerate launch` all processes share the work. Exit code 1: done, "
-        "but some items could not be labelled.",
-        example="label spear-tts-demo/backtranslator spear-tts-demo/audio demo-pairs --report demo-report",
+        help="4. read the clips without a text: more pairs to learn from",
+        description="One stage of `spear-tts run`, if a voice folder is given. Else MODEL reads SPEECH, and pairs of semantic "
+        "and text ids go to OUT, a folder of Parquet files. Work that was interrupted goes on. Under `accelerate launch` all "
+        "processes share the work. Exit code 1: done, but some items could not be labelled.",
+        example="label spear-tts-demo",
     )
     label.add_argument("model", metavar="VOICE|MODEL", help="voice folder alone; or model folder or Hub id")
     label.add_argument(

@@ -31,6 +31,14 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; see `{self.prog} --help`")
 
 
+class _Narrow(argparse.RawDescriptionHelpFormatter):
+    """Help of 80 columns, in which the longest name of a command and its description share a line."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=19, width=80)
+        self._action_max_length = 17  # Python 3.11 forgets to count the indentation of commands
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -60,19 +68,21 @@ def parser() -> argparse.ArgumentParser:
     """The parser of all commands. Parsed arguments hold the function to call as `command`."""
     made = _Parser(
         prog="spear-tts",
-        description="Text to semantic speech tokens from a little transcribed speech.",
+        description="From hours of recordings and minutes of transcripts to a voice.",
         epilog="example:\n  spear-tts demo --quick",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Narrow,
+        add_help=False,
     )
-    commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (add_demo, add_new, add_run):
+    made.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)  # the list below fits a screen
+    commands = made.add_subparsers(title="commands; each has --help", metavar="COMMAND", required=True)
+    for add in (add_new, add_run):
         add(commands)
     for stage in ("units", "pretrain", "backtranslate"):
         add_stage(commands, stage)
     add_label(commands)
     for stage in ("train", "evaluate"):
         add_stage(commands, stage)
-    for add in (add_say, add_generate, add_tokenize, add_pairs):
+    for add in (add_say, add_demo, add_generate, add_tokenize, add_pairs):
         add(commands)
     description = "Print the versions that a bug report needs."
     add_command(

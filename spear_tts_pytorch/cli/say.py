@@ -20,7 +20,7 @@ def add_say(commands: Commands) -> None:
         commands,
         "say",
         _say,
-        help="say texts with a voice, and print what is read back",
+        help="say texts with the voice, and print what is read back",
         description="Say texts. A voice draws several samples of each, takes the one that its backtranslator reads best, "
         "and prints what is read back and its error. A model alone draws one sample.",
         example='say spear-tts-demo "alice sees seven red cars" --wav said.wav',

@@ -23,7 +23,7 @@ def add_tokenize(commands: Commands) -> None:
         commands,
         "tokenize",
         _tokenize,
-        help="turn a folder of audio, or a corpus, into Parquet files of semantic token ids",
+        help="a tokenizer alone: turn audio into Parquet files of ids",
         description="Turn audio into semantic token ids. CORPUS is a folder of audio, or one in the layout of LJSpeech, "
         "LibriSpeech, LibriTTS, Common Voice or VCTK, or with a table of texts. Work that was interrupted goes on.",
         example="tokenize spear-tts-demo/audio demo-ids --tokenizer spear-tts-demo/model/semantic_tokenizer",

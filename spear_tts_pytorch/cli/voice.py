@@ -7,10 +7,10 @@ import argparse
 from spear_tts_pytorch.cli.arguments import Commands, add_command, add_no_progress, positive, setting
 
 STAGES = {
-    "units": "1. fit the tokenizer of speech and turn all clips into ids",
-    "pretrain": "2. learn speech from audio alone",
-    "backtranslate": "3. learn to read speech from the labelled clips",
-    "train": "5. learn to say text",
+    "units": "1. turn speech into ids, by a tokenizer that is fitted on it",
+    "pretrain": "2. learn speech, from audio alone",
+    "backtranslate": "3. learn to read speech, from the clips with a text",
+    "train": "5. learn to say text, from both",
     "evaluate": "6. measure how much of what the voice says is understood",
 }
 
@@ -21,11 +21,10 @@ def add_new(commands: Commands) -> None:
         commands,
         "new",
         _new,
-        help="look at recordings and write the settings of a voice",
+        help="look at your recordings and write the settings of a voice",
         description="Look at folders of recordings, of which some have a text, and write VOICE/voice.toml: every setting, "
         "with a comment, chosen for the amount of data. Then `spear-tts run VOICE` makes the voice.",
-        example="new my-voice my-recordings",
-        after=None,
+        example="new my-voice spear-tts-demo/corpus --quick",
     )
     new.add_argument("voice", metavar="VOICE", help="folder to make")
     new.add_argument("corpus", nargs="+", metavar="CORPUS", help="folders of recordings, with or without texts")
@@ -55,11 +54,10 @@ def add_run(commands: Commands) -> None:
         commands,
         "run",
         _run,
-        help="make the voice: all stages that are not done, or whose data or settings changed",
+        help="make the voice: all stages, 1 to 6, that are not done",
         description="Run the stages of a voice: units, pretrain, backtranslate, label, train, evaluate. What is done and "
         "unchanged is kept; work that was interrupted goes on. Under `accelerate launch` all processes share the work.",
-        example="run my-voice",
-        after="spear-tts new my-voice my-recordings",
+        example="run spear-tts-demo",
     )
     _add_voice(run)
 
@@ -73,8 +71,7 @@ def add_stage(commands: Commands, stage: str) -> None:
         _stage,
         help=words,
         description=f"One stage of `spear-tts run`: {words[3:]}.",
-        example=f"{stage} my-voice",
-        after="spear-tts new my-voice my-recordings",
+        example=f"{stage} spear-tts-demo",
     )
     command.set_defaults(stage=stage)
     _add_voice(command)

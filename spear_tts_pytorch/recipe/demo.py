@@ -11,8 +11,9 @@ from typing import Any
 
 from spear_tts_pytorch.data.corpora import open_corpus, write_corpus
 from spear_tts_pytorch.recipe.report import table, write_report
+from spear_tts_pytorch.recipe.settings import Settings
 from spear_tts_pytorch.recipe.voice import SETTINGS, Voice
-from spear_tts_pytorch.utils.files import remove
+from spear_tts_pytorch.utils.files import whole_folder
 
 LABELLED, TEST, QUICK_UNLABELLED = 60, 100, 600
 CORPUS = "corpus"
@@ -42,8 +43,8 @@ def run_demo(
         output: the voice folder. After an interruption `spear-tts run` goes on with it.
         columns: letters of the paper's table: a, b, c, d.
         quick: about a minute; the figures mean little.
-        overwrite: removes the voice in `output` first.
-        speaker: whose digits are taken, for "fsdd:FOLDER".
+        overwrite: the new voice takes the place of the one in `output`.
+        speaker: takes the clips of this speaker.
         text_column: column of the text in a folder's table, by name or by number from 1.
         changes: settings by "section.setting".
         progress: prints a line a stage, and shows bars on terminals.
@@ -56,23 +57,23 @@ def run_demo(
         FileNotFoundError, ValueError, ImportError: as `open_corpus` and `Voice`.
     """
     output = Path(output).resolve()
+    asked: dict[str, Any] = {"training.seed": seed, "evaluate.columns": columns, **DEMO, **(changes or {})}
+    if is_folder(corpus):
+        given = {"data.text_column": text_column, "data.speaker": speaker}
+        asked |= {name: str(value) for name, value in given.items() if value is not None}
+    Settings().replaced(asked)  # wrong values are named before any work
     _check_output(output, overwrite)
     _check_packages()
-    labelled = LABELLED if labelled is None else labelled
-    asked: dict[str, Any] = {"training.seed": seed, "evaluate.columns": columns, **DEMO, **(changes or {})}
-    if text_column is not None:
-        asked["data.text_column"] = str(text_column)
-    options: dict[str, Any] = {"quick": quick, "progress": progress}
-    if corpus is not None and not corpus.startswith("fsdd:"):
-        voice = Voice.new(output, corpus, labelled=labelled, changes=asked, **options)
-    else:
-        unlabelled = QUICK_UNLABELLED if quick else None
-        made = open_corpus(
-            corpus, labelled=labelled, unlabelled=unlabelled, test=TEST, speaker=speaker, seed=seed, progress=progress
-        )
-        write_corpus(made, output / CORPUS)
-        lists = {"data.labelled": f"{CORPUS}/labelled.txt", "data.test": f"{CORPUS}/test.txt"}
-        voice = Voice.new(output, output / CORPUS, changes=asked | lists, **options)
+    made: dict[str, Any] = {"labelled": LABELLED if labelled is None else labelled}
+    with whole_folder(output, replace=overwrite) as place:
+        if not is_folder(corpus):
+            unlabelled, made["seed"] = QUICK_UNLABELLED if quick else None, seed
+            made |= {"unlabelled": unlabelled, "test": TEST, "speaker": speaker, "text_column": text_column}
+            write_corpus(open_corpus(corpus, progress=progress, **made), place / CORPUS)
+            lists = {"data.labelled": f"{CORPUS}/labelled.txt", "data.test": f"{CORPUS}/test.txt"}
+            corpus, made, asked = str(place / CORPUS), {}, asked | lists
+        Voice.new(place, corpus or "", changes=asked, quick=quick, progress=progress, **made)
+    voice = Voice(output, progress=progress)
     summary = write_report(voice.run().results)
     print(table(summary))
     print(f"written to {output}: report.md, results.json, metrics.jsonl, plots, audio/, model/")
@@ -80,8 +81,13 @@ def run_demo(
     return summary
 
 
+def is_folder(corpus: str | None) -> bool:
+    """Whether the demo's corpus is a folder of recordings; else it is made or composed here."""
+    return bool(corpus) and not str(corpus).startswith("fsdd:")
+
+
 def _check_output(output: Path, overwrite: bool) -> None:
-    """Raises an error unless `output` may be written. Only a voice, or an empty folder, is ever removed."""
+    """Raises an error unless `output` may be written. Only a voice, or an empty folder, is ever replaced."""
     blocked = next((path for path in output.parents if path.exists() and not path.is_dir()), None)
     if blocked is not None:
         raise NotADirectoryError(f"{blocked} is a file, so {output} cannot be made: give another with --output")
@@ -89,14 +95,13 @@ def _check_output(output: Path, overwrite: bool) -> None:
         return
     if not (output / SETTINGS).is_file() and not (output / CORPUS / "labelled.txt").is_file():
         raise FileExistsError(
-            f"{output} is not a folder of an earlier demo and is not replaced: give another with --output"
+            f"{output} is not a folder of an earlier demo, which --overwrite could replace: give another with --output"
         )
     if not overwrite:
         raise FileExistsError(
             f"output folder {output} exists: go on with it by `spear-tts run {output}`, give another with --output, or "
             "replace it with --overwrite"
         )
-    remove(output)
 
 
 def _check_packages() -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 
@@ -180,9 +180,24 @@ class Voice:
         """Stage 6: how much of what the model says is understood."""
         return self._one("evaluate", again)
 
+    @overload
+    def say(
+        self, text: str, *, candidates: int | None = None, temperature: float | None = None, seed: int = 0
+    ) -> Said: ...
+
+    @overload
     def say(
         self,
-        text: str | Sequence[str],
+        text: list[str] | tuple[str, ...],
+        *,
+        candidates: int | None = None,
+        temperature: float | None = None,
+        seed: int = 0,
+    ) -> list[Said]: ...
+
+    def say(
+        self,
+        text: str | list[str] | tuple[str, ...],
         *,
         candidates: int | None = None,
         temperature: float | None = None,

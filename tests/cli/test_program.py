@@ -10,7 +10,9 @@ from shell import one_line_error, spear_tts
 from spear_tts_pytorch import __version__, cli
 from spear_tts_pytorch.cli import program
 
-COMMANDS = [[], ["demo"], ["generate"], ["tokenize"], ["label"], ["pairs"], ["pairs", "merge"], ["version"]]
+STAGES = ["units", "pretrain", "backtranslate", "label", "train", "evaluate"]
+TOOLS = ["demo", "generate", "tokenize", "pairs", "version"]
+COMMANDS = [[], ["pairs", "merge"], *([name] for name in ["new", "run", *STAGES, "say", *TOOLS])]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -20,6 +22,14 @@ def test_help_has_an_example_on_one_line(command, capsys):
     (example,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  spear-tts ")]
     assert callable(cli.parser().parse_args(shlex.split(example)[1:]).command)
     assert example.startswith(f"  spear-tts {name}")
+
+
+def test_the_list_of_commands_fits_a_screen_and_tells_the_recipe_in_its_order(capsys):
+    assert cli.main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80
+    names = [line.split()[0] for line in lines if line.startswith("    ") and line[4] != " "]
+    assert names == ["new", "run", *STAGES, "say", *TOOLS]
 
 
 def test_help_loads_no_torch():

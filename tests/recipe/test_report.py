@@ -1,0 +1,79 @@
+"""The report's table and Markdown: all figures are there, and warnings with their remedies when figures mean little."""
+
+import pytest
+
+from spear_tts_pytorch.recipe.report import FEW_TESTS, _warnings, markdown, table
+
+
+def summary(labels=7.3, tests=100, ratio=1.1, **changes):
+    made = {
+        "voice": "digits",
+        "library_version": "1.2.3",
+        "torch_version": "2.9",
+        "seed": 4,
+        "data": {
+            "clips": 900,
+            "minutes": 64.0,
+            "labelled": 15,
+            "labelled_minutes": 1.8,
+            "test": tests,
+            "unpaired": 0,
+            "notes": ["1.8 labelled minutes are few"],
+        },
+        "stages": {
+            "pretrain": {"says": "accuracy 61.5 %", "seconds": 31.6},
+            "label": {"says": "a | b", "seconds": 2.4, "cer": labels},
+        },
+        "columns": {
+            "a": {"cer": 41.25, "interval": [38.0, 44.0], "cer_best": None, "length_ratio": 1.0},
+            "d": {"cer": 5.5, "interval": [4.25, 6.75], "cer_best": 3.0, "length_ratio": ratio},
+        },
+        "floor": 1.2,
+        "candidates": 4,
+        "total_seconds": 34.0,
+        "examples": [{"file": "audio/1.wav", "text": "one two", "read_back": "one too"}],
+        **changes,
+    }
+    return {**made, "warnings": list(_warnings(made))}
+
+
+@pytest.mark.parametrize("write", [table, markdown])
+def test_both_texts_have_every_figure(write):
+    text = write(summary())
+    for figure in ("digits", "15", "1.8 min", "100", "best of 4", "5.5 [4.2, 6.8]", "3.0", "41.2", "1.2"):
+        assert figure in text, figure
+    assert "misreads" not in text and "mean little" not in text
+
+
+def test_stages_and_examples_are_rows():
+    text = markdown(summary())
+    assert "| pretrain | accuracy 61.5 % | 32 |" in text and "| label | a \\| b | 2 |" in text
+    assert "| [audio/1.wav](audio/1.wav) | one two | one too |" in text
+    assert "pretrain 32" in table(summary())
+
+
+def test_columns_are_aligned():
+    rows = [line for line in table(summary()).splitlines() if line.startswith(("character error", "(a)", "(d)"))]
+    assert len(rows) == 3 and len({len(row) for row in rows}) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tests": FEW_TESTS - 1}, [f"only {FEW_TESTS - 1} test texts"]),
+        ({"floor": 40.0}, ["misreads 40 %", "more speech"]),
+        ({"labels": 90.0}, ["90 % of the characters of labels", "--unpaired-text"]),
+        ({"ratio": 0.4}, ["(d) says 0.40 times", "more training steps"]),
+    ],
+)
+def test_figures_that_mean_little_are_marked_with_a_remedy(changes, words):
+    assert summary()["warnings"] == []
+    (warning,) = summary(**changes)["warnings"]
+    assert all(word in warning for word in words)
+    assert warning in table(summary(**changes)) and warning in markdown(summary(**changes))
+
+
+def test_a_voice_without_an_evaluation_has_a_report():
+    text = markdown(summary(columns={}, floor=None, examples=[]))
+    assert "best of" not in text and "audio/" not in text and "losses.png" in text
+    assert "best of" not in table(summary(columns={}, floor=None))
