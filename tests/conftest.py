@@ -1,12 +1,21 @@
 """For all tests: one thread (tensors are small), one seed, folders of real speech and of recorded numbers, if given."""
 
+import gc
 import os
 from pathlib import Path
 
-import pytest
-import torch
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch; processes that tests start have it, too
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays until the end: the garbage collector need not visit it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ file is `nn.__init__`. Each check returns its findings as lines of text, an empt
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,13 @@ def modules(package: Path) -> dict[str, Path]:
 
 
 def parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return _parsed(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _parsed(text: str) -> ast.Module:
+    """Every check reads every file: each is parsed once."""
+    return ast.parse(text)
 
 
 def imports(package: Path) -> dict[str, set[str]]:

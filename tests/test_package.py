@@ -65,6 +65,7 @@ def test_importing_the_root_loads_no_torch():
     assert "torch" not in loaded_by("import spear_tts_pytorch, spear_tts_pytorch.cli")
 
 
+@pytest.mark.slow
 def test_importing_every_name_loads_no_optional_package():
     loaded = loaded_by("from spear_tts_pytorch import *")
     assert "torch" in loaded

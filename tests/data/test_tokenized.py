@@ -211,8 +211,7 @@ def test_clips_of_several_rates(tokenizer, tmp_path):
     assert own.fingerprint == MelKmeans.fit(resampled, RATE, 4, progress=False).fingerprint
 
 
-@pytest.mark.parametrize("place", ["id", "text", "speaker"])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("place", "workers"), [("id", 0), ("text", 0), ("speaker", 0), ("speaker", 1)])
 def test_a_clip_with_words_that_are_no_unicode_is_left_out_alone(corpus, tokenizer, tmp_path, place, workers):
     clips = [one for one in read_corpus(corpus) if one.id not in BAD][:4]
     setattr(clips[2], place, "caf\udce9")

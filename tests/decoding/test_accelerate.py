@@ -30,7 +30,7 @@ def sources(*lengths):
 
 @pytest.fixture(scope="module")
 def speaker():
-    """A model that has learned to say each character by two ids, the second by what comes before; and 50 sentences."""
+    """A model that has learned to say each character by two ids, the second by what comes before; and 75 sentences."""
     torch.manual_seed(0)
     options = dict(add_positions=True, cross_attention_prior=True, text_position_rate=2.0)
     sizes = dict(num_text_token_ids=30, num_semantic_token_ids=61, heads=4, dim_head=16, target_kv_heads=2)
@@ -38,20 +38,20 @@ def speaker():
     random = torch.Generator().manual_seed(0)
 
     def pairs(number):
-        text = torch.randint(1, 29, (number, 12), generator=random)
+        text = torch.randint(1, 29, (number, 8), generator=random)
         return text, torch.stack((2 * text, 2 * text + 1 + (text > text.roll(1, 1)).long()), dim=-1).flatten(1)
 
     wrapper = TextToSemanticWrapper(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=300)
-    for _ in range(300):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=200)
+    for _ in range(200):
         loss, _ = wrapper(*pairs(32))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-    return model.eval(), *pairs(50)
+    return model.eval(), *pairs(75)
 
 
 @pytest.mark.slow
@@ -61,7 +61,7 @@ def test_rounded_weights_say_the_same(speaker, precision, least):
     options = dict(temperature=0.0, max_length=40, **TYPES)
     wanted = model.generate(text, **options)
     assert (
-        wanted[:, :24] == said
+        wanted[:, :16] == said
     ).float().mean() > 0.8  # it has learned something: agreement on noise would say little
     got = copy.deepcopy(model).quantize(precision).generate(text, **options)
     n = min(got.shape[1], wanted.shape[1])

@@ -160,7 +160,7 @@ def chi_square(step: DraftingStep, ids: Tensor, eos_id: int | None, temperature:
     return float(torch.special.gammaincc(half[0], half[1]))
 
 
-DRAWS = 200_000
+DRAWS = 100_000  # enough to see acceptance that is off by 5 per cent: p < 1e-6, as a test below shows
 FILTERS = {"none": (None, {}), "top_p": (top_p, {"thres": 0.8}), "top_k": (top_k, {"k": 3})}
 
 
@@ -193,8 +193,7 @@ def test_draws_have_exactly_the_distribution_of_the_model(sources, name, tempera
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [0.95, 1.05])
-@pytest.mark.parametrize("sources", [1, 7])
+@pytest.mark.parametrize(("share", "sources"), [(0.95, 1), (1.05, 7)])
 def test_the_test_above_sees_acceptance_biased_by_five_per_cent(share, sources, monkeypatch):
     right = speculative.judge
     monkeypatch.setattr(speculative, "judge", lambda x, p, q, noise, lenience: right(x, p, q, noise / share, lenience))

@@ -128,6 +128,7 @@ def test_a_mutated_configuration_loads_the_same_or_is_refused(tmp_path_factory, 
         assert model.dim == 16 and len(model.source_transformer.layers) == 1
 
 
+@pytest.mark.slow
 def test_code_beside_an_encoder_is_not_run_whatever_the_terminal_answers(tmp_path):
     make_model().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

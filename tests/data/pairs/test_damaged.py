@@ -23,6 +23,7 @@ def test_a_description_that_is_damaged(tmp_path, name):
         GeneratedAudioTextDataset(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_row_of_very_many_ids(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq

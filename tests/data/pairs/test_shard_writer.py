@@ -51,6 +51,7 @@ def write(folder, pairs, together, at=0):
     return interrupt.lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [False, True])
 def test_an_interruption_at_any_line_leaves_each_pair_once(tmp_path, together):
     lines = write(tmp_path / "whole", PAIRS, together)

@@ -110,6 +110,7 @@ def write_for_ever(folder, start):
             writer.write(f"u{number}", long_row(number), [1 + number % 29])
 
 
+@pytest.mark.slow
 @needs_fork
 def test_killed_writers_leave_whole_shards(tmp_path):
     draw = random.Random(0)

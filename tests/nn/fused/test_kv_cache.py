@@ -163,6 +163,7 @@ def append(cache, rows, numbers):
     cache.extend(1, 0, DEPTH)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_cache_is_a_list_of_rows(data):
