@@ -16,7 +16,7 @@ from spear_tts_pytorch.utils.deletion import deletion_count as deletion_count
 from spear_tts_pytorch.utils.deletion import deletion_mask as deletion_mask
 from spear_tts_pytorch.utils.deletion import drop_ids
 from spear_tts_pytorch.utils.deletion import take as take
-from spear_tts_pytorch.utils.values import Fixed, instance, real_number, shown, switch, whole_number
+from spear_tts_pytorch.utils.values import Fixed, instance, real_number, settle, shown, switch, whole_number
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,12 @@ class Corruption:
     mask_id: int | None = None
 
     def __post_init__(self) -> None:
-        checked = {
+        checked: dict[str, Any] = {
             "deletion_prob": real_number("deletion_prob", self.deletion_prob, above=0, below=1),
             "reconstruct_seq": switch("reconstruct_seq", self.reconstruct_seq),
             "mask_id": None if self.mask_id is None else whole_number("mask_id", self.mask_id, 0, also=" or None"),
         }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        settle(self, checked)
         if self.mask_id is not None and not self.reconstruct_seq:
             raise ValueError("mask_id needs reconstruct_seq=True: masked sources keep their length")
 
@@ -76,6 +75,8 @@ class SpeechSpeechPretrainWrapper(nn.Module):
         reconstruct_seq: targets are the whole sequence, as in the paper; else the deleted ids in order.
         mask_id: replaces ids by this speech id instead of deleting them; needs `reconstruct_seq`. A model with
             `num_semantic_token_ids` one above the codebook's size has an id to spare for it.
+        end: False is for crops of longer speech: end-of-sequence is no target, so that a crop's end is not learned as
+            an end. Text to speech teaches ends afterwards, if the decoder trains there (`freeze="none"`).
 
     Its attributes of these names cannot be changed.
 
@@ -86,6 +87,7 @@ class SpeechSpeechPretrainWrapper(nn.Module):
     wav2vec: Any
     corrupt, source_position_rate = Fixed[Corruption](), Fixed[float]()
     deletion_prob, reconstruct_seq, mask_id = Fixed[float](), Fixed[bool](), Fixed[int | None]()
+    end = Fixed[bool]()
 
     def __init__(
         self,
@@ -94,6 +96,7 @@ class SpeechSpeechPretrainWrapper(nn.Module):
         deletion_prob: float = 0.6,
         reconstruct_seq: bool = False,
         mask_id: int | None = None,
+        end: bool = True,
     ):
         super().__init__()
         instance("model", model, TextToSemantic)
@@ -105,7 +108,7 @@ class SpeechSpeechPretrainWrapper(nn.Module):
                 f"mask_id must be a speech id, 0 to {model.num_semantic_token_ids - 1}, got {mask_id}: build the model "
                 "with a larger num_semantic_token_ids to have one that is no unit of speech"
             )
-        self.model = model
+        self.model, self.end = model, switch("end", end)
         self.__dict__["wav2vec"] = wav2vec  # past nn.Module, which would make its weights this module's own
         self.deletion_prob, self.reconstruct_seq, self.mask_id = how.deletion_prob, how.reconstruct_seq, how.mask_id
         self.source_position_rate = how.position_rate
@@ -120,7 +123,7 @@ class SpeechSpeechPretrainWrapper(nn.Module):
         target: Tensor | None = None,
         check_ids: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """The loss, and logits `[b, m + 1, v]` of the m target ids and end-of-sequence.
+        """The loss, and logits `[b, m + 1, v]` of the m target ids and end-of-sequence; `[b, m, v]` without an end.
 
         Args:
             x: speech ids `[b, n]`, or waveforms `[b, t]`.
@@ -149,6 +152,7 @@ class SpeechSpeechPretrainWrapper(nn.Module):
             source_position_rate=self.source_position_rate,
             row_keys=row_keys,
             check_ids=check_ids,
+            end=self.end,
         )
 
     def _ids(self, x: Batch, lengths: Tensor | None) -> Tensor:

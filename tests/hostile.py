@@ -1,4 +1,4 @@
-"""Values that no argument or few arguments may have, and what may come of them, for tests of constructors."""
+"""Values that no argument or few arguments may have, and what may come of them, for tests of constructors and calls."""
 
 import inspect
 from pathlib import Path
@@ -15,6 +15,9 @@ HOSTILE = [
     *(np.int64(2), np.float32(0.5), np.bool_(True), np.array(2), np.array([1, 2]), np.float64(NAN), np.str_("x")),
     *(torch.tensor(2), torch.tensor(0.5), torch.tensor(True), torch.tensor([1.0, 2.0]), torch.tensor(NAN)),
     *(len, int, object(), iter([1]), torch.nn.Linear(1, 1)),
+    *([None], [[]], [[1], [2, [3]]], ["a", 1], ["a", None], [[1.5, NAN]], np.array([[1, 2]]), np.array(["a"])),
+    *(torch.tensor([1.5]), torch.tensor([[True]]), torch.tensor([[1, 40]]), torch.full((1, 9), NAN)),
+    *(np.array([], dtype=np.float32), torch.zeros(0, 3, dtype=torch.long), torch.zeros(2, 2, 2)),
 ]
 ERRORS = (TypeError, ValueError, FileNotFoundError, NotADirectoryError)
 
@@ -24,18 +27,18 @@ def arguments_of(function, but=()):
     return [name for name in inspect.signature(function).parameters if name not in ("self", *but)]
 
 
-def outcome(make, names, folder):
-    """What a constructor returned, or None after an error that names an argument; fails for any other error.
+def outcome(make, names, folder=None):
+    """What a call returned, or None after an error that names an argument; fails for any other error.
 
     Args:
-        make: constructs.
+        make: constructs, or computes something.
         names: the arguments that have hostile values.
         folder: where it might write; after an error nothing new is in it.
     """
-    before = sorted(folder.rglob("*"))
+    before = sorted(folder.rglob("*")) if folder else []
     try:
         return make()
     except ERRORS as error:
         assert any(name in str(error) for name in names), f"{names}: {type(error).__name__}: {error}"
-        assert sorted(folder.rglob("*")) == before, f"{names}: written before the error"
+        assert not folder or sorted(folder.rglob("*")) == before, f"{names}: written before the error"
         return None

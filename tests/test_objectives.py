@@ -1,5 +1,6 @@
 """The three objectives: sources and targets, losses, and ids that were prepared before."""
 
+import numpy as np
 import pytest
 import small
 import torch
@@ -126,3 +127,32 @@ def test_unchecked_ids_are_taken_as_they_are(model):
             call()
         with pytest.raises((IndexError, RuntimeError)):
             call(check_ids=False)
+
+
+@pytest.mark.parametrize("options", [{}, {"reconstruct_seq": True}], ids=str)
+def test_the_end_of_a_crop_is_no_target(model, options):
+    """Ids beyond the target have no logits, and the loss is that of a vocabulary in which end-of-sequence never comes."""
+    ids, keys = speech(10, 5), row_keys(torch.arange(2), 0)
+    wrapper = SpeechSpeechPretrainWrapper(model.eval(), **options, end=False)
+    loss, logits = wrapper(ids, row_keys=keys)
+    whole, more = SpeechSpeechPretrainWrapper(model, **options)(ids, row_keys=keys)
+    target = wrapper.corrupt(ids, keys)[1]
+    assert logits.shape[1] == target.shape[1] == more.shape[1] - 1
+    torch.testing.assert_close(logits, more[:, :-1])
+    wanted = torch.nn.functional.cross_entropy(logits.transpose(1, 2), target, ignore_index=-1)
+    torch.testing.assert_close(loss, wanted)
+    assert abs(float(loss - whole)) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("end", 1), ("deletion_prob", "0.5"), ("mask_id", 2.0), ("reconstruct_seq", None)]
+)
+def test_options_of_pretraining_are_refused_by_name(model, name, value):
+    with pytest.raises(TypeError, match=name):
+        SpeechSpeechPretrainWrapper(model, **{name: value})
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(model):
+    wrapper = SpeechSpeechPretrainWrapper(model, None, np.float32(0.5), np.bool_(True), torch.tensor(3))
+    assert (wrapper.deletion_prob, wrapper.reconstruct_seq, wrapper.mask_id) == (0.5, True, 3)
+    assert SemanticToTextWrapper(model, np.float16(0.5), torch.tensor(0.25)).token_dropout == 0.25

@@ -89,6 +89,50 @@ def temperature(text: str) -> float:
     return number
 
 
+def count(text: str) -> int:
+    """A whole number of at least 0."""
+    return 0 if text.isdecimal() and int(text) == 0 else positive(text)
+
+
+def penalty(text: str) -> float:
+    """A finite number above 0."""
+    number = temperature(text)
+    if number == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number > 0")
+    return number
+
+
+def add_repetition_options(command: argparse.ArgumentParser) -> None:
+    """Adds the options of decoding that look at the ids so far; `repetition_options` reads them."""
+    command.add_argument(
+        "--repetition-penalty",
+        type=penalty,
+        default=1.0,
+        metavar="P",
+        help="above 1: ids so far become rarer (default %(default)s)",
+    )
+    command.add_argument(
+        "--no-repeat-ngram-size",
+        type=count,
+        default=0,
+        metavar="N",
+        help="no N ids in a row come twice; 0 is off (default %(default)s)",
+    )
+    command.add_argument(
+        "--min-length", type=count, default=0, metavar="N", help="at least N ids before the end (default %(default)s)"
+    )
+
+
+def repetition_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Keywords of decoding, those that differ from their defaults."""
+    given = {
+        "repetition_penalty": (args.repetition_penalty, 1.0),
+        "no_repeat_ngram_size": (args.no_repeat_ngram_size, 0),
+        "min_length": (args.min_length, 0),
+    }
+    return {name: value for name, (value, default) in given.items() if value != default}
+
+
 def add_table_options(command: argparse.ArgumentParser, *, table: bool = True) -> None:
     """Adds `--text-column`, and `--table` if wanted."""
     if table:

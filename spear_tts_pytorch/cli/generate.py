@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from spear_tts_pytorch.cli.arguments import Commands, add_command, path_with, positive, seed, temperature
+from spear_tts_pytorch.cli.arguments import (
+    Commands,
+    add_command,
+    add_repetition_options,
+    path_with,
+    positive,
+    repetition_options,
+    seed,
+    temperature,
+)
 from spear_tts_pytorch.cli.models import open_model
 
 if TYPE_CHECKING:
@@ -49,6 +58,7 @@ def add_generate(commands: Commands) -> None:
     generate.add_argument(
         "--max-length", type=positive, default=2048, metavar="N", help="at most N ids a sample (default %(default)s)"
     )
+    add_repetition_options(generate)
 
 
 def _generate(args: argparse.Namespace) -> int:
@@ -66,6 +76,7 @@ def _generate(args: argparse.Namespace) -> int:
         temperature=args.temperature,
         max_length=args.max_length,
         generator=torch.Generator(device=model.device).manual_seed(args.seed),
+        **repetition_options(args),
     )
     ids = [[int(token) for token in row] for row in rows]
     for sample in ids:

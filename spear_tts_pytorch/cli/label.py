@@ -10,9 +10,17 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from spear_tts_pytorch.cli.arguments import Commands, add_command, add_no_progress, add_table_options, positive
+from spear_tts_pytorch.cli.arguments import (
+    Commands,
+    add_command,
+    add_no_progress,
+    add_repetition_options,
+    add_table_options,
+    positive,
+    repetition_options,
+)
 from spear_tts_pytorch.cli.models import open_model
 from spear_tts_pytorch.cli.voice import label_voice
 
@@ -49,6 +57,7 @@ def add_label(commands: Commands) -> None:
     label.add_argument(
         "--max-length", type=positive, default=512, metavar="N", help="at most N ids of text (default %(default)s)"
     )
+    add_repetition_options(label)
     label.add_argument(
         "--workers", type=positive, default=1, metavar="N", help="processes that read (default %(default)s)"
     )
@@ -76,7 +85,8 @@ def _label(args: argparse.Namespace) -> int:
         num_workers=args.workers if args.workers > 1 else 0,
         progress=args.progress,
     )
-    strategy = {"beam_size": args.beam_size} if args.beam_size > 1 else {"temperature": 0.0}
+    strategy: dict[str, Any] = {"beam_size": args.beam_size} if args.beam_size > 1 else {"temperature": 0.0}
+    strategy |= repetition_options(args)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the lines below say the same
         counts = generator(args.max_length, args.beam_size > 1, overwrite=args.overwrite, **strategy)

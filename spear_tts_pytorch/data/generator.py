@@ -7,22 +7,20 @@ An interrupted run continues with the items that the folder lacks.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 from tqdm.auto import tqdm
-from typing_extensions import TypedDict, Unpack
+from typing_extensions import Unpack
 
 from spear_tts_pytorch.data.label_writer import LabelWriter, ids_in, remove_pairs
 from spear_tts_pytorch.data.label_writer import model_hash as model_hash
 from spear_tts_pytorch.data.labelling import Decode, Labeller, read_items
 from spear_tts_pytorch.data.loader import SizedDataset
 from spear_tts_pytorch.data.pairs.shards import list_shards, read_column, update_counts
-from spear_tts_pytorch.decoding.filters import LogitsFilter
-from spear_tts_pytorch.decoding.options import DecodingOptions, with_options
+from spear_tts_pytorch.decoding.options import DecodingOptions, RestrictionKeywords, with_options
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.utils.arguments import check_keywords
 from spear_tts_pytorch.utils.distributed import rank_and_world, wait_for_everyone
@@ -44,12 +42,10 @@ RESERVED = (
 )
 
 
-class LabelKeywords(TypedDict, total=False):
+class LabelKeywords(RestrictionKeywords, total=False):
     """Further keywords of the label generator, see `DecodingOptions`."""
 
     temperature: float
-    filter_logits_fn: LogitsFilter | None
-    filter_fn_kwargs: Mapping[str, Any] | None
     beam_size: int
     length_penalty: float
     n_best: int
@@ -161,7 +157,8 @@ class SemanticToTextDatasetGenerator(nn.Module):
             overwrite: True removes the pairs in the folder first.
             seed: fixes the draws of sampling; None is 0.
             generate_kwargs: further options of decoding, as in `model.generate`: `temperature` (1.0), `filter_logits_fn`,
-                `filter_fn_kwargs`, `beam_size` (4), `length_penalty` (0.0), `n_best` (1) and `cond_scale` (1.0).
+                `filter_fn_kwargs`, `min_length` (0), `repetition_penalty` (1.0), `no_repeat_ngram_size` (0), `beam_size`
+                (4), `length_penalty` (0.0), `n_best` (1) and `cond_scale` (1.0).
 
         Returns:
             Numbers of items of this process: `written`; `skipped`, because the folder held them; `empty`, without

@@ -27,8 +27,10 @@ from spear_tts_pytorch.decoding.options import DecodingOptions, ManyKeywords, op
 from spear_tts_pytorch.decoding.plan import SAMPLES_PER_ID, in_batches, in_shifts, size_in_ids
 from spear_tts_pytorch.decoding.sampling import seed_of
 from spear_tts_pytorch.tokens import Batch, strip
+from spear_tts_pytorch.utils.values import MOST_INTEGER, listed, one_of, plain, switch, whole_number
 
 OnError = Literal["raise", "skip"]
+LARGEST_SEED = 2**64 - 1
 FAILURES = (RuntimeError, MemoryError)  # errors that a batch may meet because of its sources; others are about options
 SHOWN = 20  # indices and reasons that a warning lists
 
@@ -117,7 +119,7 @@ def generate_many(
         ValueError, TypeError: as `generate`; a source that `to_ids` refuses.
         RuntimeError: a tokenizer or a batch failed otherwise.
     """
-    _check_limits(max_tokens, max_batch_size, on_error)
+    max_tokens, max_batch_size = _check_limits(max_tokens, max_batch_size, on_error, progress)
     return decode_many(
         model,
         sources,
@@ -308,15 +310,13 @@ class _Job:
         return replace(best, others=others)
 
 
-def _check_limits(max_tokens: int, max_batch_size: int, on_error: OnError) -> None:
-    if not isinstance(max_tokens, int) or not isinstance(max_batch_size, int):
-        raise TypeError(
-            f"max_tokens and max_batch_size must be whole numbers, got {max_tokens!r} and {max_batch_size!r}"
-        )
-    if max_tokens < 1 or max_batch_size < 1:
-        raise ValueError(f"max_tokens and max_batch_size must be at least 1, got {max_tokens} and {max_batch_size}")
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+def _check_limits(max_tokens: int, max_batch_size: int, on_error: OnError, progress: bool) -> tuple[int, int]:
+    switch("progress", progress)
+    one_of("on_error", on_error, ("raise", "skip"))
+    return (
+        whole_number("max_tokens", max_tokens, 1, MOST_INTEGER),
+        whole_number("max_batch_size", max_batch_size, 1, MOST_INTEGER),
+    )
 
 
 def _options(given: Mapping[str, Any]) -> DecodingOptions:
@@ -333,10 +333,11 @@ def _first_seed(seed: int | Sequence[int] | None, generator: torch.Generator | N
         raise ValueError("give seed or generator, not both")
     if seed is None:
         return seed_of(generator)
-    seeds = [seed] if isinstance(seed, int) else [int(one) for one in seed]
-    if min(seeds, default=0) < 0:
-        raise ValueError(f"seed must be at least 0, got {min(seeds)}")
-    return seed if isinstance(seed, int) else seeds
+    given = plain(seed)
+    each = ", or one for each source"
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        return whole_number("seed", given, 0, LARGEST_SEED, also=each)
+    return [whole_number("seed", one, 0, LARGEST_SEED, also=each) for one in cast("Iterable[object]", given)]
 
 
 def _check_seeds(seed: int | list[int], sources: int) -> None:
@@ -347,13 +348,12 @@ def _check_seeds(seed: int | list[int], sources: int) -> None:
 def _as_rows(sources: Any) -> list[Any]:
     if isinstance(sources, str):
         raise TypeError("sources is a single text: give a list of texts")
-    if isinstance(sources, (Tensor, np.ndarray)):
-        of_objects = isinstance(sources, np.ndarray) and sources.dtype.kind in "OU" and sources.ndim == 1
-        if sources.ndim != 2 and not of_objects:
-            raise ValueError(
-                f"sources must be a list of rows, or have the shape [b, n], got {list(cast(Any, sources).shape)}"
-            )
-    elif not isinstance(sources, Iterable):
+    sources = listed("sources", sources)
+    if isinstance(sources, (Tensor, np.ndarray)) and sources.ndim != 2:
+        raise ValueError(
+            f"sources must be a list of rows, or have the shape [b, n], got {list(cast(Any, sources).shape)}"
+        )
+    if not isinstance(sources, Iterable):
         raise TypeError(f"sources must be a list of texts, ids or waveforms, got {type(sources).__name__}")
     return list(cast("Iterable[Any]", sources))
 

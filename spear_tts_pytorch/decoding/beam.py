@@ -1,7 +1,8 @@
 """Beam search, all beams of all sources in one batch.
 
 In: logits `[r, v]` of the beams. Out: the hypotheses of each source, best first. The score of a hypothesis of n ids,
-end-of-sequence included, is `log_probability / n ** length_penalty`.
+end-of-sequence included, is `log_probability / n ** length_penalty`. Ids that are left out leave the log-probabilities of the
+others as they are; a penalty or a filter that changes logits changes them.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ import torch
 from torch import Tensor
 
 from spear_tts_pytorch.decoding.filters import NEGATIVE_INFINITY
-from spear_tts_pytorch.decoding.loop import NAN_LOGITS, Hypothesis, Limits
+from spear_tts_pytorch.decoding.loop import Hypothesis, Limits
 from spear_tts_pytorch.decoding.options import DecodingOptions
-
-NOTHING_LEFT = "no id left to choose from (all logits are -inf or forbidden): forbid fewer ids"
+from spear_tts_pytorch.decoding.restriction import Prompts, Restriction
 
 
 class BeamSearch:
@@ -31,27 +31,37 @@ class BeamSearch:
 
     Args:
         numbers: the sources' numbers.
-        options: `beam_size`, `n_best`, `length_penalty`, `temperature` and `max_length` count.
+        options: `beam_size`, `n_best`, `length_penalty`, `temperature`, `max_length` and those of `Restriction` count.
         limits: of the target vocabulary. Without an end-of-sequence all hypotheses have `max_length` ids.
         device: of the logits.
+        prompts: the ids that each source's rows begin with, by its number.
 
     Raises:
         ValueError: at a step: NaN logits, or nothing left to choose from.
     """
 
-    def __init__(self, numbers: Sequence[int], *, options: DecodingOptions, limits: Limits, device: torch.device):
+    def __init__(
+        self,
+        numbers: Sequence[int],
+        *,
+        options: DecodingOptions,
+        limits: Limits,
+        device: torch.device,
+        prompts: Prompts = None,
+    ):
         self.beam_size, self.n_best, self.max_length = options.beam_size, options.n_best, options.max_length
         self.length_penalty, self.temperature = options.length_penalty, options.temperature
-        self.eos_id, self.banned = limits.eos_id, limits.banned(device)
+        self.eos_id, self.restrict = limits.eos_id, Restriction(options, limits, device)
+        self.history = self.restrict.history(numbers, prompts)
         rows = len(numbers)
         self.numbers = list(numbers)  # which source each row of the following belongs to
         self.begun = torch.zeros(rows, dtype=torch.long, device=device)  # [s]
         self.open = torch.ones(rows, dtype=torch.bool, device=device)  # [s]
-        self.log_probs = torch.zeros(rows, 1, device=device)  # [s, w]
+        self.log_probs = torch.zeros(rows, 1, dtype=torch.float32, device=device)  # [s, w]
         self.ids = torch.empty(rows, 1, 0, dtype=torch.long, device=device)  # [s, w, columns]
         self.kept: dict[int, list[Hypothesis]] = {number: [] for number in numbers}  # best first, at most n_best each
         # [s], the score that a finished hypothesis must beat
-        self.worst = torch.full((rows,), NEGATIVE_INFINITY, device=device)
+        self.worst = torch.full((rows,), NEGATIVE_INFINITY, dtype=torch.float32, device=device)
 
     @property
     def rows(self) -> int:
@@ -71,7 +81,7 @@ class BeamSearch:
         # at most one candidate per beam is end-of-sequence, so twice the beam always holds a full beam of others
         best, index = totals.view(s, w * v).topk(min(2 * self.beam_size, w * v), dim=-1)
         if bool(torch.isnan(best).any()):
-            raise ValueError(NAN_LOGITS)
+            raise ValueError(self.restrict.not_finite)
         parents, tokens = index // v, index % v
         is_eos = torch.zeros_like(tokens, dtype=torch.bool) if self.eos_id is None else tokens == self.eos_id
         self._finish(best, parents, is_eos, lengths)
@@ -86,12 +96,22 @@ class BeamSearch:
         self._truncate(lengths)
         self.open = self.open & (lengths < self.max_length) & self._can_improve(lengths)
         taken = (torch.arange(s, device=parents.device)[:, None] * w + parents).flatten()
+        if self.history is not None:
+            self.history.select(taken)
+            self.history.append(tokens.reshape(-1, 1))
         same = len(taken) == len(logits) and torch.equal(taken, torch.arange(len(taken), device=taken.device))
         return None if same else taken
 
     def _step_log_probs(self, logits: Tensor) -> Tensor:
-        log_probs = (logits / self.temperature if self.temperature != 1 else logits).log_softmax(dim=-1)
-        return log_probs if self.banned is None else log_probs.index_fill(1, self.banned, NEGATIVE_INFINITY)
+        """Log-probabilities `[r, v]` of the next ids.
+
+        They are the model's where ids are left out. Where logits rise, they are normalized anew: none may exceed 0.
+        """
+        if not self.restrict.changes:
+            return self.restrict((logits / self.temperature if self.temperature != 1 else logits).log_softmax(dim=-1))
+        whole = (logits / self.temperature).logsumexp(dim=-1, keepdim=True)  # before a filter writes into its input
+        allowed = self.restrict(logits, self.history) / self.temperature
+        return allowed - torch.maximum(whole, allowed.logsumexp(dim=-1, keepdim=True))
 
     def gained(self) -> dict[int, Tensor]:
         return {}  # which beam wins is known at the end
@@ -102,7 +122,7 @@ class BeamSearch:
     def hypotheses(self, slots: list[int]) -> list[list[Hypothesis]]:
         found = [self.kept.pop(self.numbers[slot]) for slot in slots]
         if not all(found):
-            raise ValueError(NOTHING_LEFT)
+            raise ValueError(self.restrict.nothing_left)
         return found
 
     def keep(self, slots: list[int]) -> None:
@@ -110,6 +130,10 @@ class BeamSearch:
         place = torch.tensor(slots, device=self.open.device)
         self.begun, self.open, self.worst = self.begun[place], self.open[place], self.worst[place]
         self.log_probs, self.ids = self.log_probs[place], self.ids[place]
+        if self.history is not None:
+            rows = place[:, None] * self.rows + torch.arange(self.rows, device=place.device)
+            self.history.select(rows.flatten())
+            self.history.trim()
 
     def replace(self, slots: list[int], other: BeamSearch) -> None:
         oldest = int(self.begun.min())  # no source in the batch has ids before this column
@@ -119,6 +143,8 @@ class BeamSearch:
         self.begun[slots] = self.ids.shape[-1] - 1
         self.ids[slots, :, -1:] = other.ids
         self.open[slots], self.worst[slots], self.log_probs[slots] = other.open, other.worst, other.log_probs
+        if self.history is not None and other.history is not None:
+            self.history.replace([slot * self.rows + row for slot in slots for row in range(self.rows)], other.history)
 
     def _score(self, log_prob: Tensor, lengths: Tensor) -> Tensor:
         return log_prob / lengths**self.length_penalty

@@ -48,7 +48,7 @@ def generate_each(
         return
     limits = Limits.of(model.vocabulary[options.target_type])
     waiting = _Waiting(model, decoder_step(model, options, slots), rows, options, prompts, slots)
-    for progress in decode(waiting.step, waiting, strategy_of(options, limits, seed, model.device), slots):
+    for progress in decode(waiting.step, waiting, strategy_of(options, limits, seed, model.device, prompts), slots):
         yield from progress.finished.items()
 
 

@@ -35,12 +35,14 @@ from spear_tts_pytorch.decoding.options import (
     options_of,
     with_options,
 )
+from spear_tts_pytorch.decoding.restriction import Prompts
 from spear_tts_pytorch.decoding.sampling import Sampling, seed_of
 from spear_tts_pytorch.decoding.speculative import Speculation
 from spear_tts_pytorch.decoding.step import DecoderStep
 from spear_tts_pytorch.nn.fused.kv_cache import KVCache
-from spear_tts_pytorch.tokens import Batch, Modality, valid_mask
+from spear_tts_pytorch.tokens import Batch, Modality, strip, valid_mask
 from spear_tts_pytorch.utils.checks import in_evaluation
+from spear_tts_pytorch.utils.values import switch
 
 
 class BatchKeywords(DecodingKeywords, total=False):
@@ -141,9 +143,9 @@ def generate(
             `SpeculativeResult`, which also tells how many drafts were accepted.
         progress: shows a bar, on terminals.
         options: see `decoding.options.DecodingOptions`: `source_type` ("text"), `target_type` ("speech"), `temperature` (1; 0
-            is greedy), `filter_logits_fn` (`top_k`), `filter_fn_kwargs`, `max_length` (2048 ids), `beam_search_decode`,
-            `beam_size` (4), `length_penalty` (0), `spec_decode`, `spec_decode_gamma` (5), `spec_decode_lenience` (1),
-            `cond_scale` (1).
+            is greedy), `filter_logits_fn` (`top_k`), `filter_fn_kwargs`, `max_length` (2048 ids), `min_length` (0),
+            `repetition_penalty` (1), `no_repeat_ngram_size` (0 = off), `beam_search_decode`, `beam_size` (4),
+            `length_penalty` (0), `spec_decode`, `spec_decode_gamma` (5), `spec_decode_lenience` (1), `cond_scale` (1).
 
     Returns:
         Ids `[b, n]`, int64, end-of-sequence where it came and padding after it. With `return_source` the source ids
@@ -155,6 +157,13 @@ def generate(
     """
     how = options_of("generate", DecodingKeywords, options)
     how.check(model)
+    _check_returned(
+        return_result,
+        return_source=return_source,
+        return_target_mask=return_target_mask,
+        return_scores=return_scores,
+        progress=progress,
+    )
     with tqdm(unit="step", disable=None if progress else True, leave=False) as bar:
         source = model.source_ids(source, how.source_type, source_mask, source_lengths)
         run = begin(model, source, how, prompt=prompt, seed=seed_of(generator))
@@ -166,6 +175,12 @@ def generate(
     returned += (valid_mask(result.ids, model.vocabulary[how.target_type].pad_id),) if return_target_mask else ()
     returned += (result.scores,) if return_scores else ()
     return returned if len(returned) > 1 else result.ids
+
+
+def _check_returned(return_result: object, **flags: object) -> None:
+    for name, value in (("return_result", return_result), *flags.items()):
+        if switch(name, value) and return_result and name in ("return_source", "return_target_mask", "return_scores"):
+            raise ValueError(f"return_result returns a DecodeResult alone: leave {name} out")
 
 
 @with_options(BeamKeywords)
@@ -214,6 +229,10 @@ def begin(
     """
     rows, limits = len(source), Limits.of(model.vocabulary[options.target_type])
     numbers = range(rows) if numbers is None else numbers
+    prompt = None if prompt is None else prompt_ids(model, prompt, options.target_type, rows)
+    given = (
+        None if prompt is None else {n: strip(row, limits.pad_id, None) for n, row in zip(numbers, prompt, strict=True)}
+    )
     step, cache = encoded(model, source, options, prompt)
     if options.spec_decode:
         speculation = Speculation(
@@ -225,21 +244,18 @@ def begin(
             seed=seed,
             device=model.device,
             draft_cost=draft_cost(model),
+            prompts=given,
         )
         return Run(iter(speculation), speculation.result)
     admit = admit_all(step, cache, numbers, model.device)
-    steps = decode(step, admit, strategy_of(options, limits, seed, model.device), rows)
+    steps = decode(step, admit, strategy_of(options, limits, seed, model.device, given), rows)
     return Run(steps, partial(collected, pad_id=limits.pad_id))
 
 
 def encoded(
-    model: Accelerated, source: Tensor, options: DecodingOptions, prompt: Batch | None = None
+    model: Accelerated, source: Tensor, options: DecodingOptions, prompt: Tensor | None = None
 ) -> tuple[DecoderStep, KVCache]:
-    """The step for source ids `[b, n]`, and a cache that holds the encoded sources and the prompt."""
-    if prompt is not None:
-        prompt = prompt_ids(model, prompt, options.target_type)
-        if len(prompt) != len(source):
-            raise ValueError(f"source has {len(source)} rows and prompt {len(prompt)}: they must agree")
+    """The step for source ids `[b, n]`, and a cache that holds the encoded sources and the prompt's ids `[b, m]`."""
     context, mask, positions = in_evaluation(model).encode_ids(source, options.source_type)
     step = decoder_step(model, options, len(source))
     return step, step.new_cache(context, mask, positions.expand(len(source), -1), prompt)
@@ -253,12 +269,16 @@ def decoder_step(model: Accelerated, options: DecodingOptions, sources: int) -> 
 
 
 def strategy_of(
-    options: DecodingOptions, limits: Limits, seed: int | Sequence[int], device: torch.device
+    options: DecodingOptions,
+    limits: Limits,
+    seed: int | Sequence[int],
+    device: torch.device,
+    prompts: Prompts = None,
 ) -> Callable[[list[int]], Strategy]:
     """Makes the state of sources with these numbers: beam search, or sampling."""
     if options.beam_search_decode:
-        return partial(BeamSearch, options=options, limits=limits, device=device)
-    return partial(Sampling, options=options, limits=limits, seed=seed, device=device)
+        return partial(BeamSearch, options=options, limits=limits, device=device, prompts=prompts)
+    return partial(Sampling, options=options, limits=limits, seed=seed, device=device, prompts=prompts)
 
 
 def draft_cost(model: Accelerated) -> float:
@@ -266,9 +286,11 @@ def draft_cost(model: Accelerated) -> float:
     return ((model.early_exit_layer or 0) + 1) / len(model.target_transformer.layers)
 
 
-def prompt_ids(model: Accelerated, prompt: Batch, target_type: Modality) -> Tensor:
-    """A prompt as checked ids `[b, n]`: at least one in each row, and no end-of-sequence."""
+def prompt_ids(model: Accelerated, prompt: Batch, target_type: Modality, rows: int | None = None) -> Tensor:
+    """A prompt as checked ids `[b, n]`: at least one in each row, and no end-of-sequence; `rows` checks b."""
     ids = model.to_ids(prompt, target_type, "prompt", empty_rows=False)
+    if rows is not None and len(ids) != rows:
+        raise ValueError(f"source has {rows} rows and prompt {len(ids)}: they must agree")
     vocabulary = model.vocabulary[target_type]
     if vocabulary.autoset_eos and bool((ids == vocabulary.eos_id).any()):
         raise ValueError(

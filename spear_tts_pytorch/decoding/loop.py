@@ -193,7 +193,8 @@ def decode(
                 cache.replace(taken, new[1])
                 state.replace(taken, new[0])
         if left:
-            stay = [slot for slot in range(len(state.numbers)) if slot not in left]
+            gone = set(left)
+            stay = [slot for slot in range(len(state.numbers)) if slot not in gone]
             if not stay:
                 return
             cache.select(torch.tensor([slot * state.rows + row for slot in stay for row in range(state.rows)]))
@@ -236,7 +237,7 @@ def collected(found: Mapping[int, list[Hypothesis]], pad_id: int) -> DecodeResul
     device = best[0].ids.device
     return DecodeResult(
         ids=pad_sequences([one.ids for one in best], pad_id),
-        scores=torch.tensor([one.score for one in best], device=device),
+        scores=torch.tensor([one.score for one in best], dtype=torch.float32, device=device),
         truncated=torch.tensor([one.truncated for one in best], device=device),
         n_best=n_best,
     )

@@ -6,20 +6,20 @@ model's methods takes. Options that belong to one batch (masks, lengths, a promp
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from numbers import Integral, Real
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, TypeVar
 
 from typing_extensions import TypedDict
 
-from spear_tts_pytorch.decoding.filters import LogitsFilter, top_k
+from spear_tts_pytorch.decoding.filters import LogitsFilter, check_filter, sees_ids, top_k
 from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary
 from spear_tts_pytorch.utils.arguments import check_keywords, show_keywords
+from spear_tts_pytorch.utils.values import MOST_INTEGER, one_of, real_number, settle, switch, whole_number
 
 F = TypeVar("F", bound=Callable[..., Any])
-LEAST_TEMPERATURE = 1e-6
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 10**6  # logits divided by others would overflow or vanish
+MOST_SCALE, MOST_LENGTH_PENALTY, MOST_PENALTY, MOST_DRAFTS, MOST_LENIENCE = 1000, 10, 1000, 1000, 10**12
 
 
 class DecodableModel(Protocol):
@@ -34,7 +34,17 @@ class DecodableModel(Protocol):
     def target_has_early_exit(self) -> bool: ...
 
 
-class CommonKeywords(TypedDict, total=False):
+class RestrictionKeywords(TypedDict, total=False):
+    """Keywords about which ids may be drawn, see `DecodingOptions`."""
+
+    filter_logits_fn: LogitsFilter | None
+    filter_fn_kwargs: Mapping[str, Any] | None
+    min_length: int
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+
+
+class CommonKeywords(RestrictionKeywords, total=False):
     """Keywords of every method that generates, see `DecodingOptions`."""
 
     source_type: Modality
@@ -47,8 +57,6 @@ class CommonKeywords(TypedDict, total=False):
 class SamplingKeywords(CommonKeywords, total=False):
     """Keywords of sampling, greedy decoding and speculation, see `DecodingOptions`."""
 
-    filter_logits_fn: LogitsFilter | None
-    filter_fn_kwargs: Mapping[str, Any] | None
     spec_decode: bool
     spec_decode_gamma: int
     spec_decode_lenience: float
@@ -77,12 +85,20 @@ class ManyKeywords(DecodingKeywords, total=False):
 class DecodingOptions:
     """How target ids are decoded. Creating one checks all that can be checked without a model.
 
+    Ids so far are a row's generated target ids, behind those of its prompt. The start token is none of them.
+
     Args:
         source_type, target_type: "speech" or "text".
         temperature: divides the logits. 0 is greedy decoding; beam search needs a temperature above 0.
-        filter_logits_fn, filter_fn_kwargs: leaves ids out of sampling, see `decoding.filters`. The default, `top_k`, keeps the
-            best tenth of the ids; None keeps all. Beam search and greedy decoding take no filter.
+        filter_logits_fn, filter_fn_kwargs: changes logits, or leaves ids out, see `decoding.filters`. A filter that has an
+            argument `ids` sees the ids so far. The default, `top_k`, keeps the best tenth of the ids when ids are drawn;
+            greedy decoding and beam search run without it. None keeps all.
         max_length: most ids of a row. End-of-sequence counts, a prompt does not.
+        min_length: end-of-sequence can't come before a row has so many ids. A prompt does not count. At most
+            `max_length`.
+        repetition_penalty: above 0. Logits of ids so far are divided by it if they are positive, else multiplied: above 1,
+            repetition becomes rarer (arXiv 1909.05858).
+        no_repeat_ngram_size: if n above 0, no n ids in a row come twice among the ids so far.
         beam_search_decode: beam search instead of sampling.
         beam_size: hypotheses that beam search follows for each source, at most the number of target ids.
         length_penalty: beam search divides log-probabilities by `length ** length_penalty`.
@@ -90,13 +106,17 @@ class DecodingOptions:
         spec_decode: speculative decoding, for text to speech with a model that has an early exit. The exit drafts ids, the
             whole model checks them. The ids have the same distribution as those of sampling.
         spec_decode_gamma: most ids that are drafted before a check.
-        spec_decode_lenience: at least 1. Above 1, more drafts are accepted, and the distribution is no longer exact.
+        spec_decode_lenience: at least 1. Above 1, more drafts are accepted, and the distribution is no longer exact. At
+            temperature 0 it changes nothing.
         cond_scale: scale of classifier-free guidance (arXiv 2207.12598), for models trained with `cond_drop_prob` above 0.
             1 is no guidance.
 
+    A row always has end-of-sequence to choose, unless `min_length` or a filter forbids it. If nothing is left to choose, an
+    error names the options that forbid all.
+
     Raises:
-        TypeError: `filter_logits_fn` is no function.
-        ValueError: an option out of range, or options that exclude each other.
+        TypeError: an option of another type.
+        ValueError: an option out of range, options that exclude each other, or an option of another strategy.
     """
 
     source_type: Modality = "text"
@@ -105,6 +125,9 @@ class DecodingOptions:
     filter_logits_fn: LogitsFilter | None = top_k
     filter_fn_kwargs: Mapping[str, Any] | None = None
     max_length: int = 2048
+    min_length: int = 0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
     beam_search_decode: bool = False
     beam_size: int = 4
     length_penalty: float = 0.0
@@ -115,46 +138,68 @@ class DecodingOptions:
     cond_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, value in (("source_type", self.source_type), ("target_type", self.target_type)):
-            if value not in MODALITIES:
-                raise ValueError(f"{name} must be 'speech' or 'text', got {value!r}")
-        if not is_whole(self.max_length) or self.max_length < 1:
-            raise ValueError(f"max_length must be at least 1 id, a whole number, got {self.max_length!r}")
-        if not is_number(self.cond_scale) or not 1 <= self.cond_scale < math.inf:
-            raise ValueError(f"cond_scale must be at least 1 (1 = no guidance), got {self.cond_scale!r}")
-        if self.filter_logits_fn is not None and not callable(self.filter_logits_fn):
-            raise TypeError(f"filter_logits_fn must be a function or None, got {self.filter_logits_fn!r}")
+        checked: dict[str, Any] = {
+            **{name: one_of(name, getattr(self, name), MODALITIES) for name in ("source_type", "target_type")},
+            **{name: switch(name, getattr(self, name)) for name in ("beam_search_decode", "spec_decode")},
+            "max_length": whole_number("max_length", self.max_length, 1, MOST_INTEGER),
+            "min_length": whole_number("min_length", self.min_length, 0, MOST_INTEGER),
+            "no_repeat_ngram_size": whole_number(
+                "no_repeat_ngram_size", self.no_repeat_ngram_size, 0, MOST_INTEGER, also=" (0 = off)"
+            ),
+            "repetition_penalty": real_number(
+                "repetition_penalty", self.repetition_penalty, 1 / MOST_PENALTY, MOST_PENALTY, also=" (1 = none)"
+            ),
+            "cond_scale": real_number("cond_scale", self.cond_scale, 1, MOST_SCALE, also=" (1 = no guidance)"),
+            "temperature": checked_temperature(self.temperature),
+            "beam_size": whole_number("beam_size", self.beam_size, 1, MOST_INTEGER),
+            "length_penalty": real_number(
+                "length_penalty", self.length_penalty, -MOST_LENGTH_PENALTY, MOST_LENGTH_PENALTY
+            ),
+            "n_best": whole_number("n_best", self.n_best, 1, MOST_INTEGER),
+            "spec_decode_gamma": whole_number(
+                "spec_decode_gamma", self.spec_decode_gamma, 1, MOST_DRAFTS, also=" drafts a cycle"
+            ),
+            "spec_decode_lenience": real_number(
+                "spec_decode_lenience", self.spec_decode_lenience, 1, MOST_LENIENCE, also=" (1 = exact)"
+            ),
+        }
+        settle(self, checked)
+        check_filter(self.filter_logits_fn, self.filter_fn_kwargs)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.min_length > self.max_length:
+            raise ValueError(f"min_length {self.min_length} is above max_length {self.max_length}: choose it lower")
         if self.beam_search_decode and self.spec_decode:
             raise ValueError("choose beam_search_decode or spec_decode, not both")
-        if self.n_best != 1 and not self.beam_search_decode:
-            raise ValueError("n_best is for beam search: give beam_search_decode=True as well")
-        if self.beam_search_decode:
-            self._check_beam()
-            return
-        check_temperature(self.temperature)
-        if self.spec_decode:
-            self._check_speculation()
+        self._check_unused()
+        if self.n_best > self.beam_size:
+            raise ValueError(f"n_best must be between 1 and beam_size = {self.beam_size}, got {self.n_best}")
+        if self.beam_search_decode and self.temperature == 0:
+            raise ValueError("temperature must be above 0 for beam search, got 0.0: for greedy use beam_size 1")
 
-    def _check_beam(self) -> None:
-        if not is_whole(self.beam_size) or self.beam_size < 1:
-            raise ValueError(f"beam_size must be at least 1, got {self.beam_size!r}")
-        if not is_whole(self.n_best) or not 1 <= self.n_best <= self.beam_size:
-            raise ValueError(f"n_best must be between 1 and beam_size = {self.beam_size}, got {self.n_best!r}")
-        if not is_number(self.length_penalty) or not math.isfinite(self.length_penalty):
-            raise ValueError(f"length_penalty must be a finite number, got {self.length_penalty!r}")
-        if not is_number(self.temperature) or not LEAST_TEMPERATURE <= self.temperature < math.inf:
-            raise ValueError(
-                f"temperature must be above 0 for beam search, got {self.temperature!r}: for greedy use beam_size 1"
-            )
+    def _check_unused(self) -> None:
+        """Refuses options that this strategy does not look at, unless they have their default."""
+        defaults = {one.name: one.default for one in fields(self)}
+        of_strategy = {
+            "beam search": ("beam_search_decode", "beam_size", "length_penalty", "n_best"),
+            "speculation": ("spec_decode", "spec_decode_gamma", "spec_decode_lenience"),
+        }
+        for words, (chosen, *names) in of_strategy.items():
+            unused = [] if getattr(self, chosen) else [name for name in names if getattr(self, name) != defaults[name]]
+            if unused:
+                raise ValueError(f"{unused[0]} is for {words}: give {chosen}=True as well, or leave {unused[0]} out")
 
-    def _check_speculation(self) -> None:
-        gamma, lenience = self.spec_decode_gamma, self.spec_decode_lenience
-        if not is_whole(gamma) or gamma < 1:
-            raise ValueError(f"spec_decode_gamma must be a whole number, at least 1 draft per cycle, got {gamma!r}")
-        if not is_number(lenience) or not 1 <= lenience < math.inf:
-            raise ValueError(
-                f"spec_decode_lenience must be a number >= 1 (1 = exact, more accepts more drafts), got {lenience!r}"
-            )
+    @property
+    def applied_filter(self) -> LogitsFilter | None:
+        """The filter that is applied: greedy decoding and beam search go without the default."""
+        drawn = self.temperature > 0 and not self.beam_search_decode
+        return self.filter_logits_fn if drawn or self.filter_logits_fn is not top_k or self.filter_fn_kwargs else None
+
+    @property
+    def filter_sees_ids(self) -> bool:
+        """Whether the filter is given the ids so far."""
+        return sees_ids(self.filter_logits_fn, self.filter_fn_kwargs)
 
     def check(self, model: DecodableModel) -> None:
         """Checks what depends on the model.
@@ -209,19 +254,14 @@ def with_options(keywords: type) -> Callable[[F], F]:
     return show_keywords(keywords, DecodingOptions)
 
 
-def check_temperature(temperature: float) -> None:
-    """Raises ValueError unless `temperature` is finite, and 0 or large enough that logits do not overflow."""
-    if not is_number(temperature) or not math.isfinite(temperature) or 0 != temperature < LEAST_TEMPERATURE:
-        raise ValueError(
-            f"temperature must be a number >= 0 (0 = greedy, else at least {LEAST_TEMPERATURE:g}), got {temperature!r}"
-        )
+def checked_temperature(temperature: object) -> float:
+    """0 for greedy decoding, or a number within bounds in which logits neither overflow nor vanish.
 
-
-def is_number(value: object) -> bool:
-    """Whether a value is a number, NumPy's included; True and False are none."""
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def is_whole(value: object) -> bool:
-    """Whether a value is a whole number, NumPy's included; True and False are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is out of range.
+    """
+    number = real_number("temperature", temperature, 0, MOST_TEMPERATURE, also=" (0 = greedy)")
+    if 0 < number < LEAST_TEMPERATURE:
+        raise ValueError(f"temperature must be 0 (greedy) or at least {LEAST_TEMPERATURE:g}, got {number:g}")
+    return number

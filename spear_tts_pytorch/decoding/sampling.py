@@ -6,41 +6,32 @@ ids depend on its key and on its own logits, not on other rows or on how sources
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spear_tts_pytorch.decoding.filters import NEGATIVE_INFINITY, min_p, top_k, top_p
-from spear_tts_pytorch.decoding.loop import NAN_LOGITS, SHARE_TO_FILL, Hypothesis, Limits, check_every, worth_leaving
+from spear_tts_pytorch.decoding.filters import min_p, top_k, top_p
+from spear_tts_pytorch.decoding.loop import SHARE_TO_FILL, Hypothesis, Limits, check_every, worth_leaving
 from spear_tts_pytorch.decoding.options import DecodingOptions
+from spear_tts_pytorch.decoding.restriction import Prompts, Restriction
 from spear_tts_pytorch.utils.noise import gumbel_at, row_keys
+from spear_tts_pytorch.utils.values import shown
 
-__all__ = [
-    "Restriction",
-    "Sampling",
-    "check_drawn",
-    "draw",
-    "keys_of",
-    "min_p",
-    "restriction",
-    "seed_of",
-    "top_k",
-    "top_p",
-]
+__all__ = ["Sampling", "draw", "keys_of", "min_p", "seed_of", "top_k", "top_p"]
 
 FLUSH_EVERY = 64  # steps after which new ids are written to the history and checked
 LARGEST_SEED = 2**63 - 1
 NOISE_AHEAD, LEAST_AHEAD = 16_384, 4  # values of noise, and steps, that are made at once
 
-Restriction = Callable[[Tensor], Tensor]
-"""Makes of a model's logits `[r, v]` those that ids are drawn from."""
-
 
 def seed_of(generator: torch.Generator | None) -> int:
-    """A seed drawn from a generator, or from torch's global one."""
+    """A seed drawn from a generator, or from torch's global one; raises TypeError for anything else."""
+    given: object = generator
+    if given is not None and not isinstance(given, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {shown(given)}")
     device = "cpu" if generator is None else generator.device
     return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 
@@ -57,8 +48,8 @@ def draw(logits: Tensor, temperature: float, noise: Tensor | None) -> tuple[Tens
     """The id of each row with the highest `logits / temperature + noise`, `[b]`, and this value, `[b]`.
 
     With Gumbel noise `[b, v]` this draws from `softmax(logits / temperature)`; without noise it takes the best id. The
-    value is not finite if all logits of a row are -inf, or one is NaN. `check_drawn` tests this later: each test makes an
-    accelerator wait.
+    value is not finite if all logits of a row are -inf, or one is NaN. `Restriction.check` tests this later: each test
+    makes an accelerator wait.
     """
     if temperature > 0 and noise is not None:
         logits = torch.add(noise, logits, alpha=1 / temperature)
@@ -66,40 +57,16 @@ def draw(logits: Tensor, temperature: float, noise: Tensor | None) -> tuple[Tens
     return ids, values
 
 
-def check_drawn(values: Tensor) -> None:
-    """Raises ValueError if a draw had nothing to choose from; `values` are those of `draw`."""
-    if not bool(torch.isfinite(values).all()):
-        if bool(torch.isnan(values).any()):
-            raise ValueError(NAN_LOGITS)
-        raise ValueError(
-            "filter_logits_fn leaves no id to choose from (all logits of a row are -inf): loosen the filter"
-            " or forbid fewer ids"
-        )
-
-
-def restriction(options: DecodingOptions, limits: Limits, device: torch.device) -> Restriction:
-    """Forbids the ids that `limits` forbids, then applies the filter; greedy decoding takes no filter."""
-    banned = limits.banned(device)
-    keep = options.filter_logits_fn if options.temperature > 0 else None
-    keywords = dict(options.filter_fn_kwargs or {})
-
-    def restrict(logits: Tensor) -> Tensor:
-        if banned is not None:
-            logits = logits.index_fill(1, banned, NEGATIVE_INFINITY)
-        return logits if keep is None else keep(logits, **keywords)
-
-    return restrict
-
-
 class Sampling:
     """Sampling as a strategy of `loop.decode`, greedy at temperature 0. One row for each source.
 
     Args:
         numbers: the sources' numbers.
-        options: `temperature`, the filter and `max_length` count.
+        options: `temperature`, `max_length` and those of `Restriction` count.
         limits: of the target vocabulary.
         seed: one for all sources, or a sequence with a seed for each source number.
         device: of the logits.
+        prompts: the ids that each source's row begins with, by its number.
     """
 
     rows: int = 1
@@ -112,9 +79,11 @@ class Sampling:
         limits: Limits,
         seed: int | Sequence[int],
         device: torch.device,
+        prompts: Prompts = None,
     ):
         self.temperature, self.max_length, self.eos_id = options.temperature, options.max_length, limits.eos_id
-        self.restrict, self.every = restriction(options, limits, device), check_every(device)
+        self.restrict, self.every = Restriction(options, limits, device), check_every(device)
+        self.history = self.restrict.history(numbers, prompts)
         self.numbers = list(numbers)
         self.columns = 0  # steps since the oldest source in the batch began
         # column of each source's first id, on the host and on the device
@@ -125,19 +94,22 @@ class Sampling:
         self.ids = torch.zeros(
             rows, FLUSH_EVERY, dtype=torch.long, device=device
         )  # [s, room], all columns that are written
-        self.log_probs = torch.zeros(rows, FLUSH_EVERY, device=device)  # [s, room]
+        self.log_probs = torch.zeros(rows, FLUSH_EVERY, dtype=torch.float32, device=device)  # [s, room]
         self.pending: list[tuple[Tensor, Tensor, Tensor]] = []  # ids, log-probabilities and values [s], not yet written
         self.newest = torch.empty(rows, 0, dtype=torch.long, device=device)  # [s, 1] after the first step
-        self.over = torch.zeros(rows, dtype=torch.bool, device=device)  # [s], reached end-of-sequence
+        self.over: Tensor = torch.zeros(rows, dtype=torch.bool, device=device)  # [s], reached end-of-sequence
         self.over_before = self.over  # [s], one step ago
-        self.noise = torch.empty(rows, 0, 1, device=device)  # [s, steps, v], made ahead
+        self.noise = torch.empty(rows, 0, 1, dtype=torch.float32, device=device)  # [s, steps, v], made ahead
         self.noise_used = 0  # steps of it
 
     def advance(self, logits: Tensor) -> None:
         noise = self._next_noise(logits.shape[1]) if self.temperature > 0 else None
         log_probs = logits.log_softmax(dim=-1)  # before the filter, which may write into its input
-        drawn, values = draw(self.restrict(logits), self.temperature, noise)
+        drawn, values = draw(self.restrict(logits, self.history), self.temperature, noise)
+        values = values.masked_fill(self.over, 0)  # a row that has ended may have no choice
         self.newest = drawn[:, None]
+        if self.history is not None:
+            self.history.append(self.newest, (~self.over).long())
         self.pending.append((drawn, log_probs.gather(1, self.newest)[:, 0], values))
         self.columns += 1
         if self.columns == 1 or len(self.pending) >= FLUSH_EVERY:
@@ -203,6 +175,8 @@ class Sampling:
         self.first[slots] = last
         self.over[slots], self.newest[slots], self.keys[slots] = other.over, other.newest, other.keys
         self.over_before = self.over.clone()
+        if self.history is not None and other.history is not None:
+            self.history.replace(slots, other.history)
         _, steps, size = self.noise[:, self.noise_used :].shape
         if steps:
             self.noise[slots, self.noise_used :] = gumbel_at(
@@ -224,13 +198,16 @@ class Sampling:
         self.ids, self.log_probs, self.keys = self.ids[place], self.log_probs[place], self.keys[place]
         self.over, self.newest, self.noise = self.over[place], self.newest[place], self.noise[place]
         self.over_before, self.first = self.over_before[place], self.first[place]
+        if self.history is not None:
+            self.history.select(place)
+            self.history.trim()
 
     def _flush(self) -> None:
         """Writes pending ids to the history, and checks that each draw had something to choose from."""
         if not self.pending:
             return
         ids, log_probs, values = (torch.stack(column, dim=1) for column in zip(*self.pending, strict=True))
-        check_drawn(values)
+        self.restrict.check(values)
         start, room = self.columns - len(self.pending), self.ids.shape[1]
         if self.columns > room:
             more = (0, max(room, FLUSH_EVERY))

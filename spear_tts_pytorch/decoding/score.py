@@ -15,6 +15,7 @@ from spear_tts_pytorch.decoding.options import DecodingOptions
 from spear_tts_pytorch.decoding.step import Seq2Seq
 from spear_tts_pytorch.tokens import Batch, Modality, append_eos, lengths_of, valid_mask
 from spear_tts_pytorch.utils.checks import in_evaluation
+from spear_tts_pytorch.utils.values import MOST_INTEGER, switch, whole_number
 
 SLICE = 2**22  # logits that are normalised at a time, so that no second copy of all of them is made
 
@@ -78,14 +79,16 @@ def score(
     """
     options = DecodingOptions(source_type=source_type, target_type=target_type, cond_scale=cond_scale)
     options.check(model)
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, or None for all rows at once, got {batch_size}")
+    end = switch("end", end)
+    batch_size = (
+        None if batch_size is None else whole_number("batch_size", batch_size, 1, MOST_INTEGER, also=" or None")
+    )
     model = in_evaluation(model)
     source = model.source_ids(source, source_type, source_mask, source_lengths)
     ids = _scored_ids(model, target, target_type, target_lengths, target_mask, end)
     if len(source) != len(ids):
         raise ValueError(f"source has {len(source)} rows and target {len(ids)}: they must agree")
-    token_log_probs = torch.zeros(ids.shape, device=ids.device)
+    token_log_probs = torch.zeros(ids.shape, dtype=torch.float32, device=ids.device)
     size = batch_size or len(ids)
     for start in range(0, len(ids), size):
         rows = slice(start, start + size)

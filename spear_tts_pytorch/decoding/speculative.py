@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from spear_tts_pytorch.decoding.loop import Cache, DecodeResult, Hypothesis, Limits, Progress, collected, worth_leaving
 from spear_tts_pytorch.decoding.options import DecodingOptions
-from spear_tts_pytorch.decoding.sampling import check_drawn, draw, keys_of, restriction
+from spear_tts_pytorch.decoding.restriction import Prompts, Restriction
+from spear_tts_pytorch.decoding.sampling import draw, keys_of
 from spear_tts_pytorch.utils.noise import gumbel_at, uniform_at
 
 FIRST_GUESS, GUESS_WEIGHT = 0.7, 4.0  # assumed acceptance before any is seen, and for how many drafts it counts
@@ -113,8 +115,14 @@ class _Pace:
 
         0 where drafts are no good; acceptance is observed all the same.
         """
-        rate, numbers = self.hits / self.trials, range(min(self.gamma, most) + 1)
-        return max(numbers, key=lambda k: sum(rate**i for i in range(k + 1)) / (1 + k * self.draft_cost))
+        rate, best, chosen = self.hits / self.trials, 1.0, 0
+        ids, last = 1.0, 1.0  # ids to expect, and the probability of the last of them
+        for k in range(1, min(self.gamma, most) + 1):
+            last *= rate
+            ids += last
+            if ids / (1 + k * self.draft_cost) > best:
+                best, chosen = ids / (1 + k * self.draft_cost), k
+        return chosen
 
 
 class Speculation:
@@ -128,12 +136,13 @@ class Speculation:
         cache: holds a row for each source and is used up. For a moment a row may hold up to gamma positions more than
             `max_length`.
         numbers: the sources' numbers.
-        options: temperature, filter, `max_length`, gamma and lenience count. Filter, temperature and forbidden ids act on
-            drafts and model alike.
+        options: temperature, `max_length`, gamma, lenience and those of `Restriction` count. The last act on drafts and
+            model alike: both see the same ids before a place.
         limits: of the target vocabulary.
         seed: one for all sources, or a sequence with a seed for each source number.
         device: of the logits.
         draft_cost: cost of one more draft, as a share of a full step. It only affects speed.
+        prompts: the ids that each source's row begins with, by its number.
 
     Raises:
         ValueError: at a cycle: NaN logits, or no id left to choose from.
@@ -150,15 +159,18 @@ class Speculation:
         seed: int | Sequence[int],
         device: torch.device,
         draft_cost: float = 1 / 6,
+        prompts: Prompts = None,
     ):
         rows = len(numbers)
         self.step, self.cache, self.numbers, self.device = step, cache, list(numbers), device
         self.temperature, self.lenience = options.temperature, options.spec_decode_lenience
         self.max_length, self.eos_id, self.pad_id = options.max_length, limits.eos_id, limits.pad_id
-        self.restrict = restriction(options, limits, device)
+        self.restrict = Restriction(options, limits, device)
+        self.history = self.restrict.history(numbers, prompts)  # of the rows in the batch
+        self.prompted = [0 if prompts is None else len(prompts[number]) for number in numbers]
         self.pace = _Pace(options.spec_decode_gamma, draft_cost)
         self.ids = torch.zeros(rows, ROOM, dtype=torch.long, device=device)  # of all rows; void after a row's length
-        self.log_probs = torch.zeros(rows, ROOM, device=device)
+        self.log_probs = torch.zeros(rows, ROOM, dtype=torch.float32, device=device)
         self.counts = [0] * rows  # lengths of all rows, on the host
         self.begun = list(cache.lengths)  # positions of a prompt, but for its last id; 0 without
         # rows in the batch: their places among all rows (on the host and on the device), and whether they have ended
@@ -197,7 +209,7 @@ class Speculation:
 
     def _uniform(self, k: int) -> Tensor:
         if self.temperature == 0:  # probabilities are 0 and 1: any number above 0 and below 1 decides alike
-            return torch.full((len(self.live_rows), k), 0.5, device=self.device)
+            return torch.full((len(self.live_rows), k), 0.5, dtype=torch.float32, device=self.device)
         return uniform_at(self.keys, self._places(k), ACCEPT)
 
     def _draft(self, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -212,16 +224,19 @@ class Speculation:
         q: list[Tensor] = []
         best: list[Tensor] = []
         noise: tuple[Tensor, Tensor] | None = None
+        so_far = copy(self.history)
         for index in range(max(k, 1)):  # without drafts, the first position tells their worth
             logits = self.step.draft(ids, self.cache)
             assert logits is not None
-            logits = self.restrict(logits[:, -1].float())
+            logits = self.restrict(logits[:, -1].float(), so_far)
             noise = self._noise(k, logits.shape[1]) if index == 0 else noise
             q.append(_probabilities(logits, self.temperature))
             best.append(logits.amax(dim=-1))
             if k > 0:
                 ids = draw(logits, self.temperature, None if noise is None else noise[0][:, index])[0][:, None]
                 drafts.append(ids)
+                if so_far is not None:
+                    so_far.append(ids)
         if k > 0:
             self.step.draft(ids, self.cache, head=False)
         final = None if noise is None else noise[1]
@@ -243,7 +258,8 @@ class Speculation:
         drafts, q, best, noise = self._draft(k)
         logits = self.step.verify(self.cache)[:, -(k + 1) :].float()
         log_probs = logits.log_softmax(dim=-1)  # before the filter, which may write into its input
-        allowed = self.restrict(logits.flatten(0, 1)).reshape(logits.shape)
+        so_far = None if self.history is None else self.history.before_drafts(drafts)
+        allowed = self.restrict(logits.flatten(0, 1), so_far).reshape(logits.shape)
         p = _probabilities(allowed, self.temperature)
         kept, weights = judge(drafts, p, q, self._uniform(k), self.lenience)
         row = torch.arange(len(kept), device=kept.device)
@@ -258,7 +274,9 @@ class Speculation:
         report = [gained, self.ended, torch.minimum(kept, gained), hits, unusable]
         *numbers, unusable = cast("list[list[float]]", torch.stack([column.float() for column in report]).tolist())
         if any(unusable):
-            check_drawn(best[counted])
+            self.restrict.check(best[counted])
+        if self.history is not None:
+            self.history.append(tokens, gained)
         self._write(tokens, log_probs.gather(2, tokens[..., None])[..., 0])
         self.lengths = self.lengths + gained
         self.last = tokens.gather(1, (gained - 1).clamp_min(0)[:, None])  # of rows that ended, any id will do
@@ -286,6 +304,9 @@ class Speculation:
         if all(self.gone):
             self.live_rows = []
             return
+        if self.history is not None:
+            longest = max(self.prompted[row] + self.counts[row] for row in self.live_rows)
+            self.history.longest = min(self.history.longest, longest)
         self.cache.truncate([self.begun[row] + self.counts[row] for row in self.live_rows])
         if worth_leaving(sum(self.gone), len(self.gone)):
             stay = [i for i, end in enumerate(self.gone) if not end]
@@ -294,6 +315,8 @@ class Speculation:
             self.cache.select(keep)
             self.live, self.ended, self.lengths = self.live[keep], self.ended[keep], self.lengths[keep]
             self.last, self.keys = self.last[keep], self.keys[keep]
+            if self.history is not None:
+                self.history.select(keep)
 
     def _gained(self) -> dict[int, Tensor]:
         rows, counts, ids = self.news

@@ -16,9 +16,10 @@ from typing_extensions import Unpack
 from spear_tts_pytorch.decoding.accelerate import Accelerated
 from spear_tts_pytorch.decoding.generate import Run, begin
 from spear_tts_pytorch.decoding.loop import DecodeResult, Hypothesis, Limits
-from spear_tts_pytorch.decoding.options import SamplingKeywords, is_whole, options_of, with_options
+from spear_tts_pytorch.decoding.options import SamplingKeywords, options_of, with_options
 from spear_tts_pytorch.decoding.sampling import seed_of
 from spear_tts_pytorch.tokens import Batch, pad_sequences
+from spear_tts_pytorch.utils.values import MOST_INTEGER, whole_number
 
 
 @with_options(SamplingKeywords)
@@ -48,8 +49,7 @@ def generate_stream(
     """
     how = options_of("generate_stream", SamplingKeywords, options)
     how.check(model)
-    if not is_whole(chunk) or chunk < 1:
-        raise ValueError(f"chunk must be at least 1 id, a whole number, got {chunk!r}")
+    chunk = whole_number("chunk", chunk, 1, MOST_INTEGER)
     source = model.source_ids(source, how.source_type, source_mask, source_lengths)
     run = begin(model, source, how, prompt=prompt, seed=seed_of(generator))
     return TokenStream(run, len(source), chunk, how.max_length, Limits.of(model.vocabulary[how.target_type]))

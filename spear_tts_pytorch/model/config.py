@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
-from numbers import Integral
+from dataclasses import MISSING, Field, asdict, dataclass, fields
 from typing import Any, cast
 
 from typing_extensions import TypedDict
 
 from spear_tts_pytorch.tokens import Modality, Vocabulary
-from spear_tts_pytorch.utils.checks import typechecked
 from spear_tts_pytorch.utils.json_files import REQUIRED, field
+from spear_tts_pytorch.utils.values import MOST_INTEGER, plain, real_number, settle, shown, switch, whole_number
 
+MOST_LAYERS, MOST_PARAMETERS = 2000, 2**33
+_SHARES = ("cond_drop_prob", "attn_dropout", "ff_dropout", "emb_dropout", "label_smoothing")
+_FACTORS = ("ff_mult", "text_position_rate", "align_reg_logsumexp_pool_temp")
 _KINDS: dict[str, type] = {"int": int, "float": float, "bool": bool, "None": type(None)}
 _FROM_TOKENIZER = ("num_text_token_ids", "num_semantic_token_ids")  # null stands for the tokenizer's own number
 
@@ -53,7 +54,6 @@ class ModelKeywords(Depths, total=False):
     ctc: bool
 
 
-@typechecked
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Sizes and options of a model; `TextToSemantic` explains them. Creating one checks them.
@@ -93,20 +93,9 @@ class ModelConfig:
     ctc: bool = False
 
     def __post_init__(self) -> None:
-        sizes = self.dim, self.heads, self.dim_head, self.source_depth, self.target_depth
-        if min(sizes) < 1 or self.dim_head % 2:
-            raise ValueError(
-                f"dim {self.dim}, heads {self.heads}, dim_head {self.dim_head}, source_depth {self.source_depth} and "
-                f"target_depth {self.target_depth} must be at least 1, and dim_head even for rotary positions"
-            )
-        for name in ("cond_drop_prob", "attn_dropout", "ff_dropout", "emb_dropout", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
-        for name in ("ff_mult", "text_position_rate", "align_reg_logsumexp_pool_temp"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if not math.isfinite(self.align_reg_loss_weight):
-            raise ValueError(f"align_reg_loss_weight must be a finite number, got {self.align_reg_loss_weight}")
+        settle(self, {one.name: _checked(one, getattr(self, one.name)) for one in fields(self)})
+        if self.dim_head % 2:
+            raise ValueError(f"dim_head must be even for rotary positions, got {self.dim_head}")
         if max(self.dim * self.ff_mult, self.heads * self.dim_head) >= 2**31:
             raise ValueError(
                 f"dim {self.dim} with ff_mult {self.ff_mult}, and heads {self.heads} with dim_head {self.dim_head}, must "
@@ -131,6 +120,22 @@ class ModelConfig:
                 f"with ctc=True, text_pad_id is the CTC blank and must be a text id, got {self.text_pad_id}"
             )
 
+    def check_size(self) -> None:
+        """Raises ValueError for a model that is too large to make."""
+        inner, ff = self.heads * self.dim_head, self.dim * self.ff_mult * 2 / 3
+        if int(ff) < 1:
+            raise ValueError(f"ff_mult {self.ff_mult} leaves feedforwards of dim {self.dim} no width: choose it higher")
+        layers = self.source_depth + self.target_depth
+        ids = self.num_text_token_ids + self.num_semantic_token_ids
+        parameters = self.dim * (layers * (4 * inner + 3 * ff) + ids)
+        if layers > MOST_LAYERS or parameters > MOST_PARAMETERS:
+            sizes = ("dim", "source_depth", "target_depth", "heads", "dim_head", "ff_mult")
+            named = (f"{name} {getattr(self, name)}" for name in (*sizes, *_FROM_TOKENIZER))
+            raise ValueError(
+                f"{', '.join(named)} make {layers} layers and about {parameters:.2g} parameters, more than {MOST_LAYERS} or "
+                f"{MOST_PARAMETERS:.2g}: choose smaller ones"
+            )
+
     def vocabulary(self) -> dict[Modality, Vocabulary]:
         """The ids of both modalities."""
         speech = self.num_semantic_token_ids, self.semantic_pad_id, self.autoset_semantic_eos_id
@@ -145,6 +150,21 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON types."""
         return asdict(self)
+
+
+def _checked(one: Field[Any], value: object) -> Any:
+    """The value of a field, as Python's own type; raises TypeError for another type, ValueError out of its range."""
+    name, kind = one.name, str(one.type)
+    also = " or None" if kind.endswith("None") else ""
+    if also and value is None:
+        return None
+    if kind.startswith("int"):
+        return whole_number(name, value, -MOST_INTEGER if name.endswith("pad_id") else 1, MOST_INTEGER, also=also)
+    if kind == "bool":
+        return switch(name, value)
+    if name in _SHARES:
+        return real_number(name, value, 0, below=1)
+    return real_number(name, value, *((1e-4, 10_000) if name in _FACTORS else (0, MOST_INTEGER)))
 
 
 def check_saved(arguments: Mapping[str, Any], complete: bool) -> None:
@@ -164,10 +184,7 @@ def check_saved(arguments: Mapping[str, Any], complete: bool) -> None:
         default: Any = REQUIRED if complete or one.default is MISSING else one.default
         values[one.name] = field(arguments, one.name, kinds, default)
     for name in _FROM_TOKENIZER:
-        if values[name] is None:
-            values[name] = 2**31 - 2
-        elif values[name] < 1:
-            raise ValueError(f"{name} must be at least 1, got {values[name]}")
+        values[name] = MOST_INTEGER - 1 if values[name] is None else values[name]
     ModelConfig(**values)
     field(arguments, "use_openai_tokenizer", bool, REQUIRED if complete else False)
 
@@ -178,15 +195,14 @@ def vocabulary_size(name: str, given: int | None, tokenizer: Any, attribute: str
     Raises:
         ValueError: neither gives a size, or they contradict each other.
     """
-    own = getattr(tokenizer, attribute, None)
-    for value in (given, own):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
-            raise TypeError(f"{name} must be a whole number, got {value!r}")
+    argument = {"vocab_size": "tokenizer_encode", "codebook_size": "wav2vec"}[attribute]
+    if tokenizer is not None and not callable(tokenizer):
+        raise TypeError(f"{argument} must be callable or None, got {shown(tokenizer)}")
+    own = plain(getattr(tokenizer, attribute, None))
+    given = None if given is None else whole_number(name, given, 1, MOST_INTEGER, also=" or None")
+    own = None if own is None else whole_number(f"{attribute} of {argument}", own, 1, MOST_INTEGER)
     if given is None and own is None:
         raise ValueError(f"{name} is missing: give it, or a tokenizer that has {attribute}")
     if given is not None and own is not None and (given < own or (given > own and not may_add)):
         raise ValueError(f"{name} is {given}, but the tokenizer's {attribute} is {own}: leave one of them out")
-    size = int(cast(int, own if given is None else given))
-    if size < 1:
-        raise ValueError(f"{name} must be at least 1, got {size}")
-    return size
+    return cast(int, own if given is None else given)

@@ -10,6 +10,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from spear_tts_pytorch.tokens import MODALITIES, Modality
+from spear_tts_pytorch.utils.values import one_of
 
 
 class EncoderModule(nn.Module):
@@ -21,8 +22,7 @@ class EncoderModule(nn.Module):
 
     def __init__(self, model: nn.Module, source_type: Modality):
         super().__init__()
-        if source_type not in MODALITIES:
-            raise ValueError(f"source_type must be 'speech' or 'text', got {source_type!r}")
+        one_of("source_type", source_type, MODALITIES)
         self.model = model
         self.source_type: Modality = source_type
 

@@ -15,6 +15,7 @@ from spear_tts_pytorch.model import losses
 from spear_tts_pytorch.nn.transformer import EarlyExit
 from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary, lengths_of, valid_mask, with_start
 from spear_tts_pytorch.utils.noise import uniform_rows
+from spear_tts_pytorch.utils.values import one_of
 
 CONDITION = 3  # purpose of a row's noise: whether it loses its source
 
@@ -66,6 +67,7 @@ class LossParts:
         regularize: adds the alignment regulariser where rows lost their source.
         ctc_weight: share of the CTC head's loss; the rest is cross entropy.
         cond_drop_prob: share of rows that lose their source; None for the model's, in training only.
+        end: whether end-of-sequence is a target, in vocabularies that have one.
     """
 
     source_type: Modality
@@ -74,12 +76,12 @@ class LossParts:
     regularize: bool = True
     ctc_weight: float = 0.0
     cond_drop_prob: float | None = None
+    end: bool = True
 
     def check(self, model: Learner) -> None:
         """Raises ValueError if the model has no head for a part, or a part is not for these modalities."""
-        for name, value in (("source_type", self.source_type), ("target_type", self.target_type)):
-            if value not in MODALITIES:
-                raise ValueError(f"{name} must be 'speech' or 'text', got {value!r}")
+        one_of("source_type", self.source_type, MODALITIES)
+        one_of("target_type", self.target_type, MODALITIES)
         if self.early_exit and model.early_exit is None:
             raise ValueError("return_early_exit_loss needs a model with target_early_exit_layer")
         if self.early_exit and (self.source_type, self.target_type) != ("text", "speech"):

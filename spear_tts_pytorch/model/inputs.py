@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
 from spear_tts_pytorch.tokens import INTEGER_DTYPES, MODALITIES, Batch, Modality, Vocabulary, pad_sequences
+from spear_tts_pytorch.utils.values import listed, one_of, shown
 
 
 def to_ids(
@@ -47,16 +48,17 @@ def to_ids(
     """
     if isinstance(x, str):
         raise TypeError(f"{name} is a single text: give a list of texts")
+    x = cast(Batch, listed(name, x))
     if isinstance(x, (list, tuple)) and len(x) == 0:
         raise ValueError(f"{name} is empty: give at least one row")
-    if vocabulary.modality == "text" and isinstance(x, (list, tuple)) and all(isinstance(text, str) for text in x):
-        ids = _encode_texts(cast("list[str]", list(x)), tokenizer, vocabulary, name)
+    if vocabulary.modality == "text" and isinstance(x, (list, tuple)) and any(isinstance(text, str) for text in x):
+        ids = _encode_texts(list(x), tokenizer, vocabulary, name)
     else:
         ids, own_lengths = _as_batch(x, vocabulary, name)
         if ids.is_floating_point() and vocabulary.modality == "speech":
             if tokenizer is None:
                 raise ValueError(f"{name} is a waveform, which needs a tokenizer: pass wav2vec to TextToSemantic")
-            lengths = _lengths(lengths, own_lengths, name)
+            lengths = _lengths(lengths, own_lengths, ids, name)
             ids, lengths = tokenize_waveform(tokenizer, ids.to(device), lengths), None
     if lengths is not None:
         raise ValueError(f"{name}_lengths are for waveforms in samples, but {name} holds no waveforms: leave them out")
@@ -100,8 +102,7 @@ def batch_ids(
     right_padded: bool = True,
 ) -> Tensor:
     """`to_ids` with a model's tokenizer and vocabulary of a modality: checked ids `[b, n]` on the model's device."""
-    if modality not in MODALITIES:
-        raise ValueError(f"{name}_type must be 'speech' or 'text', got {modality!r}")
+    one_of(f"{name}_type", modality, MODALITIES)
     return to_ids(
         x,
         model.vocabulary[modality],
@@ -141,11 +142,16 @@ def check_plain(source: Batch, target: Batch, *given: Tensor | None) -> None:
 
 def number_of_rows(x: Batch) -> int | None:
     """How many rows a batch has, before it is tokenized; None for a single row."""
-    return len(x) if isinstance(x, (list, tuple)) or getattr(x, "ndim", 0) == 2 else None
+    if isinstance(x, (list, tuple)) or hasattr(x, "to_list") or hasattr(x, "to_pylist"):
+        return len(x)
+    return len(x) if getattr(x, "ndim", 0) == 2 else None
 
 
-def _encode_texts(texts: list[str], tokenizer: Callable[..., Any] | None, vocabulary: Vocabulary, name: str) -> Tensor:
+def _encode_texts(texts: list[Any], tokenizer: Callable[..., Any] | None, vocabulary: Vocabulary, name: str) -> Tensor:
     """The tokenizer's ids, padded with the vocabulary's padding instead of 0, without columns of nothing else."""
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"{name} has texts, but {name}[{index}] is {shown(text)}: give texts alone")
     if tokenizer is None:
         raise ValueError(f"{name} is text, which needs a tokenizer: pass tokenizer_encode to TextToSemantic")
     ids = tokenizer(texts)
@@ -193,14 +199,21 @@ def _tensor(x: Any, name: str, kinds: str, part: str) -> Tensor:
         raise TypeError(f"{name} must be {kinds}, but {part} is {type(cast(object, x)).__name__} ({error})") from error
 
 
-def _lengths(given: Tensor | None, own: Tensor | None, name: str) -> Tensor | None:
+def _lengths(given: object, own: Tensor | None, waves: Tensor, name: str) -> Tensor | None:
     """The lengths to go by: those given, which cannot be longer than rows of their own length."""
-    if given is None or own is None:
-        return own if given is None else given
-    given = torch.as_tensor(given)
-    if given.shape != own.shape or bool((given.cpu() > own).any()):
-        raise ValueError(f"{name}_lengths {given.tolist()} do not fit rows of {own.tolist()} samples")
-    return given
+    if given is None:
+        return own
+    rows, samples = (1, waves.shape[0]) if waves.ndim == 1 else (len(waves), waves.shape[-1])
+    try:
+        lengths = torch.as_tensor(listed(f"{name}_lengths", given))
+    except (TypeError, ValueError, RuntimeError):
+        lengths = None
+    if lengths is None or lengths.dtype not in INTEGER_DTYPES or lengths.shape != (rows,):
+        raise ValueError(f"{name}_lengths must be integers [{rows}], samples of each row of {name}, got {shown(given)}")
+    most = torch.full((rows,), samples) if own is None else own
+    if bool(((lengths.cpu() > most) | (lengths.cpu() < 1)).any()):
+        raise ValueError(f"{name}_lengths {lengths.tolist()} do not fit rows of {most.tolist()} samples")
+    return lengths
 
 
 def _masked(ids: Tensor, mask: Tensor, vocabulary: Vocabulary, name: str) -> Tensor:

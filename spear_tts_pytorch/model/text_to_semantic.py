@@ -29,6 +29,7 @@ from spear_tts_pytorch.tokenizers.huggingface import HuggingFaceTokenizer
 from spear_tts_pytorch.tokenizers.text import openai_tokenizer
 from spear_tts_pytorch.tokens import MODALITIES, Batch, Modality, append_eos, valid_mask, with_start
 from spear_tts_pytorch.utils.arguments import check_keywords, show_keywords
+from spear_tts_pytorch.utils.values import switch
 
 
 class TextToSemantic(
@@ -91,7 +92,7 @@ class TextToSemantic(
     ):
         super().__init__()
         check_keywords("TextToSemantic", ModelKeywords, sizes)
-        if use_openai_tokenizer:
+        if switch("use_openai_tokenizer", use_openai_tokenizer):
             tokenizer_encode, num_text_token_ids = openai_tokenizer(tokenizer_encode)
         if hasattr(tokenizer_encode, "backend_tokenizer"):  # one of transformers, whose padding is not 0
             tokenizer_encode = HuggingFaceTokenizer(tokenizer_encode)
@@ -105,6 +106,7 @@ class TextToSemantic(
             ),
             **sizes,
         )
+        config.check_size()
         self.tokenizer_encode, self.use_openai_tokenizer = tokenizer_encode, use_openai_tokenizer
         self.wav2vec = wav2vec
         self._set_attributes(config)
@@ -133,8 +135,10 @@ class TextToSemantic(
         self.align_reg_use_logsumexp_pool = config.align_reg_use_logsumexp_pool
         self.align_reg_logsumexp_pool_temp = config.align_reg_logsumexp_pool_temp
         self.add_positions, self.cross_attention_prior = config.add_positions, config.cross_attention_prior
-        self.text_position_rate = config.text_position_rate
-        self.detach_early_exit_embed = config.detach_early_exit_embed
+        self.text_position_rate, self.detach_early_exit_embed = (
+            config.text_position_rate,
+            config.detach_early_exit_embed,
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "wav2vec":
@@ -161,9 +165,8 @@ class TextToSemantic(
     @property
     def arguments(self) -> dict[str, Any]:
         """The constructor's arguments but for the tokenizers, as JSON types."""
-        openai = self.use_openai_tokenizer
-        changed = {"num_text_token_ids": None} if openai else {}
-        return {**self.config.to_dict(), "use_openai_tokenizer": openai, **changed}
+        changed = {"num_text_token_ids": None} if self.use_openai_tokenizer else {}
+        return {**self.config.to_dict(), "use_openai_tokenizer": self.use_openai_tokenizer, **changed}
 
     @property
     def device(self) -> torch.device:
@@ -255,6 +258,7 @@ class TextToSemantic(
         ctc_weight: float = 0.0,
         row_keys: Tensor | None = None,
         check_ids: bool = True,
+        end: bool = True,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits, or the loss, of targets given sources.
 
@@ -272,6 +276,7 @@ class TextToSemantic(
                 run, and the logits are the CTC head's, `[b, source length, V]`.
             row_keys: `[b]`, decide which rows do not see their source (`noise.row_keys`); else torch's generator does.
             check_ids: False takes checked int64 ids `[b, n]` on the model's device. The checks wait for the device.
+            end: False is for crops: end-of-sequence is no target of the loss.
 
         Returns:
             Logits `[b, n + 1, v]`: entry i predicts target id i, the last one the id after all of them. With `return_loss`, the
@@ -281,11 +286,11 @@ class TextToSemantic(
             ValueError, TypeError: see `to_ids`; batches that differ; an early exit or CTC loss without that head.
         """
         kinds = source_type, target_type, return_early_exit_loss, should_sim_regularize
-        parts = heads.LossParts(*kinds, ctc_weight, cond_drop_prob)
+        parts = heads.LossParts(*kinds, ctc_weight, cond_drop_prob, end)
         parts.check(self)
         if check_ids:
             inputs.check_rows(inputs.number_of_rows(source), inputs.number_of_rows(target))
-            teaches = not return_loss or self.vocabulary[target_type].autoset_eos  # an empty row, too
+            teaches = not return_loss or (end and self.vocabulary[target_type].autoset_eos)  # an empty row, too
             target = self.to_ids(target, target_type, "target", target_lengths, target_mask, empty_rows=teaches)
             source = self.source_ids(source, source_type, source_mask, source_lengths)
         else:
@@ -306,7 +311,7 @@ class TextToSemantic(
         """The loss, if asked for, and the logits, for source ids `[b, m]` and target ids `[b, n]`."""
         inputs.check_rows(len(source), len(target))
         vocabulary = self.vocabulary[parts.target_type]
-        if with_loss and vocabulary.autoset_eos:
+        if with_loss and parts.end and vocabulary.autoset_eos:
             target = append_eos(target, vocabulary.eos_id, vocabulary.pad_id)
         encoded = self.encode_ids(source, parts.source_type, position_rate)
         if parts.ctc_weight == 1 and with_loss:

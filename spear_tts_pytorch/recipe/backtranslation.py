@@ -10,8 +10,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from spear_tts_pytorch.decoding.ctc import CharacterLM, ctc_beam_search, ctc_greedy
+from spear_tts_pytorch.decoding.options import RestrictionKeywords
 from spear_tts_pytorch.model.losses import ctc_alignable, ctc_per_row
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.tokenizers.consecutive import as_tokenized
@@ -132,8 +134,12 @@ def sample_speech(
     temperature: float,
     max_length: int,
     generator: torch.Generator | None = None,
+    **options: Unpack[RestrictionKeywords],
 ) -> list[Tensor]:
-    """One sample of speech ids `[n]` for each text, without padding, end-of-sequence and, if speech has none, repeats."""
+    """One sample of speech ids `[n]` for each text, without padding, end-of-sequence and, if speech has none, repeats.
+
+    `options` are further ones of `generate`.
+    """
     ids = model.generate(
         list(texts),
         source_type="text",
@@ -141,6 +147,7 @@ def sample_speech(
         temperature=temperature,
         max_length=max_length,
         generator=generator,
+        **options,
     )
     rows = [strip(row.cpu(), model.semantic_pad_id, model.eos_id["speech"]) for row in ids]
     return as_tokenized(rows, model.wav2vec)

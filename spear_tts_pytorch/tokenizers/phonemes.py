@@ -7,8 +7,10 @@ without stress as in SPEAR-TTS (arXiv 2302.03540), with spaces between words.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from threading import RLock
 from typing import Any, Literal
 
 from torch import Tensor
@@ -16,6 +18,12 @@ from torch import Tensor
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer, check_texts
 from spear_tts_pytorch.utils.json_files import field
 from spear_tts_pytorch.utils.json_files import texts as listed_texts
+
+_lock = RLock()  # espeak-ng has one state for the whole process
+if hasattr(
+    os, "register_at_fork"
+):  # no process is forked while a thread phonemizes: its copy of the state would be half done
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class PhonemeTokenizer:
@@ -36,7 +44,8 @@ class PhonemeTokenizer:
     """
 
     def __init__(self, language: str, symbols: Sequence[str], unknown: Literal["error", "unk"] = "error"):
-        _backend(language)
+        with _lock:
+            _backend(language)
         self.language = language
         self.characters = CharacterTokenizer(symbols, unknown=unknown, normalize=False)
         self.vocab_size = self.characters.vocab_size
@@ -99,7 +108,8 @@ class PhonemeTokenizer:
 def phonemize(texts: list[str], language: str) -> list[str]:
     """The phonemes of each text, in IPA without stress and punctuation; "" for a text without words."""
     lines = [" ".join(text.split()) for text in texts]
-    spoken = _backend(language).phonemize([line for line in lines if line], strip=True)
+    with _lock:
+        spoken = _backend(language).phonemize([line for line in lines if line], strip=True)
     given = iter(spoken)
     return [" ".join(next(given).split()) if line else "" for line in lines]
 

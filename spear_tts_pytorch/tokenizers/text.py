@@ -19,6 +19,7 @@ from torch import Tensor
 from spear_tts_pytorch.tokens import TEXT_PAD_ID, pad_sequences
 from spear_tts_pytorch.utils.json_files import field
 from spear_tts_pytorch.utils.json_files import texts as listed_texts
+from spear_tts_pytorch.utils.values import listed, shown
 
 UNKNOWN_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 
@@ -246,21 +247,23 @@ def tokenizer_from_dict(config: dict[str, Any]) -> TextTokenizer:
 
 
 def check_texts(texts: Iterable[str]) -> list[str]:
-    """Returns texts as a list.
+    """Returns texts as a list. They may be a column of pandas, or anything else that gives texts one by one.
 
     Raises:
-        TypeError: `texts` is one string, or an item is not a string.
+        TypeError: `texts` is one string or a table, or an item is not a string.
         ValueError: no texts.
     """
     if isinstance(texts, str):
         raise TypeError(f"texts must be a list of strings, got one string: write [{_short(texts)!r}]")
-    found = list(texts)
+    given: object = listed("texts", texts)
+    if not isinstance(given, Iterable):
+        raise TypeError(f"texts must be a list of strings, got {type(given).__name__}")
+    found: list[Any] = list(cast("Iterable[Any]", given))
     if not found:
         raise ValueError("texts is empty: give at least one text")
-    values: list[object] = list(found)
-    for value in values:
+    for index, value in enumerate(found):
         if not isinstance(value, str):
-            raise TypeError(f"texts must be a list of strings, got an item of type {type(value).__name__}")
+            raise TypeError(f"texts must be a list of strings, but texts[{index}] is {shown(value)}")
     return found
 
 

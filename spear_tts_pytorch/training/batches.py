@@ -59,6 +59,7 @@ class Objective:
         corruption: makes "source" and "target".
         token_dropout: share of "semantic" that is deleted in training.
         logits_of_targets: whether logits are of the target ids; those of CTC are of source positions.
+        end: whether end-of-sequence is a target, in vocabularies that have one.
     """
 
     wrapper: nn.Module
@@ -70,6 +71,7 @@ class Objective:
     corruption: Corruption | None = None
     token_dropout: float = 0.0
     logits_of_targets: bool = True
+    end: bool = True
 
 
 @dataclass(frozen=True)
@@ -150,13 +152,14 @@ class Preparation:
         pads = {"semantic": self.model.pad_id["speech"], "text": self.model.pad_id["text"]}
         tokens = sum(int(valid_mask(rows, pads[name]).sum()) for name, rows in ids.items())
         vocabulary = self.model.vocabulary[objective.target]
+        end = objective.end and vocabulary.autoset_eos
         if objective.corruption is not None:
             ids["source"], ids["target"] = objective.corruption(ids["semantic"], keys)
-            vocabulary.check(ids["target"], "target", empty_rows=vocabulary.autoset_eos)
+            vocabulary.check(ids["target"], "target", empty_rows=end)
         if training and objective.token_dropout > 0:
             ids["semantic"] = drop_ids(ids["semantic"], objective.token_dropout, self.model.semantic_pad_id, keys)
         targets = ids[objective.target_ids]
-        if vocabulary.autoset_eos:
+        if end:
             targets = append_eos(targets, vocabulary.eos_id, vocabulary.pad_id)
         arguments = {keyword: self._to_device(ids[name]) for keyword, name in objective.arguments.items()}
         return PreparedBatch(

@@ -47,6 +47,8 @@ class SpeechSpeechPretrainer(Trainer):
         deletion_prob (default 0.6): share of ids that are deleted from the source, between 0 and 1.
         reconstruct_seq (default False): whether targets are the whole sequence, as in the paper; else the deleted ids.
         mask_id (default None): speech id that replaces ids, instead of deletion; needs `reconstruct_seq`.
+        end (default True): False is for crops of longer speech: end-of-sequence is no target, so that a crop's end is not
+            learned as an end. Train text to speech with `freeze="none"` then, to learn ends there.
 
     Raises:
         TypeError, ValueError: no items, an option of a wrong kind or out of range, or a results folder of another run.
@@ -63,17 +65,21 @@ class SpeechSpeechPretrainer(Trainer):
         deletion_prob: float = 0.6,
         reconstruct_seq: bool = False,
         mask_id: int | None = None,
+        end: bool = True,
         **training: Unpack[TrainingKeywords],
     ):
         options = options_of(self, training)
-        wrapper = SpeechSpeechPretrainWrapper(model, wav2vec, deletion_prob, reconstruct_seq, mask_id)
+        wrapper = SpeechSpeechPretrainWrapper(model, wav2vec, deletion_prob, reconstruct_seq, mask_id, end)
         objective = Objective(
             wrapper,
             {"x": "source", "target": "target"},
             target="speech",
             target_ids="target",
             corruption=wrapper.corrupt,
+            end=wrapper.end,
         )
+        names = ["deletion_prob", "reconstruct_seq", "mask_id"]
+        names += [] if wrapper.end else ["end"]  # runs of releases without the option go on
         super().__init__(
             model,
             objective,
@@ -81,7 +87,7 @@ class SpeechSpeechPretrainer(Trainer):
             SpeechCollate.for_model(model),
             options,
             wav2vec=wav2vec,
-            stage_options={name: getattr(wrapper, name) for name in ("deletion_prob", "reconstruct_seq", "mask_id")},
+            stage_options={name: getattr(wrapper, name) for name in names},
         )
 
 

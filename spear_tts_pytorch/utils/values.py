@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sized
+from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Set as AbstractSet
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -16,6 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 from torch import Tensor
 
+MOST_INTEGER = 2**31 - 1  # what a size or a number of things may be
 T = TypeVar("T")
 V = TypeVar("V")
 
@@ -174,6 +176,35 @@ def number_of_items(name: str, dataset: object) -> int:
     )
 
 
+def listed(name: str, value: object) -> Any:
+    """A column of pandas, polars, pyarrow or `datasets`, or a NumPy array of texts, as a list; other values as they are.
+
+    Raises:
+        TypeError: a table, a dictionary or a set.
+    """
+    if isinstance(value, np.ndarray):
+        array = cast("np.ndarray[Any, Any]", value)
+        return array.tolist() if array.ndim == 1 and array.dtype.kind in "OUT" else array
+    found: Any = value
+    if found is None or isinstance(found, (str, bytes, list, tuple, Tensor)):
+        return cast(Any, found)
+    if isinstance(found, Mapping) or hasattr(found, "columns"):
+        raise TypeError(f"{name} must be a list, got a {_kind(value)}: give one of its columns")
+    if isinstance(found, AbstractSet):
+        raise TypeError(f"{name} must be a list, got a {_kind(value)}, which has no order")
+    for method in ("to_pylist", "to_list", "tolist"):
+        if hasattr(found, method):
+            return getattr(found, method)()
+    is_collection = isinstance(found, Iterable) and isinstance(found, Sized)
+    return list(cast("Iterable[Any]", found)) if is_collection else cast(Any, found)
+
+
+def settle(options: object, values: Mapping[str, Any]) -> None:
+    """Gives the fields of a frozen dataclass new values."""
+    for name, value in values.items():
+        object.__setattr__(options, name, value)
+
+
 class Fixed(Generic[V]):
     """An attribute that is assigned once, by the constructor. Assigning again raises AttributeError."""
 
@@ -194,6 +225,10 @@ class Fixed(Generic[V]):
                 f"{self.name} of a {kind} cannot be changed: make another with {self.name}={shown(value)}"
             )
         holder.__dict__[self.name] = value
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
 
 
 def _range(

@@ -28,29 +28,29 @@ def test_signatures_show_the_options_with_their_defaults(method):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (dict(source_type="song"), "source_type must be 'speech' or 'text', got 'song'"),
+        (dict(source_type="song"), "source_type must be one of speech, text, got 'song'"),
         (dict(max_length=0), "max_length must be at least 1"),
-        (dict(max_length=2.5), "a whole number, got 2.5"),
+        (dict(max_length=2.5), "max_length must be a whole number at least 1"),
         (dict(max_length=True), "max_length"),
         (dict(cond_scale=0.5), "cond_scale must be at least 1"),
         (dict(cond_scale=math.nan), "cond_scale"),
         (dict(cond_scale="2"), "cond_scale"),
-        (dict(temperature=-0.5), "temperature must be a number >= 0"),
+        (dict(temperature=-0.5), "temperature must be at least 0"),
         (dict(temperature=math.inf), "temperature"),
         (dict(n_best=2), "n_best is for beam search"),
         (dict(**BEAM, **SPECULATION), "not both"),
         (dict(beam_size=0, **BEAM), "beam_size must be at least 1, got 0"),
         (dict(beam_size=2, n_best=3, **BEAM), "n_best must be between 1 and beam_size = 2, got 3"),
-        (dict(length_penalty=math.nan, **BEAM), "length_penalty must be a finite number, got nan"),
+        (dict(length_penalty=math.nan, **BEAM), "length_penalty must be a finite number .* got nan"),
         (dict(temperature=0.0, **BEAM), "temperature must be above 0 for beam search"),
-        (dict(spec_decode_gamma=0, **SPECULATION), "spec_decode_gamma must be a whole number"),
-        (dict(spec_decode_lenience=0.9, **SPECULATION), "spec_decode_lenience must be a number >= 1"),
+        (dict(spec_decode_gamma=0, **SPECULATION), "spec_decode_gamma must be at least 1"),
+        (dict(spec_decode_lenience=0.9, **SPECULATION), "spec_decode_lenience must be at least 1"),
         (dict(spec_decode_lenience=math.inf, **SPECULATION), "spec_decode_lenience"),
         (dict(spec_decode_lenience=math.nan, **SPECULATION), "spec_decode_lenience"),
     ],
 )
 def test_options_out_of_range_are_named_with_their_value(options, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((TypeError, ValueError), match=words):
         DecodingOptions(**options)
 
 

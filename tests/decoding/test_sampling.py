@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from strategies import options_and_limits
 
-from spear_tts_pytorch.decoding.options import check_temperature
-from spear_tts_pytorch.decoding.sampling import check_drawn, draw, keys_of, seed_of
+from spear_tts_pytorch.decoding.options import checked_temperature
+from spear_tts_pytorch.decoding.restriction import Restriction
+from spear_tts_pytorch.decoding.sampling import draw, keys_of, seed_of
 from spear_tts_pytorch.utils.noise import gumbel_at
 
 LOGITS = torch.randn(6, 40, generator=torch.Generator().manual_seed(0)) * 2
@@ -20,7 +22,7 @@ def noise_of(rows, size, seed=1):
 
 def drawn(logits, temperature, seed=1):
     ids, values = draw(logits, temperature, noise_of(*logits.shape, seed) if temperature else None)
-    check_drawn(values)
+    Restriction(*options_and_limits(eos_id=None), CPU).check(values)
     return ids
 
 
@@ -68,12 +70,12 @@ def test_a_generator_gives_one_seed_after_the_other():
 
 @pytest.mark.parametrize("temperature", [-1.0, math.nan, math.inf, None, "1", True])
 def test_impossible_temperatures_are_refused(temperature):
-    with pytest.raises(ValueError, match="temperature"):
-        check_temperature(temperature)
+    with pytest.raises((TypeError, ValueError), match="temperature"):
+        checked_temperature(temperature)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize(("value", "message"), [(float("-inf"), "leaves no id"), (float("nan"), "NaN")])
+@pytest.mark.parametrize(("value", "message"), [(float("-inf"), "no id is left"), (float("nan"), "NaN")])
 def test_rows_without_a_choice_are_refused(value, message, temperature):
     logits = LOGITS.clone()
     logits[2] = value

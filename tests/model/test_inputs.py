@@ -206,7 +206,7 @@ BAD = {
         ValueError,
         "target has padding",
     ),
-    "modality": (lambda m: call(m, target_type="audio"), ValueError, "target_type must be 'speech' or 'text'"),
+    "modality": (lambda m: call(m, target_type="audio"), ValueError, "target_type must be one of speech, text"),
 }  # fmt: skip
 
 
@@ -245,9 +245,9 @@ def test_a_target_row_without_ids_needs_an_end_of_sequence_to_learn():
         (dict(attn_dropout=-0.1), "attn_dropout must be at least 0"),
         (dict(ff_dropout=1.0), "ff_dropout must be at least 0 and below 1"),
         (dict(label_smoothing=1.1), "label_smoothing must be"),
-        (dict(target_kv_heads=0), "multiple of target_kv_heads"),
-        (dict(ff_mult=0.0), "ff_mult must be above 0"),
-        (dict(text_position_rate=float("inf")), "text_position_rate must be above 0"),
+        (dict(target_kv_heads=0), "target_kv_heads must be at least 1"),
+        (dict(ff_mult=0.0), "ff_mult must be at least 0.0001"),
+        (dict(text_position_rate=float("inf")), "text_position_rate must be a finite number"),
         (dict(num_semantic_token_ids=0), "num_semantic_token_ids must be at least 1"),
     ],
 )

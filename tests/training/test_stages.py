@@ -98,3 +98,29 @@ def test_names_of_what_each_stage_trains_and_moves(trainer_class, data, options,
     trainer.train_step()
     moved = {name for name, value in weights(trainer).items() if not torch.equal(value, before[name])}
     assert moved <= set(expected) and moved
+
+
+@pytest.mark.slow
+def test_pretraining_on_crops_teaches_no_ends_and_finetuning_does():
+    """Crops of one running row of ids: without ends the pretrained model goes on, then text to speech ends its rows."""
+    crops = [torch.arange(start, start + 6) % 9 for start in range(12)]
+    model = make_model(num_semantic_token_ids=9)
+    options = dict(num_train_steps=60, num_warmup_steps=2, batch_size=6, lr=1e-2, results_folder=None, progress=False)
+    eos = model.eos_id["speech"]
+
+    def ends(**source):
+        return model.eval().generate(**source, max_length=12, temperature=0.0).eq(eos).any(dim=1)
+
+    trainer = SpeechSpeechPretrainer(model, dataset=crops, reconstruct_seq=True, end=False, **options)
+    trainer.train()
+    assert trainer.validate() < 1.5
+    assert not ends(source=crops, source_type="speech").any()
+    pairs = [(row[:4], row[:2] % 5 + 1) for row in crops]
+    TextToSemanticTrainer(model, dataset=pairs, freeze="none", **options).train()
+    assert ends(source=[text for _, text in pairs]).all()
+
+
+def test_a_run_knows_whether_ends_are_targets(tmp_path):
+    SpeechSpeechPretrainer(make_model(), dataset=make_speech(), end=False, **train_options(tmp_path)).train()
+    with pytest.raises(ValueError, match="end"):
+        SpeechSpeechPretrainer(make_model(), dataset=make_speech(), **train_options(tmp_path)).train()

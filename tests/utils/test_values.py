@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 
@@ -11,6 +14,7 @@ from spear_tts_pytorch.utils.values import (
     Fixed,
     absolute_path,
     instance,
+    listed,
     number_of_items,
     one_of,
     real_number,
@@ -106,3 +110,31 @@ def test_fixed_attributes_are_assigned_once():
     with pytest.raises(AttributeError, match=r"share of a Holder cannot be changed: make another with share=0\.7"):
         holder.share = 0.7
     assert holder.share == 0.5 and isinstance(Holder.share, Fixed)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.Series(["a", "b"], index=[7, 3]),
+        pd.Series(["a", "b"], dtype="string"),
+        pd.Series(["a", "b"], dtype="category"),
+        pd.Index(["a", "b"]),
+        pl.Series(["a", "b"]),
+        pa.array(["a", "b"]),
+        np.array(["a", "b"]),
+        np.array(["a", "b"], dtype=object),
+        {"a": 0, "b": 0}.values(),
+    ],
+    ids=lambda column: type(column).__name__,
+)
+def test_columns_of_texts_are_lists(column):
+    found = listed("source", column)
+    assert type(found) is list and len(found) == 2 and (found == ["a", "b"] or found == [0, 0])
+
+
+@pytest.mark.parametrize(
+    "table", [pd.DataFrame({"text": ["a"]}), pl.DataFrame({"text": ["a"]}), {"text": ["a"]}, {"a"}]
+)
+def test_tables_dictionaries_and_sets_are_no_columns(table):
+    with pytest.raises(TypeError, match="source must be a list, got a "):
+        listed("source", table)
