@@ -67,7 +67,7 @@ def check_filter(keep: object, keywords: object) -> None:
         raise TypeError(
             f"filter_logits_fn must take logits and filter_fn_kwargs {shown(named)}, but {shown(keep)} does not ({error})"
         ) from error
-    if keep in (top_k, top_p, min_p):
+    if named and keep in (top_k, top_p, min_p):
         try:
             keep(torch.zeros(1, 1), **named)
         except (TypeError, ValueError) as error:

@@ -157,29 +157,26 @@ def generate(
     """
     how = options_of("generate", DecodingKeywords, options)
     how.check(model)
-    _check_returned(
-        return_result,
-        return_source=return_source,
-        return_target_mask=return_target_mask,
-        return_scores=return_scores,
-        progress=progress,
-    )
+    returned = dict(return_source=return_source, return_target_mask=return_target_mask, return_scores=return_scores)
+    _check_returned(return_result, progress, returned)
     with tqdm(unit="step", disable=None if progress else True, leave=False) as bar:
         source = model.source_ids(source, how.source_type, source_mask, source_lengths)
         run = begin(model, source, how, prompt=prompt, seed=seed_of(generator))
         result = run.result(drained(run.steps, bar.update))
     if return_result:
         return result
-    returned = (source,) if return_source else ()
-    returned += (result.ids,)
-    returned += (valid_mask(result.ids, model.vocabulary[how.target_type].pad_id),) if return_target_mask else ()
-    returned += (result.scores,) if return_scores else ()
-    return returned if len(returned) > 1 else result.ids
+    found = (source,) if return_source else ()
+    found += (result.ids,)
+    found += (valid_mask(result.ids, model.vocabulary[how.target_type].pad_id),) if return_target_mask else ()
+    found += (result.scores,) if return_scores else ()
+    return found if len(found) > 1 else result.ids
 
 
-def _check_returned(return_result: object, **flags: object) -> None:
-    for name, value in (("return_result", return_result), *flags.items()):
-        if switch(name, value) and return_result and name in ("return_source", "return_target_mask", "return_scores"):
+def _check_returned(return_result: object, progress: object, returned: Mapping[str, object]) -> None:
+    switch("progress", progress)
+    alone = switch("return_result", return_result)
+    for name, value in returned.items():
+        if switch(name, value) and alone:
             raise ValueError(f"return_result returns a DecodeResult alone: leave {name} out")
 
 

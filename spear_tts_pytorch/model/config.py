@@ -120,8 +120,8 @@ class ModelConfig:
                 f"with ctc=True, text_pad_id is the CTC blank and must be a text id, got {self.text_pad_id}"
             )
 
-    def check_size(self) -> None:
-        """Raises ValueError for a model that is too large to make."""
+    def sized(self) -> ModelConfig:
+        """The same; raises ValueError for a model that is too large to make."""
         inner, ff = self.heads * self.dim_head, self.dim * self.ff_mult * 2 / 3
         if int(ff) < 1:
             raise ValueError(f"ff_mult {self.ff_mult} leaves feedforwards of dim {self.dim} no width: choose it higher")
@@ -135,6 +135,7 @@ class ModelConfig:
                 f"{', '.join(named)} make {layers} layers and about {parameters:.2g} parameters, more than {MOST_LAYERS} or "
                 f"{MOST_PARAMETERS:.2g}: choose smaller ones"
             )
+        return self
 
     def vocabulary(self) -> dict[Modality, Vocabulary]:
         """The ids of both modalities."""

@@ -78,8 +78,8 @@ class LossParts:
     cond_drop_prob: float | None = None
     end: bool = True
 
-    def check(self, model: Learner) -> None:
-        """Raises ValueError if the model has no head for a part, or a part is not for these modalities."""
+    def checked(self, model: Learner) -> LossParts:
+        """The same; raises ValueError if the model has no head for a part, or a part is not for these modalities."""
         one_of("source_type", self.source_type, MODALITIES)
         one_of("target_type", self.target_type, MODALITIES)
         if self.early_exit and model.early_exit is None:
@@ -94,6 +94,7 @@ class LossParts:
             raise ValueError(f"ctc_weight {self.ctc_weight} needs a model built with ctc=True")
         if self.cond_drop_prob is not None and not 0 <= self.cond_drop_prob <= 1:
             raise ValueError(f"cond_drop_prob must be between 0 and 1, got {self.cond_drop_prob}")
+        return self
 
     def drop_prob(self, model: Learner) -> float:
         """Share of rows that lose their source."""

