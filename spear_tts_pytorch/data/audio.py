@@ -1,6 +1,7 @@
 """Audio files to waveforms and back.
 
-In: paths of files that libsndfile reads. Out: mono float32 arrays `[t]` in -1..1 and their sampling rate in Hz.
+In: files that libsndfile reads, by their paths or as bytes. Out: mono float32 arrays `[t]` in -1..1 and their sampling rate
+in Hz.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import soundfile
 import soxr
 from torch import Tensor
 
-from spear_tts_pytorch.data.recordings import split_flac, split_mp3, split_ogg, split_wav, tells_length
-from spear_tts_pytorch.tokenizers.semantic import RATES, check_rates
+from spear_tts_pytorch.data.recordings import AudioFile, split_flac, split_mp3, split_ogg, split_wav, tells_length
+from spear_tts_pytorch.tokenizers.semantic import RATES, check_rates, checked_rate
+from spear_tts_pytorch.utils.values import absolute_path, shown
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 OTHER_SUFFIXES = tuple(  # audio and video that is not read
@@ -52,9 +54,16 @@ def load_audio(path: str | os.PathLike[str], target_sample_hz: int | None = None
         ValueError: the file is not audio that libsndfile reads, is empty, is shorter than its header says, has a rate
             outside 1,000 to 768,000 Hz, holds values that are not finite, or joins files of different rates.
     """
-    path = Path(path)
+    path = _path("path", path)
     if not path.is_file():
         raise FileNotFoundError(f"no audio file at {path}")
+    return load_recording(
+        AudioFile(path), None if target_sample_hz is None else checked_rate("target_sample_hz", target_sample_hz)
+    )
+
+
+def load_recording(path: AudioFile, target_sample_hz: int | None = None) -> tuple[np.ndarray, int]:
+    """`load_audio` of a file that may be given as its bytes."""
     try:
         wav, sample_hz = _read(path)
     except (soundfile.SoundFileError, RuntimeError) as error:
@@ -82,9 +91,13 @@ def read_header(path: str | os.PathLike[str]) -> tuple[int, int | None]:
     Raises:
         ValueError: libsndfile cannot read the header, it gives a rate outside 1,000 to 768,000 Hz, or `path` is no file.
     """
-    path = Path(path)
+    return recording_header(AudioFile(Path(path)))
+
+
+def recording_header(path: AudioFile) -> tuple[int, int | None]:
+    """`read_header` of a file that may be given as its bytes."""
     try:
-        if not path.is_file():  # a link that leads nowhere, or a pipe, which would never end
+        if path.data is None and not path.path.is_file():  # a link that leads nowhere, or a pipe, which would never end
             raise RuntimeError("it is not a file")
         parts = split_wav(path)
         with _open(path if parts is None else parts[0]) as file:
@@ -110,15 +123,20 @@ def save_audio(path: str | os.PathLike[str], wav: np.ndarray | Tensor, sample_hz
         OSError: the file cannot be written.
         ValueError: `wav` is not one-dimensional, is empty, or holds values that are not finite.
     """
-    path = Path(path)
+    path = _path("path", path)
+    if not soundfile.check_format(path.suffix[1:], "PCM_16"):
+        raise ValueError(f"path must end in .wav, .flac or another format with samples of 16 bits, got {path.name!r}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} to write {path.name} into: create it first")
-    wav = wav.detach().cpu().float().numpy() if isinstance(wav, Tensor) else np.asarray(wav, dtype=np.float32)
+    sample_hz = checked_rate("sample_hz", sample_hz)
+    try:
+        wav = wav.detach().cpu().float().numpy() if isinstance(wav, Tensor) else np.asarray(wav, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"wav must be a waveform of floating-point numbers, got {shown(wav)}") from error
     if wav.ndim != 1 or wav.size == 0:
         raise ValueError(f"wav must have the shape [t] with t >= 1, got {list(wav.shape)}")
     if not np.isfinite(wav).all():
         raise ValueError("wav holds samples that are NaN or infinite: leave them out before saving")
-    check_rates(sample_hz)
     try:
         soundfile.write(path, wav / max(1.0, float(np.abs(wav).max())), sample_hz, subtype="PCM_16")
     except soundfile.LibsndfileError as error:
@@ -138,6 +156,11 @@ def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     return wav if from_hz == to_hz else soxr.resample(wav, from_hz, to_hz)
 
 
+def _path(name: str, value: str | os.PathLike[str]) -> Path:
+    absolute_path(name, value)
+    return Path(value)
+
+
 class _Forward(soundfile.SoundFile):
     """A file read from start to end. soundfile seeks after each read; where that is impossible, it gives up."""
 
@@ -145,12 +168,13 @@ class _Forward(soundfile.SoundFile):
         return False
 
 
-def _open(source: Path | bytes) -> soundfile.SoundFile:
+def _open(source: AudioFile | bytes) -> soundfile.SoundFile:
     """Opens a file whose name may hold any bytes, or the bytes of one. soundfile's types do not say that it takes bytes."""
-    return _Forward(io.BytesIO(source) if isinstance(source, bytes) else cast(Any, os.fsencode(source)))
+    data = source if isinstance(source, bytes) else source.data
+    return _Forward(cast(Any, os.fsencode(cast(AudioFile, source).path)) if data is None else io.BytesIO(data))
 
 
-def _read(path: Path) -> tuple[np.ndarray, int]:
+def _read(path: AudioFile) -> tuple[np.ndarray, int]:
     """All audio of a file, mono float32 `[t]`, and its rate in Hz."""
     most = _most_samples(path)
     sample_hz = None
@@ -161,7 +185,7 @@ def _read(path: Path) -> tuple[np.ndarray, int]:
             parts = _parts(file, path)
             if parts is None:
                 frames = _frames_of(file, most, path)
-                with open(path, "rb") as raw:
+                with path.open() as raw:
                     _check_whole(file, len(frames), raw, path)
                 return _mono(frames), sample_hz
     wavs: list[np.ndarray] = []
@@ -179,26 +203,26 @@ def _read(path: Path) -> tuple[np.ndarray, int]:
     return np.concatenate(wavs), sample_hz or 0
 
 
-def _most_samples(path: Path) -> int:
+def _most_samples(path: AudioFile) -> int:
     """Number of samples in a file that is not hostile."""
-    return max(MOST_SAMPLES, MOST_PER_BYTE * path.stat().st_size)
+    return max(MOST_SAMPLES, MOST_PER_BYTE * path.size)
 
 
-def _parts(file: soundfile.SoundFile, path: Path) -> list[bytes] | None:
+def _parts(file: soundfile.SoundFile, path: AudioFile) -> list[bytes] | None:
     """The recordings in the file, or None if libsndfile reads the file whole."""
     if file.format == "FLAC":
-        return split_flac(path.read_bytes())
+        return split_flac(path.read())
     if file.format == "OGG":
-        return split_ogg(path.read_bytes())
+        return split_ogg(path.read())
     if file.format == "MP3":
         try:
-            return split_mp3(path.read_bytes(), file.frames, MP3_SLACK)
+            return split_mp3(path.read(), file.frames, MP3_SLACK)
         except ValueError as error:
             raise ValueError(_cut(path, str(error))) from error
     return None
 
 
-def _rate_of(file: soundfile.SoundFile, path: Path) -> int:
+def _rate_of(file: soundfile.SoundFile, path: AudioFile) -> int:
     if file.samplerate not in RATES:
         raise ValueError(
             f"{path} gives {file.samplerate} Hz as its sampling rate, not {RATES[0]} to {RATES[-1]}: repair or remove it"
@@ -206,7 +230,7 @@ def _rate_of(file: soundfile.SoundFile, path: Path) -> int:
     return file.samplerate
 
 
-def _frames_of(file: soundfile.SoundFile, most: int, path: Path) -> np.ndarray:
+def _frames_of(file: soundfile.SoundFile, most: int, path: AudioFile) -> np.ndarray:
     """All of a file, float32 `[t, channels]`. In blocks if the length is unknown, as in FLAC from a stream.
 
     Raises:
@@ -219,7 +243,7 @@ def _frames_of(file: soundfile.SoundFile, most: int, path: Path) -> np.ndarray:
     while len(blocks[-1]) == length and sum(block.size for block in blocks) <= most:
         blocks.append(file.read(length, dtype="float32", always_2d=True))
     if sum(block.size for block in blocks) > most:
-        reason = f"unpacks to more than {most} samples, too many for its {path.stat().st_size} bytes"
+        reason = f"unpacks to more than {most} samples, too many for its {path.size} bytes"
         raise ValueError(f"{path} {reason}: split it, or remove it if it is silent or damaged")
     return np.concatenate(blocks)
 
@@ -228,13 +252,13 @@ def _mono(frames: np.ndarray) -> np.ndarray:
     return frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)
 
 
-def _check_whole(file: soundfile.SoundFile, found: int, raw: BinaryIO, path: Path) -> None:
+def _check_whole(file: soundfile.SoundFile, found: int, raw: BinaryIO, path: AudioFile) -> None:
     """Raises ValueError if `found` samples are less than the file announces; `raw` gives its bytes."""
     if missing := _missing(file, found, raw):
         raise ValueError(_cut(path, missing))
 
 
-def _cut(path: Path, missing: str) -> str:
+def _cut(path: AudioFile, missing: str) -> str:
     return f"{path} is cut off, {missing} of it is missing: copy it again or remove it"
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Sampler, Subset
+from torch.utils.data import Sampler
 from typing_extensions import Self
 
 from spear_tts_pytorch.tokens import INTEGER_DTYPES, Modality, check_ids, pad_sequences, strip
@@ -219,36 +219,6 @@ class BatchStream:
             epoch, first = epoch + 1, 0
 
 
-def dataset_lengths(dataset: SizedDataset, samples_per_token: int = 1) -> Indices:
-    """Ids of each item of a dataset, `[items, parts]`: its attribute `lengths`; without that every item is read.
-
-    Args:
-        dataset: items are tensors, arrays, lists or texts, or tuples of those.
-        samples_per_token: samples of a waveform that count as one id. A text counts its characters.
-    """
-    if isinstance(dataset, Subset):
-        subset = cast("Subset[Any]", dataset)
-        return dataset_lengths(cast(SizedDataset, subset.dataset), samples_per_token)[np.asarray(subset.indices, int)]
-    if isinstance(dataset, ConcatDataset):
-        parts = cast("list[SizedDataset]", cast("ConcatDataset[Any]", dataset).datasets)
-        return np.concatenate([dataset_lengths(part, samples_per_token) for part in parts])
-    known = getattr(dataset, "lengths", None)
-    if known is not None:
-        known = np.asarray(known, dtype=np.int64)
-        return known[:, None] if known.ndim == 1 else known
-    rows: list[list[int]] = []
-    for index in range(len(dataset)):
-        item = dataset[index]
-        parts = item if _is_tuple(item) and not _is_row(item) else (item,)
-        rows.append([_length(part, samples_per_token) for part in parts])
-    return np.asarray(rows, dtype=np.int64)
-
-
-def _length(part: Any, samples_per_token: int) -> int:
-    is_wave = not isinstance(part, str) and _is_wave(torch.as_tensor(part))
-    return -(-len(part) // samples_per_token) if is_wave else len(part)
-
-
 class Collate:
     """Makes a batch of items and checks the ids in it.
 
@@ -291,13 +261,13 @@ class Collate:
     def _speech(self, rows: Sequence[Any]) -> dict[str, Tensor]:
         """Batches rows of semantic ids `[n]`, or of waveforms `[t]`."""
         rows = [torch.as_tensor(row) for row in rows]
-        wrong = [row for row in rows if row.ndim != 1 or (row.dtype not in INTEGER_DTYPES and not _is_wave(row))]
+        wrong = [row for row in rows if row.ndim != 1 or (row.dtype not in INTEGER_DTYPES and not is_wave(row))]
         if wrong:
             raise TypeError(
                 "speech must be semantic ids [n], integers, or a waveform [t], floating point; "
                 f"got {wrong[0].dtype} {list(wrong[0].shape)}"
             )
-        waves = [row for row in rows if _is_wave(row)]
+        waves = [row for row in rows if is_wave(row)]
         if waves and len(waves) < len(rows):
             raise TypeError("a batch holds both waveforms and semantic ids: give the dataset one kind")
         if not waves:
@@ -345,8 +315,8 @@ class SpeechCollate(Collate):
     """Batches of speech. An item is semantic ids `[n]` or a waveform `[t]`, bare or in a tuple of one."""
 
     def __call__(self, items: Sequence[Any]) -> dict[str, Tensor]:
-        rows = [item[0] if _is_tuple(item) and len(item) == 1 else item for item in items]
-        if any(_is_tuple(row) and not _is_row(row) for row in rows):
+        rows = [item[0] if is_tuple(item) and len(item) == 1 else item for item in items]
+        if any(is_tuple(row) and not is_row(row) for row in rows):
             raise TypeError("an item of speech must be one tensor, semantic ids [n] or a waveform [t], not a pair")
         return self._speech(rows)
 
@@ -356,20 +326,26 @@ class PairCollate(Collate):
 
     def __call__(self, items: Sequence[Any]) -> dict[str, Tensor]:
         for item in items:
-            if not _is_tuple(item) or len(item) != 2:
+            if not is_tuple(item) or len(item) != 2:
                 raise TypeError(f"an item must be a pair (semantic ids or waveform, text ids or str), got {type(item)}")
             if isinstance(item[0], str):
                 raise TypeError("an item starts with text: the order is (semantic ids or waveform, text ids or str)")
+            if item[0] is None or item[1] is None:
+                what = "text" if item[1] is None else "speech"
+                raise TypeError(f"its {what} is None: leave the item out, or give its {what}")
         return {**self._speech([item[0] for item in items]), "text": self._text([item[1] for item in items])}
 
 
-def _is_wave(row: Tensor) -> bool:
+def is_wave(row: Tensor) -> bool:
+    """Whether a row is a waveform, not ids; a row without values is neither."""
     return row.is_floating_point() and len(row) > 0
 
 
-def _is_tuple(item: Any) -> bool:
+def is_tuple(item: Any) -> bool:
+    """Whether an item may have several parts."""
     return isinstance(item, (tuple, list))
 
 
-def _is_row(row: Sequence[Any]) -> bool:
+def is_row(row: Sequence[Any]) -> bool:
+    """Whether a sequence is one row of numbers."""
     return all(isinstance(value, Real) for value in row)

@@ -1,15 +1,17 @@
 """Finds several recordings in one audio file, and the true length of MP3 that does not tell it.
 
-In: the bytes of a WAV, FLAC, Ogg or MP3 file. Out: the bytes of each recording in it, each readable by libsndfile alone.
+In: a WAV, FLAC, Ogg or MP3 file, or its bytes. Out: the bytes of each recording in it, each readable by libsndfile alone.
 Files that were joined byte by byte (`cat a.mp3 b.mp3`) hold several; libsndfile reads only the first. It guesses the
 length of an MP3 without a frame count from the first frame, which is wrong if the bit rate varies.
 """
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # the mark of a file and the head of its first block, 34 bytes
 JOINED_OGG = "Junk after the last page"  # libsndfile's note on pages of a second recording
@@ -23,6 +25,35 @@ BIT_RATES = {  # kbit/s by (MPEG 1, layer); indices 0 and 15 are no rates
     (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
 }
 BASE_RATES = (44100, 48000, 32000, 0)  # Hz, of MPEG 1
+
+
+@dataclass(frozen=True)
+class AudioFile:
+    """An audio file on the disk, or one that is given as its bytes.
+
+    Attributes:
+        path: of the file; a name for messages if there are bytes.
+        data: its bytes; None if they are on the disk.
+    """
+
+    path: Path
+    data: bytes | None = None
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+        return self.path.stat().st_size if self.data is None else len(self.data)
+
+    def open(self) -> BinaryIO:
+        """Its contents, to be read."""
+        return open(self.path, "rb") if self.data is None else io.BytesIO(self.data)
+
+    def read(self) -> bytes:
+        """Its contents as a whole."""
+        return self.path.read_bytes() if self.data is None else self.data
 
 
 @dataclass(frozen=True)
@@ -59,10 +90,10 @@ class Mp3:
     sizes: list[int] = field(default_factory=list[int])
 
 
-def split_wav(path: Path) -> list[bytes] | None:
+def split_wav(source: AudioFile) -> list[bytes] | None:
     """The recordings of a WAV file if it holds several, else None. The whole file is read only then."""
-    starts, size = list[int](), path.stat().st_size
-    with open(path, "rb") as file:
+    starts, size = list[int](), source.size
+    with source.open() as file:
         start, head = 0, file.read(12)
         while head[:4] == b"RIFF" and head[8:12] == b"WAVE":
             starts.append(start)
@@ -72,7 +103,7 @@ def split_wav(path: Path) -> list[bytes] | None:
                 break
             file.seek(start)
             head = file.read(12)
-    return _slices(path.read_bytes(), starts) if len(starts) > 1 else None
+    return _slices(source.read(), starts) if len(starts) > 1 else None
 
 
 def split_flac(data: bytes) -> list[bytes] | None:
@@ -123,15 +154,15 @@ def split_mp3(data: bytes, frames: int, slack: int) -> list[bytes] | None:
     return parts
 
 
-def tells_length(path: Path, notes: str) -> bool:
+def tells_length(source: AudioFile, notes: str) -> bool:
     """Whether libsndfile's length of a file can be right, as far as both ends of the file show.
 
     Args:
-        path: WAV, FLAC, Ogg or MP3.
+        source: WAV, FLAC, Ogg or MP3.
         notes: `extra_info` of libsndfile.
     """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
+    size = source.size
+    with source.open() as file:
         head = file.read(12)
         if "MPEG" not in notes:
             return JOINED_OGG not in notes

@@ -1,22 +1,20 @@
 """Turns a corpus of audio into a folder of semantic ids, and opens such a folder as a dataset.
 
-In: utterances, a semantic tokenizer. Out: shards `speech-{number}.parquet` with the columns `id`, `semantic_ids`, `text`,
-`speaker` and `seconds`; `tokenizer_of_ids.json` describes the tokenizer; `report.json` names clips that could not be used,
-with reasons. An interrupted run continues after its last shard.
+In: utterances, a semantic tokenizer. Out: shards (`speech_shards.py`); `tokenizer_of_ids.json` describes the tokenizer;
+`report.json` names clips that could not be used, with reasons. An interrupted run continues after the clips in the shards.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import warnings
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,21 +22,28 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from spear_tts_pytorch.data.arrow import Schema, Table, arrow, footer_of, parquet, parquet_bytes
 from spear_tts_pytorch.data.audio import resample
 from spear_tts_pytorch.data.corpora.clip_files import check_unique
 from spear_tts_pytorch.data.corpora.corpus import Utterance
+from spear_tts_pytorch.data.id_columns import IdRows
+from spear_tts_pytorch.data.speech_shards import Row, SpeechWriter, read_speech, speech_shards
 from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
-from spear_tts_pytorch.tokenizers.semantic import RATES, SemanticTokenizer, describe, tokenize_clips
+from spear_tts_pytorch.tokenizers.semantic import (
+    RATES,
+    SemanticTokenizer,
+    check_tokenizer,
+    describe,
+    reason_of,
+    tokenize_clips,
+)
 from spear_tts_pytorch.utils.files import locked, write_whole
 from spear_tts_pytorch.utils.json_files import read_object
-from spear_tts_pytorch.utils.values import unicode_text
+from spear_tts_pytorch.utils.values import absolute_path, plain, shown, switch, unicode_text, whole_number
+from spear_tts_pytorch.utils.workers import check_can_start, in_processes
 
 REPORT, TOKENIZER = "report.json", "tokenizer_of_ids.json"
-BATCH_CLIPS = 32
+BATCH_CLIPS, BATCH_SECONDS = 8, 60.0  # a batch that a process gets is full when it has so many clips, or so much audio
 FATAL = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))  # not the clip's fault
-Row = tuple[str, "np.ndarray | None", "str | None", "str | None", float, str]
-"""Id, semantic ids int32 `[n]` (None for a clip that cannot be used), text, speaker, seconds, and the reason for None."""
 
 
 @dataclass
@@ -73,58 +78,60 @@ def tokenize_corpus(
         folder: made if it does not exist.
         workers: number of processes that tokenize; 0 tokenizes in this process. Workers need a tokenizer and utterances
             that can be pickled.
-        rows_per_shard: clips in a file. An error or Ctrl-C (under `spear-tts` also SIGTERM) loses only the batches of 32
-            clips in work: one, or with workers two for each and one more. A killed process also loses the clips of its
-            unfinished file.
+        rows_per_shard: clips in a file. The last file is written again after each 1,000 clips and each minute, so a
+            killed process loses no more than those. An error or Ctrl-C (under `spear-tts` also SIGTERM) loses only the
+            clips in work: one, or with workers 8 for each and its two next batches.
         progress: shows a bar, on terminals.
 
     Raises:
         FolderInUseError: another run writes into the folder (an OSError and a RuntimeError).
-        ValueError: an id that comes twice; a folder whose ids another tokenizer made; counts out of range.
+        ChildProcessError: a worker was killed, or none could start: in a script, `workers` needs the line
+            `if __name__ == "__main__":` before the part that runs.
+        TypeError: a count is not a whole number.
+        ValueError: an id that comes twice; a folder whose ids another tokenizer made; counts out of range; `workers` in a
+            program from standard input.
         torch.OutOfMemoryError: a GPU has too little memory for a clip. Other clips that cannot be used are reported.
     """
-    if workers < 0 or rows_per_shard < 1:
-        raise ValueError(
-            f"workers must be at least 0 and rows_per_shard at least 1, got {workers} and {rows_per_shard}"
-        )
+    workers, rows_per_shard = whole_number("workers", workers, 0), whole_number("rows_per_shard", rows_per_shard, 1)
+    switch("progress", progress)
+    check_tokenizer(tokenizer)
+    _check_utterances(utterances)
+    if workers:
+        check_can_start()
     if isinstance(utterances, Sequence):
         check_unique([one.id for one in utterances])
-    folder = Path(folder).absolute()
+    folder = absolute_path("folder", folder)
     with locked(folder):
         _check_same_tokenizer(folder, tokenizer)
         report, done = _resumed(folder)
         total = len(utterances) - len(done) if isinstance(utterances, Sequence) else None
-        batches = _batches(_unique(utterances, done))
-        results = (
-            _in_processes(batches, tokenizer, workers) if workers else (_tokenized(one, tokenizer) for one in batches)
-        )
-        with tqdm(total=total, unit="clip", desc="tokenizing", disable=None if progress else True, leave=False) as bar:
-            _write_results(folder, results, report, rows_per_shard, bar)
-        report.clips = len(_read(folder, ["id"])["id"]) if _shards(folder) else 0
+        results = _results(_unique(utterances, done), tokenizer, workers)
+        with (
+            closing(results),
+            tqdm(total=total, unit="clip", desc="tokenizing", disable=None if progress else True, leave=False) as bar,
+        ):
+            _write_results(SpeechWriter(folder, rows_per_shard), results, report, bar)
+        report.clips = len(read_speech(folder, ["id"])) if speech_shards(folder) else 0
         write_whole(folder / REPORT, (json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n").encode())
     return report
 
 
-def _write_results(
-    folder: Path, results: Iterable[list[Row]], report: TokenizeReport, rows_per_shard: int, bar: tqdm[Any]
-) -> None:
+def _write_results(writer: SpeechWriter, results: Iterable[list[Row]], report: TokenizeReport, bar: tqdm[Any]) -> None:
     """Counts results in `report` and writes them as they come, also those that came before an error."""
-    shards = max((int(path.stem.rpartition("-")[2]) + 1 for path in _shards(folder)), default=0)
-    rows: list[Row] = []
     try:
         for found in results:
-            rows += [row for row in found if row[1] is not None]
-            report.skipped.update({_printable(row[0]): row[5] for row in found if row[1] is None})
-            report.hours += sum(row[4] for row in found if row[1] is not None) / 3600
+            for row in found:
+                if row[1] is None:
+                    report.skipped[_printable(row[0])] = row[5]
+                else:
+                    report.hours += row[4] / 3600
+                    writer.add(row)
+            writer.write_if_due()
             bar.update(len(found))
             minutes = bar.format_dict["elapsed"] / 60
             bar.set_postfix_str(f"{report.hours:.2f} h, {report.hours / max(minutes, 1e-6):.1f} h of audio a minute")
-            while len(rows) >= rows_per_shard:
-                shards = _write_shard(folder, shards, rows[:rows_per_shard])
-                del rows[:rows_per_shard]
     finally:
-        if rows:
-            _write_shard(folder, shards, rows)
+        writer.flush()
 
 
 def fit_tokenizer(
@@ -149,9 +156,10 @@ def fit_tokenizer(
     Raises:
         ValueError: no clip can be read, or there are fewer frames than clusters.
     """
+    _check_utterances(utterances)
     rates = [one.sample_hz for one in utterances if one.sample_hz in RATES]
     if not rates:
-        raise ValueError("no clip of the corpus can be read: check that the files are audio")
+        raise ValueError("utterances holds no clip that can be read: check that the files are audio")
     rate = Counter(rates).most_common(1)[0][0]
 
     def clips() -> Iterator[np.ndarray]:
@@ -159,7 +167,7 @@ def fit_tokenizer(
             try:
                 yield resample(one.audio(), one.sample_hz, rate)
             except MemoryError as error:
-                warnings.warn(f"{one.id} is left out: {_problem(error)}", stacklevel=3)
+                warnings.warn(f"{one.id} is left out: {_problem(reason_of(error))}", stacklevel=3)
             except (ValueError, OSError):
                 continue  # `tokenize_corpus` names it
 
@@ -184,44 +192,57 @@ class TokenizedSpeech(Dataset[Tensor]):
         ids: names of the clips.
         texts, speakers: text and speaker of each clip, None where unknown.
         seconds: duration of each clip, float64 `[clips]`.
+        lengths: ids of each clip, int64 `[clips]`.
 
     Raises:
         FileNotFoundError: the folder has no shards.
-        ValueError: a shard cannot be read.
+        ValueError: a shard cannot be read, or holds null or numbers that are not ids; the message names file, row and
+            column.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
-        if not Path(folder).is_dir() or not _shards(Path(folder)):
-            raise FileNotFoundError(f"{folder} holds no tokenized speech: make it with `spear-tts tokenize`")
-        table = _read(Path(folder), ["id", "semantic_ids", "text", "speaker", "seconds"])
-        self.folder = Path(folder).absolute()
+        self.folder = absolute_path("folder", folder)
+        if not self.folder.is_dir() or not speech_shards(self.folder):
+            raise FileNotFoundError(f"{self.folder} holds no tokenized speech: make it with `spear-tts tokenize`")
+        table = read_speech(self.folder, ["id", "semantic_ids", "text", "speaker", "seconds"])
         self.ids: list[str] = table["id"].to_pylist()
         self.texts: list[str | None] = table["text"].to_pylist()
         self.speakers: list[str | None] = table["speaker"].to_pylist()
         self.seconds = np.asarray(table["seconds"], dtype=np.float64)
-        lists = table["semantic_ids"].combine_chunks()
-        self._values = np.asarray(lists.flatten())
-        self._ends = np.asarray(lists.offsets)
+        self._rows = IdRows(table["semantic_ids"])
+        self.lengths = self._rows.lengths
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __repr__(self) -> str:
         hours = float(self.seconds.sum()) / 3600
-        return f"TokenizedSpeech({len(self)} clips, {hours:.2f} hours, {len(self._values)} ids in {self.folder})"
+        return f"TokenizedSpeech({len(self)} clips, {hours:.2f} hours, {self._rows.total} ids in {self.folder})"
 
     def __getitem__(self, index: int) -> Tensor:
         """The ids of a clip, int64 `[n]`."""
-        if not -len(self) <= index < len(self):
+        place = whole_number("index", index)
+        if not -len(self) <= place < len(self):
             raise IndexError(f"index {index} is out of range for {len(self)} clips")
-        index %= len(self)
-        return torch.from_numpy(self._values[self._ends[index] : self._ends[index + 1]].astype(np.int64))
+        return torch.from_numpy(self._rows[place % len(self)])
+
+
+def _check_utterances(utterances: object) -> None:
+    """Raises TypeError if `utterances` cannot be iterated over, or is a list of something else."""
+    if isinstance(utterances, (str, bytes, Mapping)) or not hasattr(plain(utterances), "__iter__"):
+        raise TypeError(
+            f"utterances must be a list of Utterance objects, as read_corpus gives, got {shown(cast(object, utterances))}"
+        )
+    for one in cast("Sequence[object]", utterances) if hasattr(utterances, "__len__") else ():
+        if not isinstance(one, Utterance):
+            raise TypeError(f"utterances must be Utterance objects, as read_corpus gives, got {shown(one)}")
 
 
 def _unique(utterances: Iterable[Utterance], done: set[str]) -> Iterator[Utterance]:
     """The utterances that are not in `done`; raises ValueError at an id that comes twice."""
     seen: set[str] = set()
     for utterance in utterances:
+        _check_utterances([utterance])
         if utterance.id in seen:
             raise ValueError(f"the id {utterance.id!r} comes twice: rename one of the clips")
         seen.add(utterance.id)
@@ -229,18 +250,30 @@ def _unique(utterances: Iterable[Utterance], done: set[str]) -> Iterator[Utteran
             yield utterance
 
 
+def _results(utterances: Iterator[Utterance], tokenizer: SemanticTokenizer, workers: int) -> Generator[list[Row]]:
+    """Rows of the utterances in their order."""
+    if not workers:
+        for one in utterances:
+            yield _tokenized(tokenizer, [one])
+        return
+    with closing(in_processes(_tokenized, tokenizer, _batches(utterances), workers)) as results:
+        yield from results
+
+
 def _batches(utterances: Iterator[Utterance]) -> Iterator[list[Utterance]]:
     batch: list[Utterance] = []
+    seconds = 0.0
     for utterance in utterances:
         batch.append(utterance)
-        if len(batch) == BATCH_CLIPS:
+        seconds += (utterance.num_samples or 0) / (utterance.sample_hz or 1)
+        if len(batch) == BATCH_CLIPS or seconds >= BATCH_SECONDS:
             yield batch
-            batch = []
+            batch, seconds = [], 0.0
     if batch:
         yield batch
 
 
-def _tokenized(batch: list[Utterance], tokenizer: SemanticTokenizer) -> list[Row]:
+def _tokenized(tokenizer: SemanticTokenizer, batch: list[Utterance]) -> list[Row]:
     """A row for each utterance."""
     rows: list[Row] = []
     for one in batch:
@@ -256,91 +289,25 @@ def _tokenized(batch: list[Utterance], tokenizer: SemanticTokenizer) -> list[Row
         except FATAL:
             raise
         except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
-            problem = _problem(error)
+            problem = _problem(reason_of(error))
         rows.append((one.id, ids, one.text, one.speaker, seconds, problem))
     return rows
 
 
-def _problem(error: BaseException) -> str:
-    """An error in one line of UTF-8."""
-    return _printable(" ".join(str(error).split()) or type(error).__name__)
+def _problem(reason: str) -> str:
+    """A reason in one line of UTF-8."""
+    return _printable(" ".join(reason.split()))
 
 
 def _printable(words: str) -> str:
     return words.encode("utf-8", "backslashreplace").decode()  # file names may hold any bytes
 
 
-_worker_tokenizer: Any = None
-
-
-def _start_worker(tokenizer: SemanticTokenizer, threads: int) -> None:
-    global _worker_tokenizer
-    torch.set_num_threads(threads)
-    _worker_tokenizer = tokenizer
-
-
-def _in_worker(batch: list[Utterance]) -> list[Row]:
-    return _tokenized(batch, _worker_tokenizer)
-
-
-def _in_processes(
-    batches: Iterator[list[Utterance]], tokenizer: SemanticTokenizer, workers: int
-) -> Iterator[list[Row]]:
-    """Results in the order of the batches. Only a few batches wait at a time, so the corpus need not fit into memory."""
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (tokenizer, threads)) as pool:
-        waiting: deque[Future[list[Row]]] = deque()
-        try:
-            for batch in batches:
-                waiting.append(pool.submit(_in_worker, batch))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _shards(folder: Path) -> list[Path]:
-    return sorted(folder.glob("speech-[0-9]*.parquet"))
-
-
-def _write_shard(folder: Path, number: int, rows: list[Row]) -> int:
-    """Writes a shard; returns the number of the next."""
-    columns = [list(column) for column in zip(*rows, strict=True)][:-1]
-    table = arrow().table(columns, schema=_schema())
-    write_whole(folder / f"speech-{number:06d}.parquet", parquet_bytes(table))
-    return number + 1
-
-
-def _schema() -> Schema:
-    """The columns of a shard."""
-    pa = arrow()
-    kinds = {"id": pa.string(), "semantic_ids": pa.list_(pa.int32()), "text": pa.string(), "speaker": pa.string()}
-    return pa.schema({**kinds, "seconds": pa.float64()})
-
-
-def _read(folder: Path, columns: list[str]) -> Table:
-    """Columns of all shards."""
-    pa = arrow()
-    schema = pa.schema([_schema().field(name) for name in columns])
-    try:
-        for path in _shards(folder):
-            footer_of(path)
-        tables = [parquet().read_table(path, columns=columns) for path in _shards(folder)]
-        return pa.concat_tables([table.cast(schema) for table in tables])
-    except (ValueError, pa.ArrowException, OSError, KeyError) as error:
-        raise ValueError(
-            f"{folder} holds a shard that cannot be read ({error}): remove it and tokenize again"
-        ) from error
-
-
 def _resumed(folder: Path) -> tuple[TokenizeReport, set[str]]:
     """A report of the clips in the folder, and their ids."""
-    if not _shards(folder):
+    if not speech_shards(folder):
         return TokenizeReport(), set()
-    table = _read(folder, ["id", "seconds"])
+    table = read_speech(folder, ["id", "seconds"])
     return TokenizeReport(hours=sum(table["seconds"].to_pylist()) / 3600), set(table["id"].to_pylist())
 
 
@@ -356,7 +323,7 @@ def _check_same_tokenizer(folder: Path, tokenizer: SemanticTokenizer) -> None:
                 f"{folder} holds ids of another tokenizer ({differing[0]} is {there.get(differing[0])!r} there and "
                 f"{own.get(differing[0])!r} here): choose an empty folder"
             )
-    elif _shards(folder):
+    elif speech_shards(folder):
         raise ValueError(f"{folder} does not say which tokenizer made its ids ({TOKENIZER} is missing): choose another")
     else:
         write_whole(path, (json.dumps(own, indent=2) + "\n").encode())

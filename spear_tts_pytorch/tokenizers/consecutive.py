@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from spear_tts_pytorch.tokenizers.semantic import (
     CONFIG_NAME,
     SemanticTokenizer,
+    check_tokenizer,
+    check_wav,
     describe,
     load_semantic_tokenizer,
     read_config,
@@ -27,7 +28,9 @@ from spear_tts_pytorch.tokenizers.semantic import (
 )
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences, remove_repeats
 from spear_tts_pytorch.utils.replacing import replaced, whole
+from spear_tts_pytorch.utils.values import integers
 
+MOST_FRAMES = 2**22  # of a row: 23 hours at 50 a second
 INNER, KIND = "frames", "unique_consecutive"
 
 
@@ -57,10 +60,12 @@ class UniqueConsecutive:
         unique_consecutive: True.
 
     Raises:
+        TypeError: `tokenizer` is no semantic tokenizer.
         ValueError: `tokenizer` removes repeats itself, so that durations would be lost.
     """
 
     def __init__(self, tokenizer: SemanticTokenizer):
+        check_tokenizer(tokenizer)
         if getattr(tokenizer, "unique_consecutive", False):
             raise ValueError(
                 f"tokenizer, a {type(tokenizer).__name__}, removes repeats already: use it without UniqueConsecutive, or "
@@ -105,7 +110,7 @@ class UniqueConsecutive:
         self, wav: Tensor | np.ndarray, lengths: Tensor | None = None, input_sample_hz: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Ids without repeats `[b, n]`, padded with -1, and their durations in frames `[b, n]`, padded with 0."""
-        frames = tokenize_waveform(self.tokenizer, torch.as_tensor(wav), lengths, input_sample_hz)
+        frames = tokenize_waveform(self.tokenizer, check_wav(wav), lengths, input_sample_hz)
         return without_repeats(row[row != SPEECH_PAD_ID] for row in frames)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -151,14 +156,18 @@ def expand(ids: Tensor, durations: Tensor) -> Tensor:
     """Ids `[b, n]` without repeats and their durations in frames `[b, n]` to one id per frame `[b, m]`, padded with -1.
 
     Raises:
-        ValueError: shapes that differ, or negative durations.
+        TypeError: they are no integers.
+        ValueError: shapes that differ, durations that are negative or too long.
     """
+    ids, durations = integers("ids", ids), integers("durations", durations)
     if ids.shape != durations.shape or ids.ndim != 2:
         raise ValueError(
             f"ids and durations must have one shape [b, n], got {list(ids.shape)} and {list(durations.shape)}"
         )
     if bool((durations < 0).any()):
         raise ValueError("durations must be at least 0 frames")
+    if float(durations.double().sum(dim=-1).max() if len(durations) else 0) > MOST_FRAMES:
+        raise ValueError(f"durations must add up to at most {MOST_FRAMES} frames in a row")
     rows = [
         row.repeat_interleave(times.masked_fill(row == SPEECH_PAD_ID, 0))
         for row, times in zip(ids, durations, strict=True)

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -27,11 +27,20 @@ from spear_tts_pytorch.tokenizers.fairseq_hubert import read_centroids
 from spear_tts_pytorch.tokenizers.hubert_files import read_model
 from spear_tts_pytorch.tokenizers.mel import nearest
 from spear_tts_pytorch.tokenizers.mel_fit import minibatch_kmeans
-from spear_tts_pytorch.tokenizers.semantic import CONFIG_NAME, check_wav, clips_of, read_config, shown_rates
+from spear_tts_pytorch.tokenizers.semantic import (
+    CONFIG_NAME,
+    check_wav,
+    checked_rate,
+    clips_of,
+    read_config,
+    reason_of,
+    shown_rates,
+)
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences
 from spear_tts_pytorch.utils.files import with_usual_mode
 from spear_tts_pytorch.utils.json_files import field
 from spear_tts_pytorch.utils.replacing import replaced, whole
+from spear_tts_pytorch.utils.values import absolute_path, plain, shown, switch, whole_number
 
 CENTROIDS, ENCODER = "centroids.safetensors", "encoder"
 WINDOW, OVERLAP = 1000, 100  # frames: clips over 20 s pass in windows; 2 s at each inner end of a window are dropped
@@ -74,12 +83,13 @@ class HubertWithKmeans(nn.Module):
         output_layer: int = 9,
     ):
         super().__init__()
-        if target_sample_hz < 1 or (seq_len_multiple_of is not None and seq_len_multiple_of < 1):
-            raise ValueError(
-                f"target_sample_hz and seq_len_multiple_of must be at least 1, got {target_sample_hz}, {seq_len_multiple_of}"
-            )
-        self.target_sample_hz, self.seq_len_multiple_of = target_sample_hz, seq_len_multiple_of
-        self.output_layer = output_layer
+        multiple = seq_len_multiple_of
+        self.target_sample_hz = checked_rate("target_sample_hz", target_sample_hz)
+        self.seq_len_multiple_of = None if multiple is None else whole_number("seq_len_multiple_of", multiple, 1)
+        self.output_layer = output_layer = whole_number("output_layer", output_layer, 1)
+        for name, path in (("checkpoint_path", checkpoint_path), ("kmeans_path", kmeans_path)):
+            if not (path is None and name == "kmeans_path"):
+                absolute_path(name, path)
         self.model, self.normalize = read_model(os.fspath(checkpoint_path))
         _cut(self.model, output_layer, checkpoint_path)
         self.downsample_factor = math.prod(self.model.config.conv_stride)
@@ -127,7 +137,7 @@ class HubertWithKmeans(nn.Module):
         if self.codebook_size == 0:
             raise ValueError("this tokenizer has no centroids: give kmeans_path, or fit them with fit_kmeans")
         wav = check_wav(wav_input, name="wav_input")
-        clips = self._clips(wav, lengths, input_sample_hz)
+        clips = self._clips(wav, lengths, input_sample_hz, "wav_input")
         ids = pad_sequences(self._taken(clips, partial(nearest, centroids=self.centroids)), SPEECH_PAD_ID)
         return ids.to(wav_input.device) if isinstance(wav_input, Tensor) else ids.cpu()
 
@@ -165,25 +175,31 @@ class HubertWithKmeans(nn.Module):
             ValueError: another layer, or fewer frames than clusters.
         """
         kmeans_class = minibatch_kmeans("fit_kmeans", extra="hubert")
-        if layer not in (None, self.output_layer):
+        num_clusters, seed = whole_number("num_clusters", num_clusters, 1), whole_number("seed", seed, 0, 2**32 - 1)
+        sample_hz = None if sample_hz is None else checked_rate("sample_hz", sample_hz)
+        if isinstance(dataset, (str, bytes, Mapping)) or not hasattr(plain(dataset), "__iter__"):
+            raise TypeError(f"dataset must be a list of waveforms or utterances, got {shown(cast(object, dataset))}")
+        if layer is not None and whole_number("layer", layer) != self.output_layer:
             raise ValueError(
                 f"layer {layer} is not the output_layer of this tokenizer: make one with output_layer={layer}"
             )
         found: list[np.ndarray] = []
         total, problems = 0, list[str]()
-        bar = tqdm(dataset, desc="features", unit="clip", disable=None if progress else True, leave=False)
+        hidden = None if switch("progress", progress) else True
+        bar = tqdm(dataset, desc="features", unit="clip", disable=hidden, leave=False)
         for index, clip in enumerate(bar):
             try:
                 wav, rate = (clip.audio(), clip.sample_hz) if hasattr(clip, "audio") else (clip, sample_hz)
-                found.append(self.features(check_wav(wav, ndim=1), None, rate)[0].cpu().numpy())
+                wav = check_wav(wav, name=f"dataset[{index}]", ndim=1)
+                found.append(self.features(wav, None, rate)[0].cpu().numpy())
             except (ValueError, OSError, MemoryError) as error:
-                problems.append(f"{getattr(clip, 'id', index)}: {error or 'too little memory'}")
+                problems.append(f"{getattr(clip, 'id', index)}: {reason_of(error)}")
                 continue
             total += len(found[-1])
             if total >= FRAMES_TO_FIT:
                 break
         said = f"{len(problems)} clips cannot be used ({problems[0]})" if problems else ""
-        if total < num_clusters or num_clusters < 1:
+        if total < num_clusters:
             raise ValueError(
                 f"num_clusters={num_clusters} asked for, but the dataset has {total} frames{said and '; '}{said}"
             )
@@ -257,9 +273,11 @@ class HubertWithKmeans(nn.Module):
         attributes = {name: getattr(self, name) for name in [*names, "encoder_digest"]}
         return _rebuilt, (type(self.model), self.model.config, self.model.state_dict(), self.centroids, attributes)
 
-    def _clips(self, wav: Tensor | np.ndarray, lengths: Tensor | None, input_sample_hz: int | None) -> list[Tensor]:
+    def _clips(
+        self, wav: Tensor | np.ndarray, lengths: Tensor | None, input_sample_hz: int | None, name: str = "wav"
+    ) -> list[Tensor]:
         rates = input_sample_hz, self.target_sample_hz
-        clips = list(clips_of(wav, lengths, *rates, self.window, self.seq_len_multiple_of or 1))
+        clips = list(clips_of(wav, lengths, *rates, self.window, self.seq_len_multiple_of or 1, name))
         if self.normalize:
             clips = [(clip - clip.mean()) / (clip.var(unbiased=False) + 1e-7).sqrt() for clip in clips]
         return clips

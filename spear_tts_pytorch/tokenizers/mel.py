@@ -87,9 +87,15 @@ class MelSettings:
     ) -> MelSettings:
         """Settings for audio at `sample_hz` that is resampled to `target_sample_hz`; None keeps its rate."""
         target_hz = sample_hz if target_sample_hz is None else target_sample_hz
+        hop, longest = hop_seconds * target_hz, _window_of(target_hz)
+        if not 1 <= round(min(max(hop, 0), 2.0 * longest)) <= longest:
+            raise ValueError(
+                f"hop_seconds must be 1 to {longest} samples (one window), that is {1 / target_hz:g} to "
+                f"{longest / target_hz:g} s at {target_hz} Hz, got {hop_seconds}"
+            )
         return cls(
             sample_hz=target_hz,
-            hop=round(hop_seconds * target_hz),
+            hop=round(hop),
             num_mels=num_mels,
             f_max=min(sample_hz, target_hz) / 2,  # the audio has no content above half of either rate
             features=features,
@@ -98,7 +104,7 @@ class MelSettings:
     @property
     def window(self) -> int:
         """Samples in one frame: the power of two nearest to 32 ms."""
-        return 2 ** round(math.log2(0.032 * self.sample_hz))
+        return _window_of(self.sample_hz)
 
     @property
     def dim(self) -> int:
@@ -111,6 +117,10 @@ class MelSettings:
         if self.features == "logmel":
             return torch.ones(self.num_mels)
         return torch.tensor([1.0, *DELTA_WEIGHTS]).repeat_interleave(self.num_mfcc)
+
+
+def _window_of(sample_hz: int) -> int:
+    return 2 ** round(math.log2(0.032 * sample_hz))
 
 
 def hz_to_mel(hz: Tensor | float) -> Tensor:

@@ -6,9 +6,9 @@ In: waveforms `[t]`. Out: centroids `[K, d]`, and for each cluster its mean spec
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from spear_tts_pytorch.tokenizers.mel import MelSettings, features_of, log_mel, nearest, normalized
 from spear_tts_pytorch.tokenizers.semantic import check_wav, problem_with, resampled
 from spear_tts_pytorch.tokens import remove_repeats
+from spear_tts_pytorch.utils.values import plain, shown
 
 
 @dataclass
@@ -102,14 +103,16 @@ def _collect(
 ) -> list[_Clip]:
     """Features of a random part of the clips, at most about twice `max_frames` frames."""
     kept: list[_Clip] = []
-    frames, share, skipped, index = 0, 1.0, 0, -1
+    frames, share, index, problems = 0, 1.0, -1, dict[int, str]()
+    if isinstance(clips, (str, bytes, Mapping)) or not hasattr(plain(clips), "__iter__"):
+        raise TypeError(f"clips must be a list of waveforms, got {shown(cast(object, clips))}")
     bar = tqdm(clips, desc="features", unit="clip", disable=None if options.progress else True, leave=False)
     for index, clip in enumerate(bar):
         if speakers is not None and index >= len(speakers):
             raise ValueError(f"speakers names {len(speakers)} speakers, but there are more clips")
-        wav = resampled(check_wav(clip, name="each clip", ndim=1)[0].float(), sample_hz, settings.sample_hz)
-        if problem_with(wav, settings.window, settings.sample_hz):
-            skipped += 1
+        wav = resampled(check_wav(clip, name=f"clips[{index}]", ndim=1)[0].float(), sample_hz, settings.sample_hz)
+        if problem := problem_with(wav, settings.window, settings.sample_hz):
+            problems[index] = problem
             continue
         if share < 1 and rng.random() > share:
             continue
@@ -122,9 +125,11 @@ def _collect(
             frames, share = sum(len(clip.spectra) for clip in kept), share / 2
     if speakers is not None and index + 1 != len(speakers):
         raise ValueError(f"speakers must name one speaker for each of the {index + 1} clips, got {len(speakers)}")
-    if skipped:
+    if problems:
+        first, problem = next(iter(problems.items()))
         warnings.warn(
-            f"{skipped} of {index + 1} clips were left out: too short, silent, not finite or not in -1..1",
+            f"{len(problems)} of {index + 1} clips were left out: too short, silent, not finite or not in -1..1 (clips "
+            f"{', '.join(map(str, list(problems)[:5]))}{' and others' if len(problems) > 5 else ''}; clip {first} {problem})",
             stacklevel=4,  # the caller of MelKmeans.fit
         )
     return kept

@@ -24,6 +24,8 @@ from torch import Tensor
 
 from spear_tts_pytorch.tokenizers.consecutive import without_repeats
 from spear_tts_pytorch.tokenizers.mel import (
+    FEATURES,
+    MOST_MELS,
     MelSettings,
     features_of,
     log_mel,
@@ -32,14 +34,25 @@ from spear_tts_pytorch.tokenizers.mel import (
     normalized,
     spectra_to_wav,
 )
+from spear_tts_pytorch.tokenizers.mel_arguments import checked_stats, finite_tensor, names_of_speakers
 from spear_tts_pytorch.tokenizers.mel_fit import FitOptions, fit_clusters
-from spear_tts_pytorch.tokenizers.semantic import CONFIG_NAME, check_wav, clips_of, read_config, shown_rates
+from spear_tts_pytorch.tokenizers.semantic import (
+    CONFIG_NAME,
+    check_wav,
+    checked_rate,
+    clips_of,
+    read_config,
+    shown_rates,
+)
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences
 from spear_tts_pytorch.utils.json_files import field, texts
 from spear_tts_pytorch.utils.replacing import replaced, whole
+from spear_tts_pytorch.utils.values import instance, integers, one_of, real_number, switch, whole_number
 
 FORMAT_VERSION = 1
 TENSORS_NAME = "tokenizer.safetensors"
+MOST_ITERATIONS = 10_000
+MOST_FRAMES = 2**22  # of one sound: 23 hours at 50 a second
 
 
 class MelKmeans:
@@ -76,23 +89,18 @@ class MelKmeans:
         unique_consecutive: bool = False,
         speaker_stats: dict[str, Tensor] | None = None,
     ) -> None:
-        size = centroids.shape[0]
-        for name, tensor, shape in (
-            ("centroids", centroids, (size, settings.dim)),
-            ("cluster_log_mel", cluster_log_mel, (size, settings.num_mels)),
-            ("run_lengths", run_lengths, (size,)),
-        ):
-            if tuple(tensor.shape) != shape or size == 0:
-                raise ValueError(f"{name} must have the shape {list(shape)}, got {list(tensor.shape)}")
-        if normalize not in ("clip", "speaker"):
-            raise ValueError(f'normalize must be "clip" or "speaker", got {normalize!r}')
+        settings = instance("settings", settings, MelSettings)
+        size = len(finite_tensor("centroids", centroids, (None, settings.dim)))
+        finite_tensor("cluster_log_mel", cluster_log_mel, (size, settings.num_mels))
+        finite_tensor("run_lengths", run_lengths, (size,))
+        speaker_stats = checked_stats(speaker_stats, settings.dim)
         self.centroids = centroids.float()
         self.cluster_log_mel = cluster_log_mel.float()
         self.run_lengths = run_lengths.float()
         self.settings = settings
-        self.normalize = normalize
-        self.unique_consecutive = unique_consecutive
-        self.speaker_stats = dict(speaker_stats or {})
+        self.normalize = one_of("normalize", normalize, ("clip", "speaker"))
+        self.unique_consecutive = switch("unique_consecutive", unique_consecutive)
+        self.speaker_stats = speaker_stats
         self.codebook_size = size
         self.target_sample_hz = settings.sample_hz
         self.downsample_factor = settings.hop
@@ -130,7 +138,7 @@ class MelKmeans:
             unique_consecutive: whether the tokenizer removes consecutive repeats of an id.
             hop_seconds: time between frames, in seconds.
             num_mels: number of mel bands.
-            max_frames: bound on memory: if the clips have more frames, a random part of them is used.
+            max_frames: bound on memory, at least `num_clusters`: if the clips have more frames, a random part of them is used.
             seed: fixes the random choices.
             progress: shows a bar, on terminals.
 
@@ -138,12 +146,24 @@ class MelKmeans:
             ImportError: scikit-learn is missing.
             ValueError: fewer usable frames than clusters, or speakers that do not match the clips.
         """
-        if num_clusters < 1:
-            raise ValueError(f"num_clusters must be at least 1, got {num_clusters}")
+        sample_hz = checked_rate("sample_hz", sample_hz)
+        target_sample_hz = None if target_sample_hz is None else checked_rate("target_sample_hz", target_sample_hz)
+        one_of("normalize", normalize, ("clip", "speaker"))
+        one_of("features", features, FEATURES)
+        switch("unique_consecutive", unique_consecutive)
+        hop_seconds = real_number("hop_seconds", hop_seconds, above=0)
+        num_mels = whole_number("num_mels", num_mels, 1, MOST_MELS)
+        num_clusters = whole_number("num_clusters", num_clusters, 1)
+        options = FitOptions(
+            num_clusters,
+            whole_number("max_frames", max_frames, num_clusters),
+            whole_number("seed", seed, 0, 2**32 - 1),
+            switch("progress", progress),
+        )
+        speakers = None if speakers is None else names_of_speakers(speakers)
         if normalize == "speaker" and speakers is None:
             raise ValueError('normalize="speaker" needs speakers: the name of the speaker of each clip')
         settings = MelSettings.for_audio(sample_hz, target_sample_hz, hop_seconds, num_mels=num_mels, features=features)
-        options = FitOptions(num_clusters, max_frames, seed, progress)
         clusters = fit_clusters(clips, sample_hz, settings, options, speakers, per_speaker=normalize == "speaker")
         return cls(**vars(clusters), settings=settings, normalize=normalize, unique_consecutive=unique_consecutive)
 
@@ -204,7 +224,7 @@ class MelKmeans:
             ids: `[n]`, integers; padding (-1) is left out.
             durations: `[n]`, integers, frames for each id. If None: with `unique_consecutive` the mean durations in the
                 clips of `fit`, else one frame each.
-            iterations: steps of Griffin-Lim.
+            iterations: steps of Griffin-Lim, at most 10,000.
             seed: fixes the phases at its start.
 
         Returns:
@@ -213,15 +233,21 @@ class MelKmeans:
         Raises:
             ValueError: an id outside `0..K-1`, no ids, or durations of another shape or below zero.
         """
-        ids = torch.as_tensor(ids).to(self.centroids.device)
-        if ids.ndim != 1 or ids.is_floating_point():
+        iterations, seed = (
+            whole_number("iterations", iterations, 0, MOST_ITERATIONS),
+            whole_number("seed", seed, 0, 2**63 - 1),
+        )
+        ids = integers("ids", ids).long().to(self.centroids.device)
+        if ids.ndim != 1:
             raise ValueError(f"ids must be integers of the shape [n], got {ids.dtype} {list(ids.shape)}")
         real = ids != SPEECH_PAD_ID
         if durations is not None:
-            durations = torch.as_tensor(durations).to(ids.device)
-            if durations.shape != ids.shape or durations.is_floating_point() or (durations[real] < 0).any():
+            durations = integers("durations", durations).to(ids.device).long()
+            if durations.shape != ids.shape or (durations[real] < 0).any():
                 raise ValueError(f"durations must be integers >= 0 of the shape {list(ids.shape)}, one for each id")
             durations = durations[real]
+            if float(durations.double().sum()) > MOST_FRAMES:
+                raise ValueError(f"durations must add up to at most {MOST_FRAMES} frames: give parts of the ids")
         ids = ids[real].long()
         wrong = ids[(ids < 0) | (ids >= self.codebook_size)]
         if wrong.numel():
@@ -274,8 +300,6 @@ class MelKmeans:
             names = texts(config, "speakers")
             normalize, consecutive = field(config, "normalize", str), field(config, "unique_consecutive", bool)
             tensors: dict[str, Any] = from_bytes((folder / TENSORS_NAME).read_bytes())
-            if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-                raise ValueError("its tensors hold NaN or infinity")
             stats: list[Tensor] = list(tensors.pop("speaker_stats", ()))
             tokenizer = cls(
                 **tensors,
@@ -334,6 +358,7 @@ class MelKmeans:
     ) -> list[Tensor]:
         """One id per frame, `[n_i]` for each row of `wav`."""
         wav = check_wav(wav)
+        speakers = None if speakers is None else names_of_speakers(speakers)
         if speakers is not None and len(speakers) != len(wav):
             raise ValueError(f"speakers must name {len(wav)} speakers, one for each row, got {len(speakers)}")
         rows: list[Tensor] = []

@@ -18,13 +18,37 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences
+from spear_tts_pytorch.tokens import INTEGER_DTYPES, SPEECH_PAD_ID, pad_sequences
 from spear_tts_pytorch.utils.json_files import read_object
 from spear_tts_pytorch.utils.replacing import whole
+from spear_tts_pytorch.utils.values import shown, whole_number
 
 CONFIG_NAME = "tokenizer.json"
 RATES = range(1000, 768_001)  # Hz; resampling from others turns a small clip into gigabytes
+NOT_FINITE = "holds samples that are NaN or infinite: leave the clip out or export it again"
 TOO_LOUD = 1e4  # full scale is 1; filters and mixing never leave peaks this high
+
+
+class ClipError(ValueError):
+    """A clip that cannot be tokenized.
+
+    Attributes:
+        row: its row in the batch.
+        name: of the argument that holds the batch.
+        reason: words that follow the clip's name in a message, such as "is silent: leave the clip out".
+    """
+
+    def __init__(self, row: int, reason: str, name: str = "wav"):
+        super().__init__(row, reason, name)
+        self.row, self.reason, self.name = row, reason, name
+
+    def __str__(self) -> str:
+        return f"row {self.row} of {self.name} {self.reason}"
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in words that follow the name of its clip."""
+    return error.reason if isinstance(error, ClipError) else str(error) or type(error).__name__
 
 
 @runtime_checkable
@@ -75,18 +99,22 @@ def tokenize_waveform(
         int64 ids `[b, n]`, padded with -1.
 
     Raises:
-        ValueError: `lengths` does not fit `wav`, or `wav` holds NaN or infinity.
+        ClipError: a row of `wav` holds NaN or infinity, or the tokenizer refuses it (a ValueError).
+        ValueError: `lengths` does not fit `wav`.
     """
-    wav = (wav[None] if wav.ndim == 1 else wav).float()
+    wav = check_wav(wav).float()
     if isinstance(tokenizer, nn.Module):  # not a part of the model, so it stays where the user put it
         device = next((tensor.device for tensor in tokenizer.parameters()), wav.device)
         wav = wav.to(device)
         tokenizer.eval()
-    options: dict[str, Any] = {} if input_sample_hz is None else {"input_sample_hz": input_sample_hz}
+    options: dict[str, Any] = {}
+    if input_sample_hz is not None:
+        options["input_sample_hz"] = checked_rate("input_sample_hz", input_sample_hz)
     if accepts_argument(tokenizer, "flatten"):
         options["flatten"] = False
     if not bool(torch.isfinite(wav).all()):
-        raise ValueError("the waveform holds samples that are NaN or infinite: leave the clip out or export it again")
+        row = int((~torch.isfinite(wav)).flatten(1).any(dim=1).nonzero()[0])
+        raise ClipError(row, NOT_FINITE)
     # in the tokenizer's own precision, so that ids do not depend on the precision of the model's training
     with torch.no_grad(), torch.autocast(wav.device.type, enabled=False):
         if lengths is None:
@@ -118,17 +146,31 @@ def tokenize_clips(
         int64 ids `[n]` of each clip, without padding.
 
     Raises:
-        ValueError: no clips, or a clip that is empty, has more than one dimension or holds NaN or infinity.
+        TypeError: `clips` is no list of floating-point waveforms.
+        ClipError: a clip holds NaN or infinity, or the tokenizer refuses it (a ValueError).
+        ValueError: no clips, or a clip that is empty or has more than one dimension.
     """
+    if not isinstance(cast(object, clips), Sequence) or isinstance(clips, (str, bytes)):
+        raise TypeError(f"clips must be a list of waveforms, got {shown(clips)}")
     if len(clips) == 0:
         raise ValueError("clips is empty: give at least one waveform")
-    for index, clip in enumerate(clips):
-        if clip.ndim != 1 or len(clip) == 0:
-            raise ValueError(f"clip {index} must have the shape [t] and hold samples, got {list(clip.shape)}")
+    clips = [check_wav(clip, name=f"clips[{index}]", ndim=1)[0] for index, clip in enumerate(clips)]
     wav = pad_sequence([clip.float() for clip in clips], batch_first=True)  # [b, t]
     lengths = torch.tensor([len(clip) for clip in clips])
-    ids = tokenize_waveform(tokenizer, wav if device is None else wav.to(device), lengths, input_sample_hz)
+    try:
+        ids = tokenize_waveform(tokenizer, wav if device is None else wav.to(device), lengths, input_sample_hz)
+    except ClipError as error:
+        raise ClipError(error.row, error.reason, "clips") from error
     return [row[row != SPEECH_PAD_ID] for row in ids]
+
+
+def check_tokenizer(tokenizer: object) -> None:
+    """Raises TypeError if `tokenizer` is no `SemanticTokenizer`."""
+    if not callable(tokenizer) or not hasattr(tokenizer, "codebook_size"):
+        raise TypeError(
+            "tokenizer must be a semantic tokenizer, a function of waveforms with codebook_size, target_sample_hz and "
+            f"downsample_factor, got {shown(tokenizer)}"
+        )
 
 
 def describe(tokenizer: SemanticTokenizer) -> dict[str, Any]:
@@ -144,8 +186,11 @@ def check_lengths(lengths: Tensor, wav: Tensor) -> Tensor:
     Raises:
         ValueError: another number of rows, or a length outside `1..t`.
     """
-    lengths = torch.as_tensor(lengths)
-    if lengths.is_floating_point() or lengths.shape != wav.shape[:1]:
+    try:
+        lengths = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"lengths must be integers, one for each row of wav, got {shown(lengths)}") from error
+    if lengths.dtype not in INTEGER_DTYPES or lengths.shape != wav.shape[:1]:
         raise ValueError(
             f"lengths must be integers of the shape [{wav.shape[0]}], one for each row of wav {list(wav.shape)}, "
             f"got {lengths.dtype} {list(lengths.shape)}"
@@ -167,16 +212,27 @@ def check_wav(wav: object, *, name: str = "wav", ndim: int | None = None) -> Ten
         TypeError: not a floating-point tensor or array.
         ValueError: another number of dimensions, or no samples.
     """
-    if isinstance(wav, np.ndarray):
-        wav = torch.from_numpy(np.ascontiguousarray(cast("np.ndarray", wav)))
+    if isinstance(wav, np.ndarray) and cast("np.ndarray", wav).dtype.kind == "f":
+        array = cast("np.ndarray[Any, np.dtype[Any]]", wav)
+        wav = torch.from_numpy(np.array(array, dtype=cast(Any, array.dtype).newbyteorder("="), order="C"))
     if not isinstance(wav, Tensor) or not wav.is_floating_point():
-        kind = wav.dtype if isinstance(wav, Tensor) else type(wav).__name__
+        kind = wav.dtype if isinstance(wav, Tensor) else type(cast(object, wav)).__name__
         remedy = "divide 16-bit samples by 32768" if isinstance(wav, Tensor) else "use torch.as_tensor"
         raise TypeError(f"{name} must be a floating-point waveform in -1 to 1, got {kind}: {remedy}")
     if wav.ndim not in ((1, 2) if ndim is None else (ndim,)) or wav.numel() == 0:
         shape = {None: "[b, t] or [t]", 1: "[t]", 2: "[b, t]"}[ndim]
         raise ValueError(f"{name} must have the shape {shape} and hold samples, got {list(wav.shape)}")
     return wav[None] if wav.ndim == 1 else wav
+
+
+def checked_rate(name: str, rate: object) -> int:
+    """A sampling rate in Hz.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is not between 1,000 and 768,000.
+    """
+    return whole_number(name, rate, RATES[0], RATES[-1])
 
 
 def check_rates(*rates: int) -> None:
@@ -197,7 +253,7 @@ def resampled(wav: Tensor, from_hz: int, to_hz: int) -> Tensor:
 def problem_with(wav: Tensor, min_samples: int, sample_hz: int) -> str:
     """Why a waveform `[t]` cannot be tokenized, as words that follow the clip's name in a message; "" if it can."""
     if not torch.isfinite(wav).all():
-        return "holds samples that are NaN or infinite: leave the clip out or export it again"
+        return NOT_FINITE
     if wav.numel() and (peak := float(wav.abs().max())) >= TOO_LOUD:
         return f"is not audio in -1..1 (its peak is {peak:.3g}): leave the clip out or export it again"
     if wav.shape[0] < min_samples:
@@ -217,6 +273,7 @@ def clips_of(
     target_sample_hz: int,
     min_samples: int,
     multiple_of: int = 1,
+    name: str = "wav",
 ) -> Iterator[Tensor]:
     """Yields the audio of each row of `wav` `[b, t]`, float32 `[t_i]` at `target_sample_hz`.
 
@@ -225,23 +282,24 @@ def clips_of(
         input_sample_hz: rate of `wav` in Hz, `target_sample_hz` if None.
         min_samples: fewest samples of a clip that can be tokenized.
         multiple_of: clips are cut to a multiple of this many samples.
+        name: of the argument that is `wav`, for messages.
 
     Raises:
         TypeError: `wav` is not floating point.
-        ValueError: `wav` has another shape; a row is too short, silent, not finite or not audio in -1..1; a rate is out
-            of range.
+        ClipError: a row is too short, silent, not finite or not audio in -1..1 (a ValueError).
+        ValueError: `wav` has another shape; a rate is out of range.
     """
-    wav = check_wav(wav)
+    wav = check_wav(wav, name=name)
     ends = [wav.shape[1]] * len(wav)
     if lengths is not None:
         ends = cast("list[int]", check_lengths(lengths, wav).tolist())
-    given_hz = target_sample_hz if input_sample_hz is None else input_sample_hz
+    given_hz = target_sample_hz if input_sample_hz is None else checked_rate("input_sample_hz", input_sample_hz)
     for index, end in enumerate(ends):
         clip = resampled(wav[index, :end].float(), given_hz, target_sample_hz)
         clip = clip[: len(clip) // multiple_of * multiple_of]
         problem = problem_with(clip, min_samples, target_sample_hz)
         if problem:
-            raise ValueError(f"row {index} of wav {problem}")
+            raise ClipError(index, problem, name)
         yield clip
 
 

@@ -7,17 +7,17 @@ not wait for the device.
 
 from __future__ import annotations
 
-import signal
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from spear_tts_pytorch.data.items import dataset_lengths
 from spear_tts_pytorch.data.loader import (
     BatchSampler,
     BatchStream,
@@ -28,20 +28,20 @@ from spear_tts_pytorch.data.loader import (
     Position,
     SizedDataset,
     TokenBudgetBatchSampler,
-    dataset_lengths,
 )
+from spear_tts_pytorch.data.tokenized import FATAL
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.objectives import Corruption
-from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
+from spear_tts_pytorch.tokenizers.semantic import ClipError, tokenize_waveform
 from spear_tts_pytorch.tokens import Modality, append_eos, valid_mask
+from spear_tts_pytorch.training.items import BadRowsError, Items, TensorBatch
 from spear_tts_pytorch.training.mixture import Split
 from spear_tts_pytorch.training.options import TrainingOptions
-from spear_tts_pytorch.training.signals import SIGNALS
 from spear_tts_pytorch.utils.deletion import drop_ids
 from spear_tts_pytorch.utils.noise import row_keys
+from spear_tts_pytorch.utils.workers import ignore_signals, loading
 
 VALID_SEED = 0  # the corruption of a validation set is the same at each validation
-TensorBatch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ class PreparedBatch:
         weight: target ids, ends of sequence included: the loss is a mean over so many.
         tokens: ids of speech and text before deletion.
         numbers: numbers of the items in the stream of batches.
+        left_out: number of further items that could not be used.
+        stands_in: whether no item of the batch could be used, and this is another one.
     """
 
     inputs: dict[str, Any]
@@ -92,6 +94,8 @@ class PreparedBatch:
     weight: int
     tokens: int
     numbers: list[int]
+    left_out: int = 0
+    stands_in: bool = False
 
 
 class Preparation:
@@ -112,6 +116,7 @@ class Preparation:
         """The ids of a collated batch on the CPU, `semantic` `[b, n]` and, for pairs, `text` `[b, m]`.
 
         Raises:
+            BadRowsError: waveforms that cannot be tokenized.
             ValueError: the batch holds waveforms, and there is no tokenizer for them.
         """
         ids = {name: batch[name] for name in ("semantic", "text") if name in batch}
@@ -120,8 +125,7 @@ class Preparation:
             if tokenizer is None:
                 raise ValueError("the dataset gives waveforms, which the model cannot tokenize: pass it wav2vec")
             wave = batch["wave"].to(self.device, non_blocking=True)
-            semantic = tokenize_waveform(tokenizer, wave, batch["wave_lengths"]).cpu()
-            ids["semantic"] = self._checked(semantic)
+            ids["semantic"] = self._checked(_tokenized(tokenizer, wave, batch["wave_lengths"]).cpu())
         return ids
 
     def _checked(self, semantic: Tensor) -> Tensor:
@@ -132,10 +136,10 @@ class Preparation:
                 f"{vocabulary.num_ids - 1}: give it the tokenizer it was made for, or build it with a larger "
                 "num_semantic_token_ids"
             )
-        if bool((semantic == vocabulary.pad_id).all(dim=-1).any()):
-            raise ValueError(
-                "the tokenizer wav2vec gave no id for a waveform: leave the item out (too short or silent?)"
-            )
+        empty = (semantic == vocabulary.pad_id).all(dim=-1).nonzero()[:, 0]
+        if len(empty):
+            reason = "is a waveform without ids (too short or silent?): leave the item out"
+            raise BadRowsError({row: ClipError(row, reason) for row in cast("list[int]", empty.tolist())})
         return vocabulary.check(semantic, "ids of the tokenizer wav2vec", empty_rows=False)
 
     def __call__(self, batch: Mapping[str, Tensor], seed: int, step: int | None, training: bool) -> PreparedBatch:
@@ -174,48 +178,26 @@ class Preparation:
         return ids.to(self.device, non_blocking=True)
 
 
-class _Numbered(Dataset[Any]):
-    """The items of a dataset with their numbers, which continue through the epochs."""
+def _tokenized(tokenizer: Any, wave: Tensor, lengths: Tensor) -> Tensor:
+    """Ids `[b, n]` of waveforms `[b, t]`. If that fails, each row is tried alone.
 
-    def __init__(self, dataset: SizedDataset):
-        self.dataset = dataset
-
-    def __getitem__(self, number: int) -> tuple[int, Any]:
-        return number, self.dataset[number % len(self.dataset)]
-
-
-class _NumberedCollate:
-    """A collate that adds the `number` `[b]` of each row, and names the items in its errors."""
-
-    def __init__(self, collate: Collate, places: Sequence[int] | None, size: int):
-        self.collate, self.places, self.size = collate, places, size
-
-    def __call__(self, items: Sequence[tuple[int, Any]]) -> TensorBatch:
-        numbers = [number for number, _ in items]
-        try:
-            batch = self.collate([item for _, item in items])
-        except (TypeError, ValueError) as error:
-            raise self.named(error, numbers) from error
-        return {**batch, "number": torch.tensor(numbers)}
-
-    def named(self, error: TypeError | ValueError, numbers: Sequence[int]) -> TypeError | ValueError:
-        """An error with the indices of the items that it is about."""
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        return kind(f"{error} (among items {self.names(numbers)} of the dataset)")
-
-    def names(self, numbers: Sequence[int]) -> list[int]:
-        """Indices of these items in the user's dataset."""
-        indices = [number % self.size for number in numbers]
-        return indices if self.places is None else [int(self.places[index]) for index in indices]
-
-
-def _ignore_signals(worker: int) -> None:
-    """Lets a process that loads data ignore SIGINT and SIGTERM, which a process group gets as a whole.
-
-    The trainer ends these processes itself. Without them it could not end its step.
+    Raises:
+        BadRowsError: rows that fail alone.
     """
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    try:
+        return tokenize_waveform(tokenizer, wave, lengths)
+    except FATAL:
+        raise
+    except (TypeError, ValueError, RuntimeError):
+        errors: dict[int, Exception] = {}
+        for row, end in enumerate(cast("list[int]", lengths.tolist())):
+            try:
+                tokenize_waveform(tokenizer, wave[row, :end])
+            except (TypeError, ValueError, RuntimeError) as error:
+                errors[row] = error
+        if not errors:
+            raise
+        raise BadRowsError(errors) from next(iter(errors.values()))
 
 
 def rows_per_process(batch_size: int | None, processes: int) -> int | None:
@@ -236,6 +218,7 @@ class BatchSizes:
         seed: of the order and of corruption.
         samples_per_token: samples of a waveform that count as one id.
         num_workers: processes that load data.
+        skip: whether items that cannot be used are left out; else they are an error.
     """
 
     batch_size: int | None = None
@@ -244,6 +227,7 @@ class BatchSizes:
     seed: int = 0
     samples_per_token: int = 1
     num_workers: int = 0
+    skip: bool = False
 
     @classmethod
     def of(cls, options: TrainingOptions, samples_per_token: int | None, processes: int) -> BatchSizes:
@@ -255,6 +239,7 @@ class BatchSizes:
             seed=options.seed or 0,
             samples_per_token=int(samples_per_token or 320),
             num_workers=options.num_workers,
+            skip=options.on_error == "skip",
         )
 
 
@@ -269,6 +254,7 @@ class TrainingBatches:
         draw: chooses the items of an epoch, see `BatchSampler`.
 
     Attributes:
+        items, valid_items: the items to train and to validate on; `skipped` of both names those that were left out.
         sampler: the batches of each epoch, of all processes.
         dl, valid_dl: the loaders of both datasets; `dl` is None before the first `begin`.
         dl_iter: an endless iterator over `dl`; None outside training.
@@ -287,21 +273,22 @@ class TrainingBatches:
         draw: Draw | None = None,
     ):
         self.split, self.prepare, self.sizes, self.rank, self.world = split, prepare, sizes, rank, world
-        self._collate = _NumberedCollate(collate, split.places, len(split.train))
+        valid_title = "the dataset" if split.valid_places is not None or split.valid is split.train else "valid_dataset"
+        self.items = Items(split.train, collate, split.places, skip=sizes.skip)
+        self.valid_items = Items(split.valid, collate, split.valid_places, skip=sizes.skip, title=valid_title)
         self.sampler = self._sampler(split.train, shuffle=True, draw=draw)
         plan = self._sampler(split.valid, shuffle=False).batches(0)
         own = plan[rank::world]
         self.valid_count = len(own)
         own = own + plan[:1] * (-(-len(plan) // world) - len(own))
-        self._valid_collate = _NumberedCollate(collate, None, len(split.valid))
-        self.valid_dl = self._loader(split.valid, own, self._valid_collate, Position())
+        self.valid_dl = self._loader(self.valid_items, own, Position())
         self.dl: DataLoader[Any] | None = None
         self.dl_iter: Iterator[TensorBatch] | None = None
 
     def _sampler(self, dataset: SizedDataset, shuffle: bool, draw: Draw | None = None) -> BatchSampler:
         sizes, order = self.sizes, dict[str, Any](seed=self.sizes.seed, shuffle=shuffle, draw=draw)
         if sizes.batch_tokens is not None:
-            lengths = dataset_lengths(dataset, sizes.samples_per_token)
+            lengths = dataset_lengths(dataset, sizes.samples_per_token, skip=sizes.skip)
             if shuffle:
                 self._warn_of_long_items(lengths.sum(axis=1), sizes.batch_tokens)
             return TokenBudgetBatchSampler(lengths, sizes.batch_tokens, max_rows=sizes.batch_size, **order)
@@ -321,20 +308,18 @@ class TrainingBatches:
 
     def names(self, numbers: Sequence[int]) -> list[int]:
         """Indices of items with these numbers in the user's dataset."""
-        return self._collate.names(numbers)
+        return self.items.names(numbers)
 
-    def _loader(
-        self, dataset: SizedDataset, batches: Iterable[list[int]], collate: _NumberedCollate, start: Position
-    ) -> DataLoader[Any]:
+    def _loader(self, items: Items, batches: Iterable[list[int]], start: Position) -> DataLoader[Any]:
         # A loader without a generator draws from torch's global one, and a resumed run would differ.
         seeds = np.random.SeedSequence([self.sizes.seed, self.rank, start.epoch, start.batch]).generate_state(1)
         return DataLoader(
-            _Numbered(dataset),
+            items.reading,
             batch_sampler=batches,
-            collate_fn=collate,
+            collate_fn=items.collate,
             generator=torch.Generator().manual_seed(int(seeds[0])),
             num_workers=self.sizes.num_workers,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=ignore_signals,
             pin_memory=self.prepare.device.type == "cuda",
         )
 
@@ -344,34 +329,47 @@ class TrainingBatches:
         With `num_workers`, random draws of a dataset depend on the place where the stream begins.
         """
         stream = BatchStream(self.sampler, start, self.rank, self.world)
-        self.dl = self._loader(self.split.train, stream, self._collate, start)
+        self.dl = self._loader(self.items, stream, start)
         self.dl_iter = iter(self.dl)
 
     def end(self) -> None:
-        """Ends the processes that load data."""
+        """Ends the processes that load data, and says how many items were left out."""
         self.dl_iter = None
+        self.items.report()
+        self.valid_items.report()
 
     def take(self, count: int, step: int) -> list[PreparedBatch]:
-        """The next `count` batches of the stream, prepared for the update number `step`."""
+        """The next `count` batches of the stream, prepared for the update number `step`.
+
+        Raises:
+            ChildProcessError: a process that loads data was killed.
+            TypeError, ValueError: an item cannot be used (unless these are skipped); the message names it.
+        """
         if self.dl_iter is None:
             raise RuntimeError("the stream of batches has no place: call begin first")
-        return [self._prepared(next(self.dl_iter), step) for _ in range(count)]
+        with loading(self.sizes.num_workers):
+            return [self._prepared(next(self.dl_iter), step) for _ in range(count)]
 
     def validation(self) -> Iterator[tuple[PreparedBatch, bool]]:
-        """The prepared batches of a validation, and whether each is this process's own."""
-        for number, batch in enumerate(self.valid_dl):
-            yield self._prepared(batch, None), number < self.valid_count
+        """The prepared batches of a validation, and whether each is this process's own. Errors as `take`."""
+        with loading(self.sizes.num_workers):
+            for number, batch in enumerate(self.valid_dl):
+                prepared = self._prepared(batch, None)
+                yield prepared, number < self.valid_count and not prepared.stands_in
 
     def first_valid(self) -> PreparedBatch:
         """The first validation item alone, with the corruption of validations."""
-        batch = self._valid_collate([(0, self.split.valid[0])])
-        return self._prepared(batch, None)
+        return self._prepared(self.valid_items.batch([0]), None)
+
+    def valid_ids(self, index: int) -> TensorBatch | None:
+        """The ids of a validation item, as a batch of one; None if it is left out."""
+        ids, _, stands_in = self.valid_items.prepared(self.valid_items.batch([index]), self.prepare.ids)
+        return None if stands_in else ids
 
     def _prepared(self, batch: TensorBatch, step: int | None) -> PreparedBatch:
         """Prepares a batch of the update `step`, or of a validation if it is None; errors name the items."""
-        valid = step is None
-        try:
-            return self.prepare(batch, VALID_SEED if valid else self.sizes.seed, step, training=not valid)
-        except (TypeError, ValueError) as error:
-            collate = self._valid_collate if valid else self._collate
-            raise collate.named(error, cast("list[int]", batch["number"].tolist())) from error
+        items, seed = (self.valid_items, VALID_SEED) if step is None else (self.items, self.sizes.seed)
+        prepared, left_out, stands_in = items.prepared(
+            batch, lambda batch: self.prepare(batch, seed, step, training=step is not None)
+        )
+        return replace(prepared, left_out=left_out, stands_in=stands_in)

@@ -49,7 +49,7 @@ def fingerprint(
     return {
         "task": task,
         "items": len(batches.split.train),
-        "data": data_hash(batches.split.train),
+        "data": data_hash(batches.split.train, skip=options.on_error == "skip"),
         "batch_size": batches.sizes.batch_size,
         "batch_tokens": options.batch_tokens,
         "drop_last": options.drop_last,
@@ -65,6 +65,7 @@ def fingerprint(
             "max_grad_norm": options.max_grad_norm,
             "label_smoothing": options.label_smoothing,
             "dropout": options.dropout,
+            "on_error": options.on_error,
             "processes": accelerator.num_processes,
             "precision": str(accelerator.mixed_precision),
         },
@@ -103,8 +104,10 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float)) else type(value).__name__
 
 
-def data_hash(dataset: SizedDataset) -> str:
+def data_hash(dataset: SizedDataset, skip: bool = False) -> str:
     """A hash of a few items of a dataset, from all over it. Items that differ at each reading are left out.
+
+    With `skip`, so are items that cannot be read.
 
     Items may draw from the global random generators. They are read with a fixed seed; the generators are set back.
     """
@@ -116,8 +119,12 @@ def data_hash(dataset: SizedDataset) -> str:
             twice: list[str] = []
             for _ in range(2):
                 set_seed(place)
-                twice.append(digest(dataset[place]))
+                try:
+                    twice.append(digest(dataset[place]))
+                except Exception:  # datasets raise errors of any type
+                    if not skip:
+                        raise
             pairs.append(twice)
     finally:
         restore_random_state(before)
-    return digest([once for once, again in pairs if once == again])
+    return digest([twice[0] for twice in pairs if len(twice) == 2 and twice[0] == twice[1]])

@@ -23,12 +23,14 @@ class Split:
 
     Attributes:
         train, valid: to train and to validate on; the same dataset twice if no item is set apart.
-        places: index of each item of `train` in the user's dataset; None if `train` is that dataset.
+        places, valid_places: index of each item of `train` and of `valid` in the user's dataset; None if they are that
+            dataset, or another one.
     """
 
     train: SizedDataset
     valid: SizedDataset
     places: Sequence[int] | None = None
+    valid_places: Sequence[int] | None = None
 
 
 def split_dataset(
@@ -51,7 +53,7 @@ def split_dataset(
     generator = torch.Generator().manual_seed(seed)
     whole = cast("Dataset[object]", dataset)
     train, valid = random_split(whole, [size, len(dataset) - size], generator=generator)
-    return Split(train, valid, train.indices)
+    return Split(train, valid, train.indices, valid.indices)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, cast, get_args, get_type_hints
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast, get_args, get_type_hints
 
 from typing_extensions import Required, TypedDict
 
@@ -29,6 +29,7 @@ from spear_tts_pytorch.utils.values import (
     whole_number,
 )
 
+OnError = Literal["raise", "skip"]
 MOST_SEED = 2**32 - 1  # of NumPy's global generator
 MOST_NUMBER = 2**63 - 1  # of steps and of ids, as tensors hold them
 MOST_WORKERS = 4096
@@ -96,6 +97,7 @@ class TrainingKeywords(TypedDict, total=False):
     compile: bool
     valid_generate: int
     dropout: float | None
+    on_error: OnError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +145,10 @@ class TrainingOptions:
             error rate in percent; needs pairs, and jiwer for texts.
         dropout (default None): of all parts of the model in this training, at least 0 and below 1; None keeps the
             model's own.
+        on_error (default 'raise'): 'raise' stops at an item that cannot be read or used, such as a silent clip, and names
+            it. 'skip' leaves such items out, warns of the first five, and counts them as `left_out` in the records;
+            `trainer.batches.items.skipped` has all reasons. If no item can be used, or none of 1,000 in a row, that is an
+            error.
 
     Raises:
         TypeError: a number is of another kind.
@@ -180,6 +186,7 @@ class TrainingOptions:
     compile: bool = False
     valid_generate: int = 0
     dropout: float | None = None
+    on_error: OnError = "raise"
 
     def __post_init__(self) -> None:
         self.check()
@@ -202,6 +209,7 @@ class TrainingOptions:
             raise ValueError("batch_size or batch_tokens must be given")
         one_of("optimizer", self.optimizer, get_args(OptimizerKind))
         one_of("schedule", self.schedule, get_args(ScheduleKind))
+        one_of("on_error", self.on_error, get_args(OnError))
         if self.valid_dataset is not None:
             number_of_items("valid_dataset", self.valid_dataset)
         keywords = self.accelerate_kwargs

@@ -25,7 +25,7 @@ import torch
 from spear_tts_pytorch.model.saving import CARD
 from spear_tts_pytorch.model.saving import NAMES as MODEL_FILES
 from spear_tts_pytorch.training.state import check_state
-from spear_tts_pytorch.utils.files import TEMPORARY, remove, write_whole
+from spear_tts_pytorch.utils.files import clear_leftovers, write_whole
 from spear_tts_pytorch.utils.json_files import field, parse_object, word_of
 from spear_tts_pytorch.utils.replacing import replaced, whole
 from spear_tts_pytorch.utils.restricted import load_tensors
@@ -102,14 +102,9 @@ class RunFolder:
             )
 
     def recover(self) -> None:
-        """Repairs an interrupted write: moves the old copy back if the new one is missing, deletes temporary files."""
+        """Repairs interrupted writes: moves the old copy back if the new one is missing, deletes temporary files."""
         for folder in () if self.path is None else (self.path, self.path / CHECKPOINTS):
-            for path in folder.glob(".*") if folder.is_dir() else ():
-                match = TEMPORARY.fullmatch(path.name)
-                if match and match[2] == "old" and not (folder / match[1]).exists():
-                    path.rename(folder / match[1])
-                elif match:
-                    remove(path)
+            clear_leftovers(folder, alone=True)
 
     def clear(self) -> None:
         """Removes the files of an earlier run and leaves all others."""

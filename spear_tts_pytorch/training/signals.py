@@ -11,7 +11,8 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from spear_tts_pytorch.utils.workers import SIGNALS
+
 Handler = Callable[[int, FrameType | None], object] | int | None
 
 

@@ -33,6 +33,7 @@ _KINDS: dict[str, Any] = {
     "fingerprint": dict,
 }
 _RANDOM = {"torch", "cuda", "python", "numpy"}
+_SUMS = {"loss", "updates", "tokens", "seconds", "left_out"}
 
 
 @dataclass
@@ -44,24 +45,28 @@ class RunningSums:
         updates: how many there were.
         tokens: ids that they used, over all processes.
         seconds: that they took.
+        left_out: items that could not be used, over all processes.
     """
 
     loss: float = 0.0
     updates: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    left_out: int = 0
 
-    def add(self, loss: float, tokens: int, seconds: float) -> None:
+    def add(self, loss: float, tokens: int, seconds: float, left_out: int = 0) -> None:
         """Adds one update."""
         self.loss += loss
         self.updates += 1
         self.tokens += tokens
         self.seconds += seconds
+        self.left_out += left_out
 
     def as_record(self, step: int, lr: float) -> dict[str, Any]:
-        """The record of these updates: their mean loss, and ids per second."""
+        """The record of these updates: their mean loss, ids per second, and how many items were left out, if any."""
         speed = round(self.tokens / max(self.seconds, 1e-9))
-        return {"step": step, "loss": self.loss / self.updates, "lr": lr, "tokens_per_second": speed}
+        record = {"step": step, "loss": self.loss / self.updates, "lr": lr, "tokens_per_second": speed}
+        return {**record, "left_out": self.left_out} if self.left_out else record
 
 
 @dataclass
@@ -139,10 +144,10 @@ def check_state(state: Mapping[str, Any]) -> None:
     if len(numbers) != 3 or not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError("step and position must be integers of 0 or more")
     running: Mapping[str, Any] = state["running"]
-    for name, kind in (("loss", float), ("updates", int), ("tokens", int), ("seconds", float)):
-        value = running.get(name)
-        if not isinstance(value, (int, float) if kind is float else kind) or len(running) != 4:
-            raise ValueError("running must hold the numbers loss, updates, tokens and seconds")
+    for name, kind in (("loss", float), ("updates", int), ("tokens", int), ("seconds", float), ("left_out", int)):
+        value = running.get(name, 0 if name == "left_out" else None)  # releases up to 0.5.0 left out no items
+        if not isinstance(value, (int, float) if kind is float else kind) or not set(running) <= _SUMS:
+            raise ValueError(f"running must hold the numbers {', '.join(sorted(_SUMS))}")
     for name in ("state", "param_groups"):
         checked_field(cast("dict[str, Any]", state["optim"]), name, (dict, list))
     for random_state in cast("list[object]", state["rng"]):

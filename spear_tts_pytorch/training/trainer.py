@@ -279,7 +279,7 @@ class Trainer:
         self.state.step += 1
         per_update = self.grad_accum_every * self.accelerator.num_processes
         self.state.position = self.state.position.advance(self.batches.sampler, per_update)
-        self.state.sums.add(result.loss, result.tokens, time.perf_counter() - start)
+        self.state.sums.add(result.loss, result.tokens, time.perf_counter() - start, result.left_out)
         logs: Logs = {"step": self.state.step, "loss": result.loss, "lr": lr}
         self.accelerator.log({"train_loss": result.loss, "lr": lr}, step=self.state.step)
         if self._due(self.log_every):

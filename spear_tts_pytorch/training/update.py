@@ -51,10 +51,11 @@ class NotFiniteError(FloatingPointError):
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """An update that was made: its `loss`, and the `tokens` (ids) of its batches over all processes."""
+    """An update that was made: its `loss`, the `tokens` (ids) of its batches and the items `left_out`, in all processes."""
 
     loss: float
     tokens: int
+    left_out: int = 0
 
 
 class Update:
@@ -91,8 +92,9 @@ class Update:
         """
         self.optimizer.zero_grad()  # gradients of a failed update
         weights = torch.tensor([batch.weight for batch in batches], dtype=torch.float32)
-        tokens = torch.tensor([sum(batch.tokens for batch in batches)], dtype=torch.float32)
-        totals = sum_over_processes(self.accelerator, torch.cat((weights.sum()[None], tokens)))
+        counts = [sum(batch.tokens for batch in batches), sum(batch.left_out for batch in batches)]
+        counted = torch.tensor(counts, dtype=torch.float32)
+        totals = sum_over_processes(self.accelerator, torch.cat((weights.sum()[None], counted)))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         # A number divided by a tensor would be rounded twice.
@@ -102,14 +104,14 @@ class Update:
         shared = sum_over_processes(self.accelerator, torch.cat((loss_sum[None], asked)))
         read = cast("list[float]", torch.cat((shared, totals[1:], self._clip()[None])).tolist())
         loss, norm = read[0], read[-1]
-        self.signals.agree(read[1:-2])
+        self.signals.agree(read[1:-3])
         scaled = getattr(self.accelerator, "scaler", None) is not None  # a scaler leaves out such updates itself
         if not math.isfinite(loss) or not (scaled or math.isfinite(norm)):
             self.optimizer.zero_grad()
             raise NotFiniteError(loss, _suspects(batches, losses, loss))
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return UpdateResult(loss, int(read[-2]))
+        return UpdateResult(loss, int(read[-3]), int(read[-2]))
 
     def _backward(self, batches: Sequence[PreparedBatch], shares: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Adds up the gradients of all batches.

@@ -94,7 +94,9 @@ class Validation:
         valid, tokenizer = self.batches.split.valid, self.model.text_tokenizer if target == "text" else None
         sums = torch.zeros(2)  # errors, ids or characters
         for index in range(rank, min(self.generate, len(valid)), world):
-            ids = self.batches.prepare.ids(self.collate([valid[index]]))
+            ids = self.batches.valid_ids(index)
+            if ids is None:
+                continue
             wanted = ids[NAMES[target]]
             longest = 2 * wanted.shape[1] + 10
             types: dict[str, Any] = {"source_type": source, "target_type": target}

@@ -2,7 +2,7 @@
 
 In: a path, and bytes or a block that fills a folder. Out: the file or folder, on the disk when the call returns.
 A crash or a loss of power leaves the former file or folder in place, and at most temporary ones beside it, whose names
-`TEMPORARY` matches. The next `whole_folder` at the same place removes those of processes that have ended.
+`TEMPORARY` matches. The next write to the same place, and the next lock of the folder, remove those of ended processes.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def copy_whole(source: str | Path, path: str | Path) -> None:
 @contextlib.contextmanager
 def _put_in_place(path: Path, replace: bool = True) -> Generator[Path]:
     """Yields the path of a file to write. Afterwards renames it to `path`; after an error deletes it."""
+    clear_leftovers(path.parent, path.name)
     temporary = beside(path)
+    held = _made(temporary, Path.touch)
     try:
         yield temporary
         _sync_file(temporary)
@@ -71,7 +73,10 @@ def _put_in_place(path: Path, replace: bool = True) -> Generator[Path]:
         else:
             _rename_to_free(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        try:
+            temporary.unlink(missing_ok=True)
+        finally:
+            _release(held)
     sync_folder(path.parent)
 
 
@@ -106,28 +111,39 @@ def whole_folder(folder: str | Path, *, replace: bool = False) -> Generator[Path
     recover_folder(folder)
     if not replace and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists already: choose another folder, or remove it first")
-    temporary, old = beside(folder), beside(folder, "old")
-    temporary.mkdir(parents=True)
-    held = _hold(temporary)
+    old = beside(folder, "old")
+    with temporary_folder(folder) as temporary:  # removed at the end, also if it then is the former folder
+        try:
+            yield temporary
+            sync_tree(temporary)
+            if folder.exists() and not replace:
+                folder.rmdir()  # fails if another process has filled it meanwhile
+            elif folder.is_dir() and not folder.is_symlink():
+                shutil.copymode(folder, temporary)
+            if not (folder.exists() and exchange(temporary, folder)):
+                if folder.exists() or folder.is_symlink():
+                    folder.rename(old)
+                temporary.rename(folder)
+            sync_folder(folder.parent)
+        finally:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            remove(old)
+
+
+@contextlib.contextmanager
+def temporary_folder(folder: Path) -> Generator[Path]:
+    """Yields a new hidden folder beside `folder`. Whatever has its name at the end is removed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = beside(folder)
+    held = _made(temporary, Path.mkdir)
     try:
         yield temporary
-        sync_tree(temporary)
-        if folder.exists() and not replace:
-            folder.rmdir()  # fails if another process has filled it meanwhile
-        elif folder.is_dir() and not folder.is_symlink():
-            shutil.copymode(folder, temporary)
-        if not (folder.exists() and exchange(temporary, folder)):
-            if folder.exists() or folder.is_symlink():
-                folder.rename(old)
-            temporary.rename(folder)
-        sync_folder(folder.parent)
     finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        remove(temporary)  # the former folder, if both changed places
-        remove(old)
-        if held is not None:
-            os.close(held)
+        try:
+            remove(temporary)
+        finally:
+            _release(held)
 
 
 def recover_folder(folder: Path) -> None:
@@ -135,41 +151,72 @@ def recover_folder(folder: Path) -> None:
 
     The folders of processes that are still writing are left alone.
     """
-    if not folder.name or not folder.parent.is_dir():
-        return
-    for path in folder.parent.glob(f".{_escaped(folder.name)}.*"):
+    if folder.name:
+        clear_leftovers(folder.parent, folder.name)
+
+
+def clear_leftovers(folder: Path, name: str | None = None, *, alone: bool = False) -> None:
+    """Removes the temporary files and folders of killed processes, or brings back a folder that one had moved away.
+
+    Those of processes that are still writing are left alone.
+
+    Args:
+        folder: where they are; it need not exist.
+        name: of the file or folder that was being written; None stands for all.
+        alone: whether no other process can be writing here. It matters where the system cannot tell (Windows).
+    """
+    for path in folder.glob(".*" if name is None else f".{_escaped(name)}.*"):
         match = TEMPORARY.fullmatch(path.name)
-        if match is None or match[1] != folder.name or not path.is_dir() or path.is_symlink():
+        if match is None or name not in (None, match[1]) or path.is_symlink():
             continue
         held = _hold(path)
-        if held is None:
+        if held is None and not (alone and fcntl is None):
             continue
         with contextlib.suppress(OSError):
-            if match[2] == "old" and not folder.exists():
-                path.rename(folder)
+            if match[2] == "old" and not (folder / match[1]).exists():
+                path.rename(folder / match[1])
             else:
                 remove(path)
-        os.close(held)
+        _release(held)
 
 
 def _escaped(name: str) -> str:
     return re.sub(r"([*?[])", r"[\1]", name)
 
 
-def _hold(folder: Path) -> int | None:
-    """Marks a folder as in use until the descriptor is closed or the process ends; None if another process uses it."""
+def _made(path: Path, make: Callable[[Path], None]) -> int | None:
+    """Makes a new file or folder that is marked as in use from the start; returns what `_release` takes."""
+    while True:
+        make(path)
+        held = _hold(path, wait=True)
+        if path.exists():
+            return held
+        _release(held)  # another process took it for a leftover before it was marked
+
+
+def _hold(path: Path, wait: bool = False) -> int | None:
+    """Marks a file or folder as in use until it is released or the process ends.
+
+    Returns:
+        A descriptor for `_release`; None if another process uses it (unless `wait`), or the system cannot tell.
+    """
     if fcntl is None:
         return None
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def _release(held: int | None) -> None:
+    if held is not None:
+        os.close(held)
 
 
 def remove(path: Path) -> None:
@@ -239,6 +286,8 @@ def sync_folder(folder: Path) -> None:
 def locked(folder: str | Path) -> Generator[None]:
     """Locks a folder for one writer, and makes it if it is missing. The system unlocks it when the process ends.
 
+    Removes the temporary files that killed writers have left in it.
+
     Raises:
         FolderInUseError: another writer holds the lock.
     """
@@ -252,6 +301,7 @@ def locked(folder: str | Path) -> Generator[None]:
             f"{folder} is being written to by another process: wait for it to end, or choose another folder"
         ) from error
     try:
+        clear_leftovers(folder, alone=True)
         yield
     finally:
         lock.release()

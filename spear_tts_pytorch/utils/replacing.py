@@ -20,6 +20,7 @@ from spear_tts_pytorch.utils.files import (
     remove,
     sync_folder,
     sync_tree,
+    temporary_folder,
     whole_folder,
 )
 
@@ -78,22 +79,17 @@ def _beside(target: Path, names: Sequence[str]) -> Generator[Path]:
     """Yields a folder inside `target`, whose contents are put in place at the end."""
     complete = _complete(target, names[0])
     recover_folder(complete)
-    stage = beside(complete)
-    stage.mkdir(parents=True)
-    try:
-        with _locked(stage):
-            yield stage
-            sync_tree(stage)
-            with _locked(target):
-                _finish(target, names)  # of a killed process
-                stage.rename(complete)
-                try:
-                    _finish(target, names)
-                except KeyboardInterrupt:
-                    _finish(target, names)
-                    raise
-    finally:
-        remove(stage)
+    with temporary_folder(complete) as stage:
+        yield stage
+        sync_tree(stage)
+        with _locked(target):
+            _finish(target, names)  # of a killed process
+            stage.rename(complete)
+            try:
+                _finish(target, names)
+            except KeyboardInterrupt:
+                _finish(target, names)
+                raise
 
 
 @contextlib.contextmanager

@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
+import torch
 from torch import Tensor
+
+from spear_tts_pytorch.tokens import INTEGER_DTYPES
 
 MOST_INTEGER = 2**31 - 1  # what a size or a number of things may be
 T = TypeVar("T")
@@ -136,6 +139,21 @@ def unicode_text(name: str, value: object, *, also: str = "") -> str:
             f"{name} is no Unicode text, got {shown(value)} ({error.reason}): rename or change it"
         ) from error
     return value
+
+
+def integers(name: str, values: object) -> Tensor:
+    """Integers, in a tensor, an array or lists, as a tensor; no values have any type.
+
+    Raises:
+        TypeError: they are something else.
+    """
+    try:
+        found = torch.as_tensor(cast(Any, values))
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"{name} must be integers, got {shown(values)}") from error
+    if found.numel() and found.dtype not in INTEGER_DTYPES:
+        raise TypeError(f"{name} must be integers, got {found.dtype}")
+    return found.long() if found.numel() == 0 else found
 
 
 def instance(name: str, value: object, kind: type[T]) -> T:

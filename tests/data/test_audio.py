@@ -132,7 +132,7 @@ def test_mp3_that_does_not_say_how_long_it_is_is_read(tmp_path):
         ("a.wav", np.zeros((2, 3)), 8000, ValueError, r"got \[2, 3\]"),
         ("a.wav", np.zeros(0), 8000, ValueError, "t >= 1"),
         ("a.wav", np.array([0, np.inf]), 8000, ValueError, "NaN or infinite"),
-        ("a.wav", tone(440), 0, ValueError, "sampling rates must be 1000 to 768000 Hz"),
+        ("a.wav", tone(440), 0, ValueError, "sample_hz must be at least 1000"),
     ],
 )
 def test_bad_audio_is_not_written(tmp_path, path, wav, sample_hz, error, message):

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, Subset
 
 from spear_tts_pytorch.data.loader import (
     BatchStream,
@@ -12,7 +11,6 @@ from spear_tts_pytorch.data.loader import (
     Position,
     SpeechCollate,
     TokenBudgetBatchSampler,
-    dataset_lengths,
     padding_share,
 )
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer
@@ -91,24 +89,6 @@ def test_stream_over_processes_loses_and_repeats_nothing(world):
     assert position == Position(1, 2)
     resumed = iter(BatchStream(sampler, position, 0, 1))
     assert [next(resumed) for _ in range(4)] == whole[8:]
-
-
-def test_lengths_of_datasets():
-    pairs = [(torch.zeros(3, dtype=torch.long), "abcd"), (torch.randn(700), torch.ones(2, dtype=torch.long))]
-    assert dataset_lengths(pairs, samples_per_token=320).tolist() == [[3, 4], [3, 2]]
-    assert dataset_lengths(Subset(pairs, [1]), 320).tolist() == [[3, 2]]
-    assert dataset_lengths(ConcatDataset([pairs, Subset(pairs, [0])]), 320).tolist() == [[3, 4], [3, 2], [3, 4]]
-    assert dataset_lengths([torch.zeros(5, dtype=torch.long)]).tolist() == [[5]]
-
-
-def test_lengths_of_lists_and_arrays():
-    assert dataset_lengths([[1, 2, 3], [4], (5, 6)]).tolist() == [[3], [1], [2]]
-    assert dataset_lengths([([1, 2, 3],), [[4]]]).tolist() == [[3], [1]]
-    assert dataset_lengths([([1, 2, 3], [4]), (np.arange(2), "abcd")]).tolist() == [[3, 1], [2, 4]]
-    waves = [np.zeros(700, np.float32), torch.zeros(700), [0.5] * 700, list(np.zeros(700, np.float32))]
-    assert dataset_lengths(waves, 320).tolist() == [[3]] * 4
-    assert dataset_lengths([(wave, "ab") for wave in waves], 320).tolist() == [[3, 2]] * 4
-    assert dataset_lengths([np.arange(700)], 320).tolist() == [[700]]
 
 
 def make(collate, **options):

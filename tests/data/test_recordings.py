@@ -6,7 +6,7 @@ import soundfile
 
 from spear_tts_pytorch.data.audio import load_audio
 from spear_tts_pytorch.data.corpora import file_utterance
-from spear_tts_pytorch.data.recordings import split_flac, split_mp3, split_ogg, split_wav
+from spear_tts_pytorch.data.recordings import AudioFile, split_flac, split_mp3, split_ogg, split_wav
 
 RATE = 24000
 CODED = {"wav": {}, "flac": {}, "ogg": {}, "mp3": {}, "opus": dict(format="OGG", subtype="OPUS")}
@@ -43,7 +43,11 @@ def test_joined_files_are_read_in_full(tmp_path, suffix, number):
 def test_one_recording_is_left_to_libsndfile(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     data = write(path, swell(1.0))
-    split = {"wav": lambda: split_wav(path), "flac": lambda: split_flac(data), "mp3": lambda: split_mp3(data, 24000, 0)}
+    split = {
+        "wav": lambda: split_wav(AudioFile(path)),
+        "flac": lambda: split_flac(data),
+        "mp3": lambda: split_mp3(data, 24000, 0),
+    }
     assert split.get(suffix, lambda: split_ogg(data))() is None
     utterance = file_utterance("a", None, None, path)
     assert utterance.num_samples == len(utterance.audio()), "the header is believed"

@@ -3,17 +3,22 @@
 import json
 import os
 import signal
+from functools import partial
 
+import many
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from shell import one_line_error
 
 from spear_tts_pytorch import MelKmeans
 from spear_tts_pytorch.cli import main
-from spear_tts_pytorch.data import tokenized
+from spear_tts_pytorch.data import speech_shards, tokenized
 from spear_tts_pytorch.data.audio import resample
-from spear_tts_pytorch.data.corpora import Utterance
+from spear_tts_pytorch.data.corpora import Utterance, readers
 from spear_tts_pytorch.data.corpora.readers import read_corpus
 from spear_tts_pytorch.data.tokenized import TokenizedSpeech, tokenize_corpus
 from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive
@@ -68,11 +73,11 @@ def test_interrupted_work_goes_on(corpus, tokenizer, tmp_path, monkeypatch):
     plain = tokenized._tokenized
     calls = []
 
-    def dying(batch, tokenizer):
+    def dying(tokenizer, batch):
         calls.append(len(batch))
-        if len(calls) == 3:
+        if len(calls) == 65:
             raise KeyboardInterrupt
-        return plain(batch, tokenizer)
+        return plain(tokenizer, batch)
 
     monkeypatch.setattr(tokenized, "_tokenized", dying)
     with pytest.raises(KeyboardInterrupt):
@@ -90,13 +95,12 @@ def test_interrupted_work_goes_on(corpus, tokenizer, tmp_path, monkeypatch):
 def test_termination_writes_what_is_done(corpus, tokenizer, tmp_path, monkeypatch):
     plain, calls, before = tokenized._tokenized, [], signal.getsignal(signal.SIGTERM)
     tokenizer.save(tmp_path / "tokenizer")
-    monkeypatch.setattr(tokenized, "BATCH_CLIPS", 8)
 
-    def terminated(batch, tokenizer):
+    def terminated(tokenizer, batch):
         calls.append(batch)
-        if len(calls) == 3:
+        if len(calls) == 17:
             os.kill(os.getpid(), signal.SIGTERM)
-        return plain(batch, tokenizer)
+        return plain(tokenizer, batch)
 
     monkeypatch.setattr(tokenized, "_tokenized", terminated)
     arguments = ["tokenize", str(corpus), str(tmp_path / "a"), "--tokenizer", str(tmp_path / "tokenizer")]
@@ -220,3 +224,109 @@ def test_a_clip_with_words_that_are_no_unicode_is_left_out_alone(corpus, tokeniz
     [(name, reason)] = report.skipped.items()
     assert name == ("caf\\udce9" if place == "id" else clips[2].id) and f"{place} is no Unicode text" in reason
     assert json.loads((tmp_path / "report.json").read_text())["skipped"] == report.skipped
+
+
+class Sign:
+    """A tokenizer: each 10 samples are an id, the sign of their sum."""
+
+    codebook_size, target_sample_hz, downsample_factor = 2, RATE, 10
+
+    def __call__(self, wav, lengths=None, input_sample_hz=None, flatten=True):
+        return (wav.unflatten(1, (-1, 10)).sum(dim=-1) > 0).long()
+
+
+def tones(number):
+    return [Utterance(f"{index:05d}", None, None, RATE, lambda: np.ones(20, np.float32)) for index in range(number)]
+
+
+def killed_at(folder, place, every):
+    speech_shards.SECONDS_PER_WRITE = every
+    utterances = tones(2500)
+
+    def killed():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    utterances[place] = Utterance("last", None, None, RATE, killed)
+    tokenize_corpus(utterances, Sign(), folder, progress=False)
+
+
+@pytest.mark.slow
+def test_a_killed_process_loses_at_most_a_thousand_clips_or_a_minute(tmp_path):
+    for name, place, every, kept in (("clips", 2400, 1000.0, 2000), ("time", 40, 0.0, 40)):
+        assert many.run(1, killed_at, tmp_path / name, place, every) == [(False, "killed")]
+        assert len(TokenizedSpeech(tmp_path / name)) == kept
+        assert tokenize_corpus(tones(2500), Sign(), tmp_path / name, progress=False).clips == 2500
+        assert sorted(TokenizedSpeech(tmp_path / name).ids) == [one.id for one in tones(2500)]
+        assert {path.suffix for path in (tmp_path / name).iterdir() if path.name != ".lock"} == {".parquet", ".json"}
+
+
+def test_a_shard_that_grows_is_one_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(speech_shards, "SECONDS_PER_WRITE", 0.0)
+    tokenize_corpus(tones(25), Sign(), tmp_path, rows_per_shard=10, progress=False)
+    assert len(list(tmp_path.glob("*.parquet"))) == 3
+    monkeypatch.setattr(speech_shards, "IDS_PER_SHARD", 6)
+    tokenize_corpus(tones(31), Sign(), tmp_path, progress=False)
+    assert len(list(tmp_path.glob("*.parquet"))) == 5, "three clips of two ids are a shard"
+    assert TokenizedSpeech(tmp_path).ids == [one.id for one in tones(31)]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_one_line(corpus, tokenizer, tmp_path, monkeypatch, capsys):
+    tokenizer.save(tmp_path / "tokenizer")
+
+    utterances = read_corpus(corpus)
+    utterances.insert(60, Utterance("last", None, None, RATE, partial(signal.raise_signal, signal.SIGKILL)))
+    with pytest.raises(ChildProcessError, match="was killed, perhaps because memory was short"):
+        tokenize_corpus(utterances, tokenizer, tmp_path / "a", workers=1, progress=False)
+    assert len(TokenizedSpeech(tmp_path / "a")) > 0, "what was done is kept"
+    monkeypatch.setattr(readers, "read_corpus", lambda *args, **options: utterances)
+    arguments = [
+        "tokenize",
+        str(corpus),
+        str(tmp_path / "b"),
+        "--tokenizer",
+        str(tmp_path / "tokenizer"),
+        "--no-progress",
+    ]
+    assert main([*arguments, "--workers", "2"]) == 2
+    one_line_error(capsys, "was killed", "fewer workers")
+
+
+def rewrite(folder, **columns):
+    """Replaces columns of the only shard."""
+    path = next(folder.glob("*.parquet"))
+    table = pq.read_table(path)
+    for name, column in columns.items():
+        table = table.set_column(table.column_names.index(name), name, column)
+    pq.write_table(table, path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"semantic_ids": pa.array([[0, 1], [1, None]])}, r"row 1 .*'semantic_ids' holds null"),
+        ({"semantic_ids": pa.array([None, [1]])}, r"row 0 .*'semantic_ids' holds null"),
+        ({"semantic_ids": pa.array([[0.0], [1.0, 1.7]])}, r"row 1 .*'semantic_ids' holds 1\.7"),
+        ({"semantic_ids": pa.array([[0.0], [float("nan")]])}, r"row 1 .*'semantic_ids' holds nan"),
+        ({"semantic_ids": pa.array([[0, 2**31], [1]])}, r"row 0 .*'semantic_ids' holds 2147483648"),
+        ({"semantic_ids": pa.array([[0], [-1]])}, r"row 1 .*'semantic_ids' holds -1"),
+        ({"semantic_ids": pa.array([["a"], ["b"]])}, r"row 0 .*'semantic_ids' holds 'a'"),
+        ({"semantic_ids": pa.array([7, 8])}, r"row 0 .*'semantic_ids' holds 7"),
+        ({"id": pa.array(["a", None])}, r"row 1 .*'id' holds null"),
+        ({"seconds": pa.array([1.0, None])}, r"row 1 .*'seconds' holds null"),
+        ({"seconds": pa.array([-1.0, 1.0])}, r"row 0 .*'seconds' holds -1\.0"),
+    ],
+)
+def test_a_shard_of_something_else_is_refused_by_file_row_and_column(tmp_path, columns, words):
+    tokenize_corpus(tones(2), Sign(), tmp_path, progress=False)
+    rewrite(tmp_path, **columns)
+    with pytest.raises(ValueError, match=rf"speech-000000\.parquet .*{words}"):
+        TokenizedSpeech(tmp_path)
+
+
+def test_shards_of_other_types_with_right_ids_are_read(tmp_path):
+    tokenize_corpus(tones(3), Sign(), tmp_path, progress=False)
+    for kind in (pa.large_list(pa.int64()), pa.list_(pa.uint8()), pa.list_(pa.float32())):
+        rewrite(tmp_path, semantic_ids=pa.array([[0, 1], [], [1]], kind))
+        assert [row.tolist() for row in TokenizedSpeech(tmp_path)] == [[0, 1], [], [1]]
+        assert TokenizedSpeech(tmp_path).lengths.tolist() == [2, 0, 1]

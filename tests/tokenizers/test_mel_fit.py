@@ -40,7 +40,7 @@ def test_fitting_on_part_of_much_audio(clips):
         ({"normalize": "corpus"}, "normalize must be"),
         ({"features": "fbank"}, "features must be one of"),
         ({"num_mels": 300}, "num_mels=300 is too many"),
-        ({"hop_seconds": 0.5}, "hop of 8000 samples"),
+        ({"hop_seconds": 0.5}, "hop_seconds must be 1 to 512 samples"),
     ],
 )
 def test_bad_fits_are_refused(clips, options, message):

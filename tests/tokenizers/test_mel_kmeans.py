@@ -187,7 +187,7 @@ def test_resynthesis_durations(tokenizer, clips):
         (torch.tensor([-2]), None, "ids holds -2"),
         (torch.tensor([-1]), None, "holds no sound"),
         (torch.tensor([[1]]), None, r"shape \[n\]"),
-        (torch.tensor([1.0]), None, "integers"),
+        (torch.tensor([1, 2]), torch.tensor([2**60, 2**60]), "durations must add up to at most 4194304"),
         (torch.tensor([1, 2]), torch.tensor([1]), r"durations .* shape \[2\]"),
         (torch.tensor([1]), torch.tensor([-1]), "durations must be integers >= 0"),
         (torch.tensor([1]), torch.tensor([0]), "holds no sound"),
@@ -260,7 +260,7 @@ GOOD = torch.tensor(babble(1))
         (GOOD, {"lengths": torch.tensor([0])}, ValueError, "got 0"),
         (GOOD, {"lengths": torch.tensor([1, 2])}, ValueError, r"shape \[1\]"),
         (GOOD, {"lengths": torch.tensor([2.0])}, ValueError, "must be integers"),
-        (GOOD, {"input_sample_hz": -1}, ValueError, "must be 1000 to 768000 Hz"),
+        (GOOD, {"input_sample_hz": -1}, ValueError, "input_sample_hz must be at least 1000"),
         (GOOD, {"speakers": ["a", "b"]}, ValueError, "speakers must name 1 speakers"),
     ],
 )

@@ -41,8 +41,8 @@ def test_clips_of_uneven_lengths_become_rows_without_padding(foreign):
     ("clips", "message"),
     [
         ([], "clips is empty: give at least one waveform"),
-        ([torch.rand(300), torch.rand(0)], r"clip 1 must have the shape \[t\] and hold samples, got \[0\]"),
-        ([torch.rand(2, 300)], r"clip 0 must have the shape \[t\] and hold samples, got \[2, 300\]"),
+        ([torch.rand(300), torch.rand(0)], r"clips\[1\] must have the shape \[t\] and hold samples, got \[0\]"),
+        ([torch.rand(2, 300)], r"clips\[0\] must have the shape \[t\] and hold samples, got \[2, 300\]"),
         ([torch.full((300,), torch.nan)], "NaN or infinite"),
     ],
 )

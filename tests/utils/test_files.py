@@ -4,13 +4,19 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import many
 import pytest
 
+from spear_tts_pytorch.data.pairs.cache import remove_stale
+from spear_tts_pytorch.data.pairs.writer import PairWriter
 from spear_tts_pytorch.utils.files import (
     TEMPORARY,
+    _put_in_place,
     beside,
+    clear_leftovers,
     copy_whole,
     locked,
     recover_folder,
@@ -224,3 +230,67 @@ def test_a_writer_that_is_killed_lets_go_of_its_folder(tmp_path):
         other.wait()
         with locked(tmp_path):
             pass
+
+
+def _killed_while_writing(path, folder):
+    """Is killed with the file or folder complete, before it is in its place."""
+    os.fsync = lambda descriptor: os.kill(os.getpid(), 9)
+    if folder:
+        with whole_folder(path, replace=True) as temporary:
+            (temporary / "a").write_text("a")
+    else:
+        write_whole(path, b"new")
+
+
+def left(folder):
+    return [path.name for path in folder.iterdir() if TEMPORARY.fullmatch(path.name)]
+
+
+@pytest.mark.parametrize("again", ["write", "lock", "pairs", "cache"])
+def test_what_killed_writers_leave_is_removed_at_the_next_start(tmp_path, again):
+    name = "pairs-00000-000000.parquet"
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "old").touch()
+    for path, folder in ((tmp_path / name, False), (tmp_path / "b", True)):
+        if folder and again == "write":
+            continue
+        assert many.run(1, _killed_while_writing, path, folder) == [(False, "killed")]
+    assert len(left(tmp_path)) == (1 if again == "write" else 2)
+    if again == "write":
+        write_whole(tmp_path / name, b"new")
+    elif again == "lock":
+        with locked(tmp_path):
+            assert not left(tmp_path)
+    elif again == "pairs":
+        PairWriter(tmp_path)
+    else:
+        remove_stale([], [tmp_path])
+    assert not left(tmp_path) and (tmp_path / "b" / "old").exists()
+
+
+def test_what_others_are_writing_is_left_alone(tmp_path):
+    with _put_in_place(tmp_path / "file") as temporary, whole_folder(tmp_path / "folder") as folder:
+        clear_leftovers(tmp_path)
+        assert sorted(left(tmp_path)) == sorted([temporary.name, folder.name])
+        temporary.write_bytes(b"new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_files_of_one_name_may_be_written_at_once(tmp_path):
+    """Each write clears up after killed ones; it must never take a living one for one of those."""
+
+    def write():
+        for _ in range(30):
+            write_whole(tmp_path / "file", b"new")
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    failed = []
+    threading.excepthook, before = lambda args: failed.append(args.exc_value), threading.excepthook
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        threading.excepthook = before
+    assert not failed and [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -5,16 +5,18 @@ In: an iterable of utterances, dictionaries or tuples. Out: utterances, with id,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from numbers import Integral
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, cast
 
 import numpy as np
 
+from spear_tts_pytorch.data.audio import load_audio, load_recording, recording_header
 from spear_tts_pytorch.data.corpora.corpus import Utterance
 from spear_tts_pytorch.data.loader import SizedDataset
+from spear_tts_pytorch.data.recordings import AudioFile
 
 TEXT_COLUMNS = ("text", "sentence", "normalized_text", "text_normalized", "transcription", "transcript")
 SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id")
@@ -30,7 +32,10 @@ def read_dataset(dataset: Iterable[Any]) -> Iterator[Utterance]:
     An item is one of:
 
     - an `Utterance`;
-    - a dictionary as in `datasets`, with `audio`, and perhaps a text, a speaker and an id under their usual names;
+    - a dictionary as in `datasets`, with `audio`, and perhaps a text, a speaker and an id under their usual names. The
+      audio is `{"array", "sampling_rate"}`, or a file: `{"path", "bytes"}` with one or both (`Audio(decode=False)`), a path,
+      or the bytes of a file. A file is read when its audio is needed; bytes come before a path. A dictionary of audio alone
+      is an item, too;
     - a tuple of a waveform `[t]` or `[c, t]` and its rate in Hz, and then nothing, a text, a text and a speaker's number,
       or the fields of torchaudio's LIBRISPEECH, LIBRITTS, LJSPEECH, VCTK_092, COMMONVOICE, CMUARCTIC, SPEECHCOMMANDS or
       VoxCeleb1Identification.
@@ -62,31 +67,68 @@ def _by_index(dataset: SizedDataset) -> Iterator[Any]:
 def _utterance_of(index: int, item: Any) -> Utterance:
     """An item as an utterance; raises an error of any type if it is of another kind."""
     text: Any
-    if isinstance(item, dict) and "audio" in item:
-        row = cast("dict[str, Any]", item)
-        audio: Any = row["audio"]
-        if isinstance(audio, (str, bytes)) or audio is None:
-            raise ValueError("its 'audio' is not decoded")
-        wav, rate = audio["array"], audio["sampling_rate"]
+    row = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
+    if "audio" in row or "array" in row or "bytes" in row or "path" in row:
         text, speaker, id_ = (_first(row, names) for names in (TEXT_COLUMNS, SPEAKER_COLUMNS, ID_COLUMNS))
+        sound = _sound_of(row.get("audio", row), f"item {index}")
     elif isinstance(item, (tuple, list)) and len(cast("list[Any]", item)) >= 2:
         wav, rate, *rest = cast("list[Any]", item)
         text, speaker, id_ = _fields(rest)
+        sound = _decoded(wav, rate)
     else:
         raise ValueError(f"it is a {type(cast(object, item)).__name__}")
     if not isinstance(text, str | None):
         raise ValueError(f"its text is a {type(text).__name__}")
-    if not isinstance(rate, Integral) or rate < 1:
-        raise ValueError(f"its rate is {rate!r:.40}, not a whole number of Hz")
-    samples = _samples(wav)
     return Utterance(
         str(index) if id_ is None else str(id_),
         " ".join(text.split()) or None if text is not None else None,
         None if speaker is None else str(speaker),
-        int(rate),
-        partial(np.asarray, samples),
-        len(samples),
+        *sound,
     )
+
+
+Sound = tuple[int, Callable[[], np.ndarray], "int | None"]
+"""The last fields of an `Utterance`: rate in Hz (0 if it cannot be read), a function that loads, number of samples."""
+
+
+def _sound_of(audio: Any, name: str) -> Sound:
+    """The audio of a dictionary: decoded, or a file by its path or its bytes."""
+    if isinstance(audio, (str, PurePath)):
+        return _file(AudioFile(Path(audio)))
+    if isinstance(audio, (bytes, bytearray)):
+        return _file(AudioFile(Path(name), bytes(audio)))
+    if audio is None:
+        raise ValueError("its 'audio' is None")
+    if not isinstance(audio, dict) or "array" in audio:
+        return _decoded(audio["array"], audio["sampling_rate"])
+    file = cast("dict[str, Any]", audio)
+    path, data = file.get("path"), file.get("bytes")
+    if not isinstance(path, str | PurePath | None) or not isinstance(data, bytes | bytearray | None):
+        raise ValueError(f"its 'audio' has a path {path!r:.40} and bytes of the type {type(data).__name__}")
+    if data is not None:
+        return _file(AudioFile(Path(name if path is None else path), bytes(data)))
+    if path is None:
+        raise ValueError("its 'audio' has neither an array nor a path nor bytes")
+    return _file(AudioFile(Path(path)))
+
+
+def _file(source: AudioFile) -> Sound:
+    try:
+        rate, samples = recording_header(source)
+    except ValueError:
+        rate, samples = 0, 0  # loading raises the error, so that the clip is named and left out
+    return rate, partial(_load, source), samples
+
+
+def _load(source: AudioFile) -> np.ndarray:
+    return load_recording(source)[0] if source.data is not None else load_audio(source.path)[0]
+
+
+def _decoded(wav: Any, rate: Any) -> Sound:
+    if not isinstance(rate, Integral) or rate < 1:
+        raise ValueError(f"its rate is {rate!r:.40}, not a whole number of Hz")
+    samples = _samples(wav)
+    return int(rate), partial(np.asarray, samples), len(samples)
 
 
 def _fields(rest: list[Any]) -> tuple[Any, Any, Any]:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ from spear_tts_pytorch.data.corpora.dataset_items import read_dataset
 from spear_tts_pytorch.data.corpora.layouts import file_utterance, read_ljspeech
 from spear_tts_pytorch.data.corpora.table_folder import candidates_in, read_table_folder, tables_in
 from spear_tts_pytorch.data.corpora.tables import is_table
+from spear_tts_pytorch.tokenizers.semantic import checked_rate
+from spear_tts_pytorch.utils.values import plain, shown
 
 VCTK_FOLDERS = ("wav48_silence_trimmed", "wav48", "wav16")
 UNLISTED = "audio files in clips/ have no row here: left out"
@@ -72,6 +74,9 @@ def read_corpus(
     given = {"table": table, "text_column": text_column}
     given = {name: value for name, value in given.items() if value is not None}
     if not isinstance(source, (str, os.PathLike)):
+        found: object = plain(source)
+        if isinstance(found, bytes) or not (hasattr(found, "__iter__") or hasattr(found, "__getitem__")):
+            raise TypeError(f"source must be the path of a folder, or a dataset, got {shown(source)}")
         return read_dataset(source) if not given else _refuse(given, "a dataset object")
     folder = _folder(source)
     if table is not None:
@@ -263,6 +268,10 @@ def read_vctk(folder: str | os.PathLike[str], microphone: int = 1) -> list[Utter
     return _checked(found, folder)
 
 
+def _listed(values: object) -> list[object]:
+    return list(cast("list[object]", values)) if isinstance(values, Sequence) else [None]
+
+
 def _warn(where: Path, names: list[str], message: str) -> None:
     """Warns of names, if there are any, in the line that called the reader."""
     if names:
@@ -328,7 +337,9 @@ class Waveforms(Dataset[Tensor]):
     """
 
     def __init__(self, utterances: Sequence[Utterance], sample_hz: int):
-        self.utterances, self.sample_hz = utterances, sample_hz
+        if isinstance(utterances, (str, bytes)) or not all(isinstance(one, Utterance) for one in _listed(utterances)):
+            raise TypeError(f"utterances must be a list of Utterance objects, got {shown(utterances)}")
+        self.utterances, self.sample_hz = utterances, checked_rate("sample_hz", sample_hz)
         self.ids, self.texts = [one.id for one in utterances], [one.text for one in utterances]
 
     def __len__(self) -> int:

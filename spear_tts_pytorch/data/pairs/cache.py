@@ -20,7 +20,7 @@ from torch import Tensor
 
 from spear_tts_pytorch.data.arrow import RecordBatch, Table, arrow, source_of
 from spear_tts_pytorch.data.pairs.shards import ID_COLUMNS, check_ids, pair_schema, ragged, read_shard
-from spear_tts_pytorch.utils.files import write_whole
+from spear_tts_pytorch.utils.files import clear_leftovers, write_whole
 
 CACHE_NAME = ".decoded-1"
 
@@ -119,6 +119,7 @@ def remove_stale(shards: Sequence[Path], caches: Sequence[Path]) -> None:
     """Removes decoded files of shards that are gone."""
     stems = {shard.stem for shard in shards}
     for folder in caches:
+        clear_leftovers(folder)
         with contextlib.suppress(OSError):
             for path in folder.glob("pairs-*.arrow"):
                 if path.name.partition(".")[0] not in stems:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from spear_tts_pytorch.data.arrow import Column, Footer, Schema, Table, arrow, footer_of, parquet, source_of
+from spear_tts_pytorch.data.id_columns import check_filled, check_id_columns, offsets_of, ragged
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, TEXT_PAD_ID
 from spear_tts_pytorch.utils.files import write_whole
 from spear_tts_pytorch.utils.json_files import field, read_object
@@ -28,9 +29,6 @@ SOURCE_TRUNCATED = "generated-truncated"  # generated text that was cut at its m
 ID_COLUMNS = ("semantic_ids", "text_ids")
 COLUMNS = ("id", *ID_COLUMNS, "text", "score", "source")
 _SHARD = re.compile(r"pairs-(\d{5,})-(\d{6,})\.parquet")
-
-Ragged = tuple[np.ndarray, np.ndarray]
-"""Rows of different lengths as values and offsets: row i is `values[offsets[i] : offsets[i + 1]]`."""
 
 
 def pair_schema() -> Schema:
@@ -49,7 +47,7 @@ def pair_table(columns: Mapping[str, Sequence[Any]]) -> Table:
         rows = columns[name]
         if name not in ID_COLUMNS:
             return pa.array(rows, pair_schema().field(name).type)
-        offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+        offsets = offsets_of(rows)
         if offsets[-1] >= 2**31:
             raise ValueError(f"one table cannot hold {offsets[-1]} {name}: write fewer pairs at once")
         values = np.concatenate([np.empty(0, np.int32), *rows])
@@ -113,9 +111,9 @@ def read_shard(shard: Path, columns: Sequence[str] = COLUMNS) -> Table:
         table = (
             parquet().ParquetFile(source_of(shard), memory_map=True).read(columns=list(columns)).select(list(columns))
         )
+        check_id_columns(table, [name for name in columns if name in ID_COLUMNS])
+        check_filled(table, [name for name in columns if name == "id"])
         table = table.cast(pa.schema([pair_schema().field(name) for name in columns]))
-        if "id" in columns and table["id"].null_count:
-            raise ValueError("it has pairs without an id")
         table.validate(full=True)  # texts may hold bytes that are not UTF-8
         return table
     except PermissionError:
@@ -127,21 +125,6 @@ def read_shard(shard: Path, columns: Sequence[str] = COLUMNS) -> Table:
 def read_column(shard: Path, name: str) -> Column:
     """Reads one column of a shard; for errors see `read_shard`."""
     return read_shard(shard, [name]).column(name)
-
-
-def _numpy(array: Column) -> np.ndarray:
-    if array.null_count:
-        return array.to_numpy(zero_copy_only=False)
-    return np.from_dlpack(array)  # to_numpy would import pandas where it is installed
-
-
-def ragged(column: Column) -> Ragged:
-    """A column of ids as values and offsets, int64 `[rows + 1]`. Values of a column in one piece are not copied."""
-    chunks = getattr(column, "chunks", [column])
-    values = [_numpy(chunk.flatten()) for chunk in chunks]
-    lengths = [np.diff(_numpy(chunk.offsets)) for chunk in chunks]
-    offsets = np.concatenate([[0], *lengths]).astype(np.int64).cumsum()
-    return values[0] if len(values) == 1 else np.concatenate([np.empty(0, np.int32), *values]), offsets
 
 
 def id_limits(num_semantic_token_ids: int | None, num_text_token_ids: int | None) -> dict[str, tuple[int, int | None]]:

@@ -6,7 +6,6 @@ In: semantic ids `[n]` and text ids `[m]`, one pair, many pairs or a table at a 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from spear_tts_pytorch.data.arrow import Table, arrow
+from spear_tts_pytorch.data.id_columns import check_filled, check_id_columns
 from spear_tts_pytorch.data.pairs.legacy import legacy_rows
 from spear_tts_pytorch.data.pairs.shard_writer import Row, ShardWriter
 from spear_tts_pytorch.data.pairs.shards import (
@@ -34,6 +34,7 @@ from spear_tts_pytorch.data.pairs.shards import (
     update_counts,
     write_metadata,
 )
+from spear_tts_pytorch.utils.files import clear_leftovers
 from spear_tts_pytorch.utils.values import absolute_path, plain, shown, switch, unicode_text, whole_number
 
 Ids = Tensor | Sequence[int] | np.ndarray
@@ -93,9 +94,7 @@ class PairWriter:
         self.shards = ShardWriter(self.folder, self.rank, rows_per_shard, bytes_per_shard)
         if self.rank == 0:
             self._open(described)
-        for path in self.folder.glob(f".pairs-{self.rank:05d}-*.tmp"):  # left by killed writers of this rank
-            if time.time() - path.stat().st_mtime > 3600:
-                path.unlink(missing_ok=True)
+        clear_leftovers(self.folder)
 
     def _open(self, description: dict[str, Any]) -> None:
         shards = list_shards(self.folder)
@@ -182,14 +181,14 @@ class PairWriter:
             raise ValueError(
                 f"the table has no column {sorted(missing)[0]!r}: a table of pairs has {', '.join(COLUMNS)}"
             )
+        check_id_columns(table, ID_COLUMNS)
+        check_filled(table, ["id"])
         try:
             table = table.select(list(COLUMNS)).cast(pair_schema())
         except arrow().ArrowException as error:
             raise ValueError(
                 f"the table holds no pairs ({error}): it must have the types of {pair_schema()}"
             ) from error
-        if table["id"].null_count:
-            raise ValueError("the table has pairs without an id: give every pair a name of its own")
         check_ids(table, self.limits)
         self.shards.write(table)
 

@@ -1,11 +1,14 @@
 """Items of datasets, as the libraries of datasets give them, and what cannot be one."""
 
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
+from spear_tts_pytorch.data.audio import load_audio
 from spear_tts_pytorch.data.corpora import Utterance
 from spear_tts_pytorch.data.corpora.dataset_items import read_dataset
 from spear_tts_pytorch.data.corpora.readers import read_corpus
@@ -84,8 +87,10 @@ def test_a_dataset_that_knows_its_length_alone_ends():
         ((np.ones((100, 2), np.float32), 8000), r"shape \[100, 2\], not \[t\] or \[channels, t\]"),
         ((np.ones((1, 1, 9), np.float32), 8000), r"shape \[1, 1, 9\]"),
         ((np.ones(9, np.int16), 8000), "of int16, not floating point"),
-        ({"audio": "a.mp3"}, "its 'audio' is not decoded"),
-        ({"audio": {"path": "a.mp3"}}, "'array'"),
+        ({"audio": None}, "its 'audio' is None"),
+        ({"audio": {"path": None, "bytes": None}}, "neither an array nor a path nor bytes"),
+        ({"audio": {"path": 5, "bytes": None}}, "has a path 5"),
+        ({"audio": {"path": "a.wav", "bytes": "RIFF"}}, "bytes of the type str"),
         ({"audio": {"array": WAV, "sampling_rate": 8000}, "text": 5}, "its text is a int"),
     ],
 )
@@ -99,3 +104,60 @@ def test_datasets_without_transcripts_are_refused():
     for dataset in (kind([(WAV, 8000, "Ses01F", "neu", "M")]), SimpleNamespace(dataset=kind(), __iter__=None)):
         with pytest.raises(ValueError, match="IEMOCAP has no transcripts"):
             list(read_dataset(dataset))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A file of each format, and its samples."""
+    folder, found = tmp_path_factory.mktemp("files"), {}
+    wave = np.sin(np.arange(4000) / 7).astype(np.float32) / 2
+    for ending in ("wav", "flac", "ogg", "mp3"):
+        soundfile.write(folder / f"a.{ending}", wave, 8000)
+        found[folder / f"a.{ending}"] = load_audio(folder / f"a.{ending}")[0]
+    return found
+
+
+def test_audio_that_is_not_decoded_is_read_from_its_bytes_or_path(files):
+    for path, wave in files.items():
+        data = path.read_bytes()
+        for audio in (
+            {"path": str(path), "bytes": None},
+            {"path": None, "bytes": data},
+            {"path": "elsewhere.wav", "bytes": data},
+            {"path": path},
+            {"bytes": data},
+            str(path),
+            path,
+            data,
+        ):
+            (one,) = read_dataset([{"audio": audio, "text": "hi"}])
+            assert (one.id, one.text, one.sample_hz) == ("0", "hi", 8000)
+            assert np.array_equal(one.audio(), wave) and one.seconds == len(wave) / 8000
+            assert np.array_equal(pickle.loads(pickle.dumps(one)).audio(), wave)
+        (bare,) = read_dataset([{"path": None, "bytes": data}])
+        assert np.array_equal(bare.audio(), wave)
+
+
+def test_bytes_of_joined_and_of_damaged_files(files):
+    for path, wave in files.items():
+        if path.suffix != ".mp3":
+            (one,) = read_dataset([{"audio": path.read_bytes() * 2}])
+            assert len(one.audio()) == 2 * len(wave)
+        (cut,) = read_dataset([{"audio": {"path": "x.flac", "bytes": path.read_bytes()[:30]}, "id": "cut"}])
+        with pytest.raises(ValueError, match="x.flac cannot be read as audio"):
+            cut.audio()
+    (absent,) = read_dataset([{"audio": {"path": "absent.flac", "bytes": None}}])
+    with pytest.raises(FileNotFoundError, match="absent.flac"):
+        absent.audio()
+
+
+def test_datasets_of_huggingface_that_are_not_decoded(files):
+    datasets = pytest.importorskip("datasets")
+    paths = [str(path) for path in files]
+    column = datasets.Dataset.from_dict({"audio": paths, "text": ["a", "b", None, "d"]})
+    raw = column.cast_column("audio", datasets.Audio(decode=False))
+    for dataset in (raw, raw.to_iterable_dataset(), column):
+        found = list(read_dataset(dataset))
+        assert [one.text for one in found] == ["a", "b", None, "d"]
+        for one, wave in zip(found, files.values(), strict=True):
+            assert np.array_equal(one.audio(), wave)
