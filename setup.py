@@ -14,6 +14,8 @@ extras = {
     "phonemes": ["phonemizer>=3.3", "espeakng-loader>=0.2"],
     "demo": ["espeakng-loader>=0.2", "scikit-learn>=1.3", "jiwer>=3.0", "matplotlib>=3.7"],
     "plots": ["matplotlib>=3.7"],
+    "transcripts": ["pysubs2>=1.7", "praatio>=6.0"],
+    "lhotse": ["lhotse>=1.20", "urllib3>=2.0"],  # lhotse imports urllib3 without requiring it
     "track": ["tensorboard>=2.15", "wandb>=0.16"],
 }
 extras["all"] = sorted({requirement for group in extras.values() for requirement in group})
@@ -21,6 +23,8 @@ extras["test"] = [
     *extras["demo"],
     *extras["hubert"],
     *extras["phonemes"],
+    *extras["transcripts"],
+    *extras["lhotse"],
     "pytest>=8.0",
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -83,6 +84,42 @@ def load_recording(path: AudioFile, target_sample_hz: int | None = None) -> tupl
             "remove it if it is silent or damaged"
         )
     return resample(wav, sample_hz, target_sample_hz), target_sample_hz
+
+
+def load_part(path: str | os.PathLike[str], start: int, end: int) -> np.ndarray:
+    """The samples `start` to `end` of a file as a mono waveform, float32 `[end - start]`.
+
+    WAV and FLAC are read from `start` on. Other files are read whole; the last one is kept for the next call.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_audio`; the file has no such samples.
+    """
+    path = Path(path)
+    wav = _stretch(path, start, end) if path.suffix.lower() in (".wav", ".flac") else None
+    if wav is None:
+        status = path.stat()
+        wav = _last_file(path, status.st_size, status.st_mtime_ns)[start:end]
+    if len(wav) < end - start:
+        raise ValueError(f"{path} has no samples {start} to {end}: it is shorter now; cut it again, or restore it")
+    return np.ascontiguousarray(wav)
+
+
+def _stretch(path: Path, start: int, end: int) -> np.ndarray | None:
+    """Some samples of a file; None if it can only be read whole."""
+    try:
+        with soundfile.SoundFile(cast(Any, os.fsencode(path))) as file:
+            if not file.seekable() or file.frames >= UNKNOWN_LENGTH or end > file.frames:
+                return None
+            file.seek(start)
+            wav = _mono(file.read(end - start, dtype="float32", always_2d=True))
+    except (soundfile.SoundFileError, RuntimeError):
+        return None  # `load_audio` says what is wrong, or reads recordings that are joined
+    return wav if np.isfinite(wav).all() else None
+
+
+@lru_cache(maxsize=1)
+def _last_file(path: Path, size: int, changed: int) -> np.ndarray:
+    return load_audio(path)[0]
 
 
 def read_header(path: str | os.PathLike[str]) -> tuple[int, int | None]:

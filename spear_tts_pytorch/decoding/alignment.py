@@ -1,0 +1,105 @@
+"""Where each id of a known text is said: forced alignment by the log-probabilities of a CTC head.
+
+In: `log_probs [n, v]` of a recording, and the ids `[m]` of its text. Out: the frame and the log-probability of each id.
+Source: Graves et al., "Connectionist Temporal Classification" (2006), section 4.1, with the best path in place of the sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MEMORY = 500_000_000  # bytes for the way back; longer recordings are searched in a moving window of states
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The best path of a text through a recording.
+
+    Attributes:
+        frames: the first frame of each id, int64 `[m]`, increasing.
+        log_probs: mean log-probability of the frames of each id, float32 `[m]`, in nats.
+    """
+
+    frames: Tensor
+    log_probs: Tensor
+
+
+def ctc_align(log_probs: Tensor, ids: Tensor, blank: int = 0, *, memory: int = MEMORY) -> Alignment:
+    """Aligns a text to a recording of any length.
+
+    Args:
+        log_probs: floating point `[n, v]`.
+        ids: int64 `[m]`, none of them blank.
+        blank: the id of frames that say nothing.
+        memory: bytes. While n * (2 m + 1) is at most this, the path is the best one; beyond it, paths far from the best are
+            left out during the search.
+
+    Raises:
+        ValueError: no ids, ids outside the vocabulary, or fewer frames than the ids need.
+    """
+    sought = np.asarray(ids.detach().cpu(), dtype=np.int64)
+    scores = log_probs.detach().float().cpu().numpy()
+    if scores.ndim != 2 or sought.ndim != 1:
+        raise ValueError(
+            f"log_probs must be [n, v] and ids [m], got {list(log_probs.shape)} and {list(ids.shape)}: give one recording"
+        )
+    if not len(sought) or ((sought < 0) | (sought >= scores.shape[1]) | (sought == blank)).any():
+        raise ValueError(f"ids must be some ids in 0..{scores.shape[1] - 1} without the blank {blank}: give a text")
+    need = len(sought) + int((sought[1:] == sought[:-1]).sum())
+    if need > len(scores):
+        raise ValueError(f"ids need {need} frames, log_probs have {len(scores)}: the text is longer than the recording")
+    states = _best_path(scores, sought, blank, memory)
+    first = np.searchsorted(states, 2 * np.arange(len(sought)) + 1, "left")
+    last = np.searchsorted(states, 2 * np.arange(len(sought)) + 1, "right")
+    total = np.concatenate(
+        [[0.0], np.cumsum(scores[np.arange(len(scores)), _labels(sought, blank)[states]], dtype=float)]
+    )
+    mean = (total[last] - total[first]) / (last - first)
+    return Alignment(torch.from_numpy(first.astype(np.int64)), torch.from_numpy(mean.astype(np.float32)))
+
+
+def _labels(ids: np.ndarray, blank: int) -> np.ndarray:
+    """The id of each state: blanks stand before, between and after the ids."""
+    labels = np.full(2 * len(ids) + 1, blank, dtype=np.int64)
+    labels[1::2] = ids
+    return labels
+
+
+def _best_path(scores: np.ndarray, ids: np.ndarray, blank: int, memory: int) -> np.ndarray:
+    """The state of each frame, int64 `[n]`, by Viterbi's algorithm. States before and after the window are left out."""
+    labels, frames = _labels(ids, blank), len(scores)
+    may_skip = np.zeros(len(labels), dtype=bool)
+    may_skip[3::2] = ids[1:] != ids[:-1]
+    width = min(len(labels), max(64, memory // frames))
+    back, starts = np.zeros((frames, width), dtype=np.uint8), np.zeros(frames, dtype=np.int64)
+    best, start = np.full(width, -np.inf, dtype=np.float32), 0
+    best[:2] = scores[0, labels[:2]]
+    for frame in range(1, frames):
+        least = max(start, len(labels) - width - 2 * (frames - 1 - frame))  # the end must remain in reach
+        new = min(max(least, start + int(best.argmax()) - width // 2), len(labels) - width)
+        here = slice(new, new + width)
+        choices = np.stack([_moved(best, new - start - step) for step in range(3)])
+        choices[2][~may_skip[here]] = -np.inf
+        back[frame] = choices.argmax(axis=0)
+        best = choices.max(axis=0) + scores[frame, labels[here]]
+        start = starts[frame] = new
+    state = len(labels) - 1 if best[-1] >= best[-2] else len(labels) - 2
+    states = np.empty(frames, dtype=np.int64)
+    for frame in range(frames - 1, -1, -1):
+        states[frame] = state
+        state -= int(back[frame, state - starts[frame]])
+    return states
+
+
+def _moved(values: np.ndarray, by: int) -> np.ndarray:
+    """`values[by:]`, and minus infinity where there are none."""
+    moved = np.full_like(values, -np.inf)
+    if by >= 0:
+        moved[: len(values) - by] = values[by:]
+    else:
+        moved[-by:] = values[:by]
+    return moved

@@ -1,0 +1,92 @@
+"""Long recordings are cut where nobody speaks, every word stays whole, and the clips' audio is the recording's."""
+
+import numpy as np
+import pytest
+
+from spear_tts_pytorch.data.audio import load_audio, load_part, save_audio
+from spear_tts_pytorch.data.corpora.corpus import Utterance
+from spear_tts_pytorch.data.corpora.cutting import between, cut_at_silences, join_passages, part_of, silent_cuts
+from spear_tts_pytorch.data.corpora.layouts import file_utterance
+from spear_tts_pytorch.data.corpora.transcripts import Passage
+
+HZ = 8000
+
+
+def recording(words, noise=1e-3, seed=0):
+    """Noise with bursts, where `words` are (start, end) in seconds."""
+    rng = np.random.default_rng(seed)
+    wav = noise * rng.standard_normal(round((words[-1][1] + 1) * HZ))
+    for start, end in words:
+        wav[round(start * HZ) : round(end * HZ)] += 0.3 * rng.standard_normal(round(end * HZ) - round(start * HZ))
+    return wav.astype(np.float32)
+
+
+def phrases(count, seed):
+    rng, words, time = np.random.default_rng(seed), [], 0.5
+    for _ in range(count):
+        length = rng.uniform(0.3, 6)
+        words.append((time, time + length))
+        time += length + rng.choice([0.1, 0.4, 0.7, 3.0])
+    return words
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_clips_hold_whole_phrases_and_little_silence(seed):
+    words = phrases(60, seed)
+    clips = cut_at_silences(recording(words), HZ, 2, 15)
+    assert all(0 < end - start <= 15 + 1e-6 for start, end in clips)
+    assert all(a[1] <= b[0] for a, b in zip(clips[:-1], clips[1:], strict=True))
+    for start, end in words:
+        within = [clip for clip in clips if clip[0] - 0.05 <= start and end <= clip[1] + 0.05]
+        joined = any(0 < b[0] - a[1] < 0.2 for a, b in zip(words[:-1], words[1:], strict=True) if start in (a[0], b[0]))
+        assert within or joined, (start, end)
+    spoken = sum(end - start for start, end in words)
+    assert sum(end - start for start, end in clips) < 1.3 * spoken
+
+
+def test_speech_without_a_pause_is_cut_where_it_is_quietest():
+    wav = recording([(0.5, 30.5)])
+    wav[round(12 * HZ) : round(12.1 * HZ)] *= 0.2
+    cuts = cut_at_silences(wav, HZ, 2, 15)
+    assert any(abs(end - 12.05) < 0.1 for _, end in cuts)
+    assert all(end - start <= 15 for start, end in cuts)
+
+
+@pytest.mark.parametrize("wav", [np.zeros(0, np.float32), np.zeros(HZ, np.float32), np.ones(50, np.float32)])
+def test_nothing_to_cut(wav):
+    assert len(cut_at_silences(wav, HZ)) <= 1
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+def test_a_part_of_a_file_is_that_part_of_its_samples(tmp_path, suffix):
+    path = tmp_path / f"long{suffix}"
+    save_audio(path.with_suffix(".wav"), recording(phrases(5, 0)), HZ)
+    if suffix != ".wav":
+        import soundfile
+
+        soundfile.write(path, load_audio(path.with_suffix(".wav"))[0], HZ)
+    whole = load_audio(path)[0]
+    assert np.array_equal(load_part(path, 1000, 9000), whole[1000:9000])
+    one = file_utterance("long", None, None, path)
+    clip = part_of(one, (0.5, 1.5), "words")
+    assert (clip.id, clip.text, clip.num_samples) == ("long-0000050-0000150", "words", HZ)
+    assert np.array_equal(clip.audio(), whole[4000:12000])
+    with pytest.raises(ValueError, match="no samples"):
+        load_part(path, len(whole) - 10, len(whole) + 10)
+
+
+def test_stretches_between_passages_are_cut_too():
+    wav = recording([(0.5, 3.0), (5.0, 8.0), (12.0, 15.0)])
+    one = Utterance("a", None, None, HZ, lambda: wav, len(wav))
+    passages = [Passage(4.8, 8.2, "told")]
+    free = between(passages, one.seconds, 2.0)
+    assert free == [(0.0, 4.8), (8.2, one.seconds)]
+    spans = silent_cuts(one, 2, 15, free)
+    assert [(round(a), round(b)) for a, b in spans] == [(0, 3), (12, 15)]
+
+
+def test_words_are_joined_up_to_a_pause_a_full_stop_or_the_longest_clip():
+    words = [Passage(i * 0.5, i * 0.5 + 0.45, f"w{i}") for i in range(8)]
+    words[2] = Passage(1.0, 1.45, "w2.")
+    words.append(Passage(5.0, 5.5, "late"))
+    assert [one.text for one in join_passages(words, 2.0)] == ["w0 w1 w2.", "w3 w4 w5 w6", "w7", "late"]
