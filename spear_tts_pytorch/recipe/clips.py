@@ -1,32 +1,26 @@
 """The clips of a voice: what its folders of audio hold, and which clips are labelled, which test, which have no text.
 
-In: the section `[data]` of the settings. Out: `Clips`. The audio itself is loaded when it is needed.
+In: `Sources` and the section `[data]` of the settings. Out: `Clips`. The audio itself is loaded when it is needed.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import warnings
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
-from spear_tts_pytorch.data.corpora.clip_files import few, lines_of, listed_id
+from spear_tts_pytorch.data.corpora.clip_files import few, lines_of
 from spear_tts_pytorch.data.corpora.corpus import Utterance
-from spear_tts_pytorch.data.corpora.readers import read_corpus
-from spear_tts_pytorch.data.corpora.tables import read_table
 from spear_tts_pytorch.recipe.settings import Data
+from spear_tts_pytorch.recipe.sources import Sources, Transcript, at, read_sources
 from spear_tts_pytorch.tokenizers.text import normalize_text
 
 LEAST_LABELLED = 5
 MOST_TEST = 100
 TEST_SHARE = 0.1
-WHOLE_FILE = 1 << 22  # bytes
 
 
 @dataclass(frozen=True)
@@ -38,12 +32,14 @@ class Clips:
         labelled: ids of the clips whose text is trained on.
         test: ids of the clips that are kept for testing; all have a text.
         unpaired: sentences without audio.
+        transcripts: texts of long recordings, which are aligned to their clips once a reader is trained.
     """
 
     every: Mapping[str, Utterance]
     labelled: tuple[str, ...]
     test: tuple[str, ...]
     unpaired: tuple[str, ...] = ()
+    transcripts: Mapping[str, Transcript] = field(default_factory=dict[str, Transcript])
 
     @property
     def unlabelled(self) -> tuple[str, ...]:
@@ -64,10 +60,27 @@ class Clips:
         return f"Clips({', '.join(f'{len(ids)} {name}' for name, ids in parts.items())})"
 
 
-def read_clips(data: Data, folder: Path) -> Clips:
-    """Reads the folders of audio and the files of ids that the settings name.
+def read_clips(data: Data, folder: Path, *, progress: bool = False) -> Clips:
+    """Reads the recordings and texts that the settings name, cuts long recordings, and divides the clips into parts.
 
     Args:
+        data: the settings; paths are relative to `folder`.
+        folder: the voice folder, which keeps the cuts.
+        progress: shows a bar over recordings that are cut, on terminals.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_sources` and `divide`.
+    """
+    sources = read_sources(data, folder, progress=progress)
+    sources.save_cuts(folder)
+    return divide(sources, data, folder)
+
+
+def divide(sources: Sources, data: Data, folder: Path) -> Clips:
+    """Divides clips into parts by the files of ids that the settings name.
+
+    Args:
+        sources: the clips.
         data: the settings; paths are relative to `folder`.
         folder: the voice folder.
 
@@ -75,7 +88,7 @@ def read_clips(data: Data, folder: Path) -> Clips:
         FileNotFoundError: a folder or file is missing.
         ValueError: fewer than 5 labelled clips, an unknown id, or a text of the test that is also trained on.
     """
-    every = _every(data, folder)
+    every = sources.every
     with_text = [id_ for id_, one in every.items() if one.text]
     test = _ids(folder, data.test, "data.test", every)
     labelled = _ids(folder, data.labelled, "data.labelled", every) if data.labelled else with_text
@@ -91,8 +104,8 @@ def read_clips(data: Data, folder: Path) -> Clips:
         )
     labelled = [id_ for id_ in labelled if id_ not in set(test)]
     _check_labelled(labelled, with_text, every)
-    unpaired = [line for name in data.unpaired_text for line in _sentences(_at(folder, name))]
-    clips = Clips(every, tuple(labelled), tuple(test), tuple(unpaired))
+    unpaired = [line for name in data.unpaired_text for line in _sentences(at(folder, name))]
+    clips = Clips(every, tuple(labelled), tuple(test), tuple(unpaired), sources.transcripts)
     _check_test(clips)
     return clips
 
@@ -117,79 +130,11 @@ def hold_out(every: Mapping[str, Utterance], count: int, seed: int, among: Itera
     return sorted(drawn)
 
 
-def file_digest(one: Utterance) -> str:
-    """A short fingerprint of a clip's file, or of its samples if it has none. Of a long file only the ends count."""
-    digest = hashlib.sha256()
-    if one.path is None:
-        digest.update(np.ascontiguousarray(one.audio()).tobytes())
-        return digest.hexdigest()[:16]
-    size = one.path.stat().st_size
-    digest.update(str(size).encode())
-    with one.path.open("rb") as file:
-        digest.update(file.read(WHOLE_FILE))
-        if size > WHOLE_FILE:
-            file.seek(max(WHOLE_FILE, size - WHOLE_FILE))
-            digest.update(file.read(WHOLE_FILE))
-    return digest.hexdigest()[:16]
-
-
-def _every(data: Data, folder: Path) -> dict[str, Utterance]:
-    """All clips by id. Where two folders share an id, the folder's name stands before it."""
-    if not data.audio:
-        raise ValueError("data.audio names no folder: give one with recordings")
-    column = int(data.text_column) if data.text_column.isdecimal() else data.text_column or None
-    places = [_at(folder, name) for name in data.audio]
-    read = [list(read_corpus(place, table=data.table or None, text_column=column)) for place in places]
-    count = Counter(one.id for part in read for one in part)
-    every: dict[str, Utterance] = {}
-    for place, part in zip(places, read, strict=True):
-        for one in part:
-            id_ = one.id if count[one.id] == 1 else f"{place.resolve().name}/{one.id}"
-            if id_ in every:
-                raise ValueError(f"two clips of data.audio have the id {id_!r}: rename one, or the folder {place}")
-            every[id_] = replace(one, id=id_)
-    for name in data.text:
-        _add_texts(every, _at(folder, name), column)
-    if data.speaker:
-        every = {id_: one for id_, one in every.items() if one.speaker == data.speaker}
-        if not every:
-            raise ValueError(f"data.speaker: no clip is spoken by {data.speaker!r}: choose another, or ''")
-    short = [id_ for id_, one in every.items() if one.sample_hz and one.seconds < data.shortest]
-    if short:
-        warnings.warn(f"{len(short)} clips are shorter than {data.shortest:g} s ({few(short)}): left out", stacklevel=4)
-    return {id_: one for id_, one in every.items() if id_ not in set(short)}
-
-
-def _add_texts(every: dict[str, Utterance], path: Path, column: str | int | None) -> None:
-    """Gives clips the texts of a table whose rows name them."""
-    if not path.is_file():
-        raise FileNotFoundError(f"data.text: there is no file {path}: give a table whose rows name the audio")
-    by_name: dict[str, str] = {}
-    for id_ in every:
-        by_name[id_] = by_name[listed_id(id_.rpartition("/")[2])] = id_
-    table = read_table(path, lambda name: _found(by_name, name) is not None, column)
-    if table is None:
-        raise ValueError(f"data.text: no column of {path} names a clip: write ids or file names into one")
-    for name, text, speaker in table.rows:
-        id_ = _found(by_name, name)
-        if id_ is not None and text:
-            every[id_] = replace(every[id_], text=text, speaker=speaker or every[id_].speaker)
-
-
-def _at(folder: Path, name: str) -> Path:
-    """A path of the settings; the voice folder itself need not exist yet."""
-    return Path(os.path.normpath(folder / name))
-
-
-def _found(by_name: Mapping[str, str], name: str) -> str | None:
-    return by_name.get(name) or by_name.get(listed_id(name.replace("\\", "/").rpartition("/")[2]))
-
-
 def _ids(folder: Path, name: str, setting: str, every: Mapping[str, Utterance]) -> list[str]:
     """The ids in a file, in its order; none for the name ''."""
     if not name:
         return []
-    path = _at(folder, name)
+    path = at(folder, name)
     if not path.is_file():
         raise FileNotFoundError(f"{setting}: there is no file {path}: write ids into it, one a line")
     ids = list(dict.fromkeys(line.strip() for line in lines_of(path) if line.strip()))

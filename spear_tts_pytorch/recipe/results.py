@@ -7,7 +7,7 @@ names the command that makes it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -16,10 +16,12 @@ import torch
 from spear_tts_pytorch.data.pairs.dataset import GeneratedAudioTextDataset
 from spear_tts_pytorch.data.tokenized import TokenizedSpeech
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
+from spear_tts_pytorch.recipe.aligning import read_aligned
 from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator
-from spear_tts_pytorch.recipe.clips import Clips, file_digest, read_clips
+from spear_tts_pytorch.recipe.clips import Clips, read_clips
 from spear_tts_pytorch.recipe.records import Record
 from spear_tts_pytorch.recipe.settings import Settings
+from spear_tts_pytorch.recipe.sources import file_digest
 from spear_tts_pytorch.recipe.stages import Pair, Rows, Stages, surest
 from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer, load_semantic_tokenizer
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer, normalize_text
@@ -75,7 +77,7 @@ class Results:
     @cached_property
     def clips(self) -> Clips:
         """The clips and their parts."""
-        return read_clips(self.settings.data, self.folder)
+        return read_clips(self.settings.data, self.folder, progress=self.progress)
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -104,8 +106,9 @@ class Results:
 
     @cached_property
     def characters(self) -> CharacterTokenizer:
-        """The alphabet: the characters of all texts that are trained on or tested. No model trains on test texts."""
-        return CharacterTokenizer.fit([self.clips.text(id_) for id_ in (*self.clips.labelled, *self.clips.test)])
+        """The alphabet: the characters of all texts that are trained on or tested, and of transcripts."""
+        texts = [self.clips.text(id_) for id_ in (*self.clips.labelled, *self.clips.test)]
+        return CharacterTokenizer.fit([*texts, *(normalize_text(one.text) for one in self.clips.transcripts.values())])
 
     @cached_property
     def sentences(self) -> list[str]:
@@ -172,8 +175,9 @@ class Results:
         return self.stages.backtranslator(model, self.texts_for_lm())
 
     def texts_for_lm(self) -> list[torch.Tensor]:
-        """Text ids `[m]` of the labelled texts and of the unpaired sentences."""
-        return [*self.labelled.text, *(self.characters.encode([line])[0] for line in self.sentences)]
+        """Text ids `[m]` of the labelled texts, of transcripts and of the unpaired sentences."""
+        transcripts = [normalize_text(one.text) for one in self.clips.transcripts.values()]
+        return [*self.labelled.text, *(self.characters.encode([line])[0] for line in (*transcripts, *self.sentences))]
 
     def chosen_unlabelled(self) -> Rows:
         """The clips that are labelled."""
@@ -186,9 +190,23 @@ class Results:
         self.output("label")
         return GeneratedAudioTextDataset(self.place("label")) if self.unlabelled.ids else None
 
+    @cached_property
+    def aligned(self) -> dict[str, str]:
+        """Texts by the ids of clips whose recording has a transcript."""
+        return read_aligned(self.place("backtranslate"))
+
+    def aligned_pairs(self, texts: Mapping[str, str]) -> list[Pair]:
+        """The pairs of clips with a text out of a transcript, of which the test has none."""
+        tested = {self.clips.text(id_) for id_ in self.clips.test}
+        usable = {id_: text for id_, text in texts.items() if text not in {"", *tested} and len(self.ids.get(id_, ()))}
+        return [(self.ids[id_], self.characters.encode([text])[0]) for id_, text in usable.items()]
+
     def labels(self) -> list[Pair]:
-        """The pseudo-labelled pairs that are learned from."""
-        return [] if self.pairs is None else surest(self.pairs, self.settings.label.keep, set(self.unlabelled.ids))
+        """The pairs that are learned from beside the labelled ones: clips of transcripts, and pseudo-labelled clips."""
+        aligned = self.aligned_pairs(self.aligned)
+        if self.pairs is None:
+            return aligned
+        return aligned + surest(self.pairs, self.settings.label.keep, set(self.unlabelled.ids) - set(self.aligned))
 
     @cached_property
     def model(self) -> TextToSemantic:

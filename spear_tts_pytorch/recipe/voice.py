@@ -16,11 +16,12 @@ from typing import Any, overload
 
 import torch
 
-from spear_tts_pytorch.recipe.clips import MOST_TEST, TEST_SHARE, hold_out, read_clips
+from spear_tts_pytorch.recipe.clips import MOST_TEST, TEST_SHARE, Clips, divide, hold_out
 from spear_tts_pytorch.recipe.records import Record, begin, reasons, without
 from spear_tts_pytorch.recipe.results import STAGES, Results
 from spear_tts_pytorch.recipe.saying import Said, say
 from spear_tts_pytorch.recipe.settings import Settings, change_file, changed
+from spear_tts_pytorch.recipe.sources import CUTS, read_sources, relative
 from spear_tts_pytorch.recipe.survey import Survey, preset, survey
 from spear_tts_pytorch.recipe.work import CAUSES, WORK, grown, sync_ids
 from spear_tts_pytorch.utils.distributed import rank_and_world, wait_for_everyone
@@ -106,16 +107,18 @@ class Voice:
             raise FileExistsError(f"{folder} holds a voice already: choose another folder, or remove this one")
         audio = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
         data: dict[str, Any] = {
-            "data.audio": [_relative(place, folder) for place in audio],
-            "data.text": [_relative(place, folder) for place in text],
-            "data.unpaired_text": [_relative(place, folder) for place in unpaired_text],
+            "data.audio": [relative(place, folder) for place in audio],
+            "data.text": [relative(place, folder) for place in text],
+            "data.unpaired_text": [relative(place, folder) for place in unpaired_text],
         }
         asked = data | dict(changes or {})
         drawn = Settings().replaced(asked)
-        lists = _draw(drawn, folder, labelled, test)
+        sources = read_sources(drawn.data, folder, progress=progress)
+        lists = _draw(divide(sources, drawn.data, folder), drawn, labelled, test)
         names = {f"data.{name}": f"{name}.txt" for name in lists}
         with _undone_on_error(folder, lists):
-            found = survey(read_clips(drawn.replaced(names).data, folder))
+            sources.save_cuts(folder)
+            found = survey(divide(sources, drawn.replaced(names).data, folder))
             settings = preset(found, quick=quick, gpu=torch.cuda.is_available()).replaced(asked | names)
             settings.save(folder / SETTINGS)
         voice = cls(folder, progress=progress)
@@ -299,19 +302,10 @@ FORGOTTEN = {
 }
 
 
-def _relative(path: str | os.PathLike[str], folder: Path) -> str:
-    """A path relative to the voice folder, with `/` on every system; absolute on another drive."""
-    try:
-        return Path(os.path.relpath(Path(path).resolve(), folder)).as_posix()
-    except ValueError:
-        return Path(path).resolve().as_posix()
-
-
 def _draw(
-    settings: Settings, folder: Path, labelled: int | None, test: int | str | os.PathLike[str] | None
+    clips: Clips, settings: Settings, labelled: int | None, test: int | str | os.PathLike[str] | None
 ) -> dict[str, list[str]]:
     """Ids for the files `test.txt` and `labelled.txt`, where they are wanted."""
-    clips = read_clips(settings.data, folder)
     with_text = [id_ for id_ in clips.every if clips.text(id_)]
     lists: dict[str, list[str]] = {}
     if test is not None and not isinstance(test, int):
@@ -335,13 +329,13 @@ def _undone_on_error(folder: Path, lists: Mapping[str, list[str]]) -> Generator[
     """Writes the lists of ids into a new voice folder. After an error it is as before."""
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.txt" for name in lists]
+    made = [path for path in (folder / CUTS, *(folder / f"{name}.txt" for name in lists)) if not path.exists()]
     try:
-        for path, ids in zip(paths, lists.values(), strict=True):
-            write_whole(path, "".join(f"{id_}\n" for id_ in ids).encode())
+        for name, ids in lists.items():
+            write_whole(folder / f"{name}.txt", "".join(f"{id_}\n" for id_ in ids).encode())
         yield
     except BaseException:
-        for path in paths:
+        for path in made:
             path.unlink(missing_ok=True)
         if is_new:
             folder.rmdir()

@@ -17,10 +17,13 @@ import numpy as np
 
 from spear_tts_pytorch.data.tokenized import tokenize_corpus
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
+from spear_tts_pytorch.recipe.aligning import align, write_aligned
+from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator
 from spear_tts_pytorch.recipe.measure import Column, floor, measure, train_judge, write_judge
 from spear_tts_pytorch.recipe.records import clear, digest, digest_of_file
 from spear_tts_pytorch.recipe.results import IDS, MODEL, TOKENIZER, Results
 from spear_tts_pytorch.recipe.stages import SpeechIds, Trained, fit_units, surest
+from spear_tts_pytorch.tokenizers.text import normalize_text
 from spear_tts_pytorch.utils.files import write_whole
 from spear_tts_pytorch.utils.json_files import read_object
 from spear_tts_pytorch.utils.metrics import character_error_rate
@@ -68,6 +71,7 @@ def _backtranslate_causes(results: Results) -> dict[str, Any]:
         "labelled clips": digest(results.keys(results.clips.labelled, texts=True)),
         "test clips": digest(results.clips.test),
         "unpaired text": digest(results.sentences),
+        "transcripts": digest(f"{one.text}:{results.keys(one.clips)}" for one in results.clips.transcripts.values()),
     }
 
 
@@ -208,22 +212,44 @@ def _backtranslate(results: Results) -> Made:
     chosen, options = results.chosen_unlabelled(), results.settings.backtranslate
     trained = stages.read(results.pretrained, real, valid, [], folder / f"{RUN}-0")
     history = {"backtranslator": trained.history}
-    for number in range(1, options.rounds + 1 if chosen.ids else 1):
-        reader = stages.backtranslator(trained.model, results.texts_for_lm())
+    reader, aligned = stages.backtranslator(trained.model, results.texts_for_lm()), dict[str, str]()
+    rounds = max(options.rounds, 1 if results.clips.transcripts else 0)
+    for number in range(1, rounds + 1 if chosen.ids else 1):
+        aligned = _aligned(results, reader)
         found = stages.label(reader, SpeechIds(chosen.semantic, chosen.ids), folder / f"pairs-{number}")
-        labels = surest(found, options.sure_labels)
+        others = set(found.ids) - set(aligned)
+        labels = results.aligned_pairs(aligned) + (surest(found, options.sure_labels, others) if others else [])
         trained = stages.read(results.pretrained, real, valid, labels, folder / f"{RUN}-{number}")
         history[f"backtranslator, round {number}"] = trained.history
+        reader = stages.backtranslator(trained.model, results.texts_for_lm())
     output = _keep(trained.model, folder / MODEL)
     _write_history(folder, history)
-    reader = stages.backtranslator(trained.model, results.texts_for_lm())
+    if results.clips.transcripts:
+        aligned = _aligned(results, reader)
+        write_aligned(folder, aligned)
+        output = digest([output, *(f"{id_} {text}" for id_, text in aligned.items())])
     rows = results.development
-    figures = _figures(trained)
+    figures = _figures(trained) | {"aligned": len(aligned)}
     if not rows.ids:
         return Made(output, figures, f"loss {figures['valid_loss']:.2f}; no held-out clips to read")
     figures["cer"] = round(_cer(results, [ids for ids, _ in _read(reader, rows.semantic)], rows.texts), 2)
     kind = "held-out labelled" if results.development_ids else "test"
     return Made(output, figures, f"{figures['cer']:.1f} % character errors in reading {len(rows)} {kind} clips")
+
+
+def _aligned(results: Results, reader: CTCBacktranslator) -> dict[str, str]:
+    """The texts of the clips whose recordings have a transcript."""
+    texts: dict[str, str] = {}
+    for name, one in results.clips.transcripts.items():
+        rows, text = results.rows(one.clips), normalize_text(one.text)
+        try:
+            found = align(reader, rows.semantic, text, lambda text: results.characters.encode([text])[0])
+        except ValueError as error:
+            raise ValueError(
+                f"the transcript of {name} does not fit its audio ({error}): correct or remove it"
+            ) from error
+        texts |= {id_: said for id_, (said, _) in zip(rows.ids, found, strict=True) if said}
+    return texts
 
 
 def _label(results: Results) -> Made:

@@ -5,8 +5,9 @@ import voices
 from babble import HZ, make_clips
 
 from spear_tts_pytorch.data.audio import save_audio
-from spear_tts_pytorch.recipe.clips import file_digest, hold_out, read_clips
+from spear_tts_pytorch.recipe.clips import hold_out, read_clips
 from spear_tts_pytorch.recipe.settings import Data
+from spear_tts_pytorch.recipe.sources import file_digest
 
 
 @pytest.fixture(scope="module")
