@@ -69,7 +69,17 @@ def test_importing_the_root_loads_no_torch():
 def test_importing_every_name_loads_no_optional_package():
     loaded = loaded_by("from spear_tts_pytorch import *")
     assert "torch" in loaded
-    heavy = {"sklearn", "matplotlib", "pandas", "pyarrow.dataset", "transformers", "jiwer", "scipy", "espeakng_loader"}
+    heavy = {
+        "sklearn",
+        "matplotlib",
+        "pandas",
+        "pyarrow.dataset",
+        "transformers",
+        "jiwer",
+        "scipy",
+        "espeakng_loader",
+        "lhotse",
+    }
     assert not heavy & loaded
 
 
@@ -102,7 +112,9 @@ def test_setup_script_reads_the_version_without_importing_the_package():
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith(spear_tts_pytorch.__version__)
     assert "py.typed" in run.stdout
-    assert "['all', 'clip', 'demo', 'hubert', 'phonemes', 'plots', 'test', 'track']" in run.stdout
+    assert (
+        "['all', 'clip', 'demo', 'hubert', 'lhotse', 'phonemes', 'plots', 'test', 'track', 'transcripts']" in run.stdout
+    )
 
 
 def test_installed_metadata():

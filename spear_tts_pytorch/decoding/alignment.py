@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MEMORY = 500_000_000  # bytes for the way back; longer recordings are searched in a moving window of states
+MEMORY = 1_000_000_000  # bytes for the way back; longer recordings are searched in a moving window of states
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ def ctc_align(log_probs: Tensor, ids: Tensor, blank: int = 0, *, memory: int = M
         log_probs: floating point `[n, v]`.
         ids: int64 `[m]`, none of them blank.
         blank: the id of frames that say nothing.
-        memory: bytes. While n * (2 m + 1) is at most this, the path is the best one; beyond it, paths far from the best are
-            left out during the search.
+        memory: bytes. While n * (2 m + 1) is at most this, the path is the best one. Beyond it, the path is the best of
+            those that stay near the diagonal, on which the text is said at one speed.
 
     Raises:
         ValueError: no ids, ids outside the vocabulary, or fewer frames than the ids need.
@@ -70,23 +70,23 @@ def _labels(ids: np.ndarray, blank: int) -> np.ndarray:
 
 
 def _best_path(scores: np.ndarray, ids: np.ndarray, blank: int, memory: int) -> np.ndarray:
-    """The state of each frame, int64 `[n]`, by Viterbi's algorithm. States before and after the window are left out."""
+    """The state of each frame, int64 `[n]`, by Viterbi's algorithm over a window of states that moves at one speed."""
     labels, frames = _labels(ids, blank), len(scores)
     may_skip = np.zeros(len(labels), dtype=bool)
     may_skip[3::2] = ids[1:] != ids[:-1]
     width = min(len(labels), max(64, memory // frames))
-    back, starts = np.zeros((frames, width), dtype=np.uint8), np.zeros(frames, dtype=np.int64)
-    best, start = np.full(width, -np.inf, dtype=np.float32), 0
+    starts = np.linspace(0, len(labels) - width, frames).round().astype(np.int64)
+    back = np.zeros((frames, width), dtype=np.uint8)
+    best = np.full(width, -np.inf, dtype=np.float32)
     best[:2] = scores[0, labels[:2]]
     for frame in range(1, frames):
-        least = max(start, len(labels) - width - 2 * (frames - 1 - frame))  # the end must remain in reach
-        new = min(max(least, start + int(best.argmax()) - width // 2), len(labels) - width)
-        here = slice(new, new + width)
-        choices = np.stack([_moved(best, new - start - step) for step in range(3)])
-        choices[2][~may_skip[here]] = -np.inf
+        start, moved = starts[frame], int(starts[frame] - starts[frame - 1])
+        choices = np.stack([_moved(best, moved - step) for step in range(3)])
+        choices[2][~may_skip[start : start + width]] = -np.inf
         back[frame] = choices.argmax(axis=0)
-        best = choices.max(axis=0) + scores[frame, labels[here]]
-        start = starts[frame] = new
+        best = choices.max(axis=0) + scores[frame, labels[start : start + width]]
+    if not np.isfinite(best[-2:].max()):
+        return _best_path(scores, ids, blank, 2 * memory)  # the text is too fast for the window somewhere
     state = len(labels) - 1 if best[-1] >= best[-2] else len(labels) - 2
     states = np.empty(frames, dtype=np.int64)
     for frame in range(frames - 1, -1, -1):

@@ -55,6 +55,26 @@ def test_a_window_follows_a_long_text():
     assert torch.equal(exact.frames, narrow.frames)
 
 
+def test_all_is_said_at_the_end():
+    ids = torch.arange(60) % 3 + 1
+    log_probs = torch.full((900, 4), -20.0)
+    log_probs[:840, 0] = 0
+    log_probs[840 + torch.arange(60), ids] = 0
+    exact = ctc_align(log_probs.log_softmax(-1), ids)
+    assert exact.frames.tolist() == list(range(840, 900))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_texts_that_fill_their_recording_are_found_in_narrow_windows(seed):
+    """Repeated ids need a blank between them: without room in the window there is no path, and it is made wider."""
+    ids = torch.randint(1, 3, (200,), generator=torch.Generator().manual_seed(seed))
+    need = len(ids) + int((ids[1:] == ids[:-1]).sum())
+    found = ctc_align(torch.zeros(need, 3).log_softmax(-1), ids, memory=64)
+    assert (found.frames[1:] - found.frames[:-1]).tolist() == [
+        1 + int(a == b) for a, b in zip(ids[1:], ids[:-1], strict=True)
+    ]
+
+
 @pytest.mark.parametrize(
     ("ids", "message"),
     [([], "ids must be some ids"), ([0], "without the blank"), ([9], "0..3"), ([1, 1, 1], "ids need 5 frames")],
