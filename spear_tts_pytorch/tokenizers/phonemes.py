@@ -9,20 +9,20 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import RLock
 from typing import Any, Literal
 
 from torch import Tensor
 
+from spear_tts_pytorch.tokenizers.scripts import unread
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer, check_texts
 from spear_tts_pytorch.utils.json_files import field
 from spear_tts_pytorch.utils.json_files import texts as listed_texts
+from spear_tts_pytorch.utils.values import shown, unicode_text
 
 _lock = RLock()  # espeak-ng has one state for the whole process
-if hasattr(
-    os, "register_at_fork"
-):  # no process is forked while a thread phonemizes: its copy of the state would be half done
+if hasattr(os, "register_at_fork"):  # a fork while a thread phonemizes would copy a state that is half done
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
@@ -63,7 +63,7 @@ class PhonemeTokenizer:
         Raises:
             ImportError: phonemizer is missing.
             TypeError: `texts` is one string rather than several.
-            ValueError: there is no phoneme in `texts`, or espeak-ng does not have the language.
+            ValueError: there is no phoneme in `texts`, a script that the voice cannot read, or no such language.
         """
         found = {character for phonemes in phonemize(check_texts(texts), language) for character in phonemes}
         if not found:
@@ -75,7 +75,8 @@ class PhonemeTokenizer:
 
         Raises:
             TypeError: `texts` is one string rather than a list.
-            ValueError: no texts, or, with `unknown="error"`, phonemes outside the vocabulary.
+            ValueError: no texts, letters of a script that the voice cannot read, or, with `unknown="error"`, phonemes
+                outside the vocabulary.
         """
         return self.characters.encode(phonemize(check_texts(texts), self.language))
 
@@ -106,12 +107,36 @@ class PhonemeTokenizer:
 
 
 def phonemize(texts: list[str], language: str) -> list[str]:
-    """The phonemes of each text, in IPA without stress and punctuation; "" for a text without words."""
-    lines = [" ".join(text.split()) for text in texts]
+    """The phonemes of each text, in IPA without stress and punctuation; "" for a text without words.
+
+    Raises:
+        ImportError: phonemizer is missing.
+        ValueError: letters of a script that the language's voice cannot read, a text that is no Unicode, or espeak-ng does not
+            have the language.
+    """
+    lines = [" ".join(unicode_text("texts", text).split()) for text in texts]
+    for line in lines:
+        letters = "" if line.isascii() else "".join(_unread(language, word) for word in line.split())
+        if letters:
+            raise ValueError(
+                f"texts hold {letters!r}, which espeak-ng's voice {language!r} cannot read (in {shown(line)}): it would say "
+                "the names of these letters, or nothing. Respell them, leave such texts out, or choose their own language"
+            )
     with _lock:
         spoken = _backend(language).phonemize([line for line in lines if line], strip=True)
     given = iter(spoken)
     return [" ".join(next(given).split()) if line else "" for line in lines]
+
+
+@lru_cache(maxsize=50_000)
+def _unread(language: str, word: str) -> str:
+    return unread(word, partial(_said, language))
+
+
+@lru_cache(maxsize=50_000)
+def _said(language: str, text: str) -> str:
+    with _lock:
+        return _backend(language).phonemize([text], strip=True)[0]
 
 
 @lru_cache(maxsize=8)
