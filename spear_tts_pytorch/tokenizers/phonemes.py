@@ -19,7 +19,7 @@ from spear_tts_pytorch.tokenizers.scripts import unread
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer, check_texts
 from spear_tts_pytorch.utils.json_files import field
 from spear_tts_pytorch.utils.json_files import texts as listed_texts
-from spear_tts_pytorch.utils.values import shown, unicode_text
+from spear_tts_pytorch.utils.values import instance, shown, unicode_text
 
 _lock = RLock()  # espeak-ng has one state for the whole process
 if hasattr(os, "register_at_fork"):  # a fork while a thread phonemizes would copy a state that is half done
@@ -44,9 +44,9 @@ class PhonemeTokenizer:
     """
 
     def __init__(self, language: str, symbols: Sequence[str], unknown: Literal["error", "unk"] = "error"):
+        self.language = instance("language", language, str)
         with _lock:
             _backend(language)
-        self.language = language
         self.characters = CharacterTokenizer(symbols, unknown=unknown, normalize=False)
         self.vocab_size = self.characters.vocab_size
 
@@ -65,6 +65,7 @@ class PhonemeTokenizer:
             TypeError: `texts` is one string rather than several.
             ValueError: there is no phoneme in `texts`, a script that the voice cannot read, or no such language.
         """
+        language = instance("language", language, str)
         found = {character for phonemes in phonemize(check_texts(texts), language) for character in phonemes}
         if not found:
             raise ValueError("texts hold no phonemes to learn a vocabulary from")

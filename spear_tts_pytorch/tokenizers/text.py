@@ -19,7 +19,7 @@ from torch import Tensor
 from spear_tts_pytorch.tokens import TEXT_PAD_ID, pad_sequences
 from spear_tts_pytorch.utils.json_files import field
 from spear_tts_pytorch.utils.json_files import texts as listed_texts
-from spear_tts_pytorch.utils.values import listed, shown
+from spear_tts_pytorch.utils.values import integers, listed, one_of, plain, shown, switch
 
 UNKNOWN_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 
@@ -73,6 +73,8 @@ class CharacterTokenizer:
     def __init__(
         self, symbols: Sequence[str], unknown: Literal["error", "unk"] = "error", normalize: bool = True
     ) -> None:
+        if not isinstance(cast(object, symbols), Sequence):
+            raise TypeError(f"symbols must be a list of single characters, got {shown(symbols)}")
         symbols = list(symbols)
         values: list[object] = list(symbols)
         not_strings = [value for value in values if not isinstance(value, str)]
@@ -86,11 +88,9 @@ class CharacterTokenizer:
         repeated = sorted(symbol for symbol, count in Counter(symbols).items() if count > 1)
         if repeated:
             raise ValueError(f"symbols holds some characters more than once: {_listing(repeated)}")
-        if unknown not in ("error", "unk"):
-            raise ValueError(f'unknown must be "error" or "unk", got {unknown!r}')
         self.symbols = symbols
-        self.unknown = unknown
-        self.normalize = normalize
+        self.unknown = one_of("unknown", unknown, ("error", "unk"))
+        self.normalize = switch("normalize", normalize)
         self.vocab_size = 1 + len(symbols) + (unknown == "unk")
         self._id_of = {symbol: index for index, symbol in enumerate(symbols, start=1)}
 
@@ -108,7 +108,7 @@ class CharacterTokenizer:
             TypeError: `texts` is one string rather than several.
             ValueError: there is no character in `texts`.
         """
-        texts = check_texts(texts)
+        texts, normalize = check_texts(texts), switch("normalize", normalize)
         found = {character for text in texts for character in (normalize_text(text) if normalize else text)}
         if not found:
             raise ValueError("texts hold no characters to learn a vocabulary from")
@@ -180,7 +180,7 @@ class ByteTokenizer:
     """
 
     def __init__(self, normalize: bool = True) -> None:
-        self.normalize = normalize
+        self.normalize = switch("normalize", normalize)
         self.vocab_size = 257
 
     def encode(self, texts: list[str]) -> Tensor:
@@ -253,6 +253,7 @@ def check_texts(texts: Iterable[str]) -> list[str]:
         TypeError: `texts` is one string or a table, or an item is not a string.
         ValueError: no texts.
     """
+    texts = plain(texts)
     if isinstance(texts, str):
         raise TypeError(f"texts must be a list of strings, got one string: write [{_short(texts)!r}]")
     given: object = listed("texts", texts)
@@ -276,9 +277,10 @@ def rows_of(ids: Tensor) -> list[list[int]]:
     """Ids `[b, n]` or `[n]` as lists of integers, one for each row.
 
     Raises:
+        TypeError: they are no integers.
         ValueError: another number of dimensions.
     """
-    ids = torch.as_tensor(ids)
+    ids = integers("ids", ids)
     if ids.ndim not in (1, 2):
         raise ValueError(f"ids must have the shape [b, n] or [n], got {list(ids.shape)}")
     return cast("list[list[int]]", (ids if ids.ndim == 2 else ids[None]).tolist())

@@ -1,4 +1,4 @@
-"""Hostile arguments of the tokenizers of speech: each gives a right result or an error that names the argument."""
+"""Hostile arguments of all tokenizers: each gives a right result or an error that names the argument."""
 
 import functools
 import warnings
@@ -15,9 +15,11 @@ from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive, expand
 from spear_tts_pytorch.tokenizers.mel import MelSettings
 from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans
 from spear_tts_pytorch.tokenizers.semantic import tokenize_clips, tokenize_waveform
+from spear_tts_pytorch.tokenizers.text import ByteTokenizer, CharacterTokenizer
 
 RATE, K = 8000, 4
 WAV = torch.from_numpy(babble(0, 0.3, RATE))
+TEXTS = ["ab", "b a"]
 MEL = MelSettings.for_audio(RATE, None, 0.02, num_mels=40, features="mfcc")
 
 
@@ -32,7 +34,7 @@ def mel(**options):
     return MelKmeans(**{**defaults, **options})
 
 
-TOKENIZER = mel()
+TOKENIZER, CHARACTERS = mel(), CharacterTokenizer("ab ")
 
 
 def fitted(**options):
@@ -45,12 +47,27 @@ def are_ids(found, most=K):
     return all(row.dtype == torch.int64 and bool(((row >= -1) & (row < max(most, 257))).all()) for row in rows)
 
 
+def are_texts(found):
+    return isinstance(found, list) and all(isinstance(text, str) for text in found)
+
+
 def is_tokenizer(found):
-    return are_ids(found(WAV))
+    return are_ids(found(WAV)) if hasattr(found, "codebook_size") else are_ids(found.encode(["a"]), found.vocab_size)
 
 
 def is_sound(found):
     return found.ndim == 1 and bool(torch.isfinite(found).all())
+
+
+def lacks_a(call):
+    """A tokenizer that was fitted on other texts does not know "a", which is right."""
+
+    def made(**options):
+        found = call(**options)
+        assert found.vocab_size > 1
+        return found
+
+    return made
 
 
 # a call, the names and defaults of its arguments, and what is right
@@ -106,6 +123,25 @@ CALLS = {
         "clips input_sample_hz",
         are_ids,
     ),
+    "CharacterTokenizer": (
+        lacks_a(lambda **options: CharacterTokenizer(**{"symbols": "ab", **options})),
+        "symbols unknown normalize",
+        bool,
+    ),
+    "CharacterTokenizer.fit": (
+        lacks_a(lambda **options: CharacterTokenizer.fit(**{"texts": TEXTS, **options})),
+        "texts unknown normalize",
+        bool,
+    ),
+    "CharacterTokenizer.encode": (
+        lambda **options: CHARACTERS.encode(**{"texts": TEXTS, **options}),
+        "texts",
+        are_ids,
+    ),
+    "CharacterTokenizer.decode": (lambda **options: CHARACTERS.decode(**options), "ids", are_texts),
+    "ByteTokenizer": (lambda **options: ByteTokenizer(**options), "normalize", is_tokenizer),
+    "ByteTokenizer.encode": (lambda **options: ByteTokenizer()(**{"texts": TEXTS, **options}), "texts", are_ids),
+    "ByteTokenizer.decode": (lambda **options: ByteTokenizer().decode(**options), "ids", are_texts),
 }  # fmt: skip
 
 
@@ -120,7 +156,7 @@ def try_it(call, names, right, data):
 
 
 @pytest.mark.parametrize("name", CALLS)
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(data=st.data())
 def test_each_outcome_is_a_right_result_or_names_the_argument(name, data):
     if name == "MelKmeans.fit":
@@ -138,6 +174,19 @@ def each(call, names, right):
             assert found is None or right(found), (name, value)
 
 
+def test_phonemes():
+    pytest.importorskip("phonemizer")
+    from spear_tts_pytorch.tokenizers.phonemes import PhonemeTokenizer
+
+    tokenizer = PhonemeTokenizer("en-us", "ab", "unk")
+    made = lambda **options: PhonemeTokenizer(**{"language": "en-us", "symbols": "ab", **options})  # noqa: E731
+    fit = lambda **options: PhonemeTokenizer.fit(**{"texts": TEXTS, **options})  # noqa: E731
+    each(made, "language symbols unknown", lambda found: found.vocab_size > 1)
+    each(fit, "texts language unknown", lambda found: found.vocab_size > 1)
+    each(tokenizer.encode, "texts", lambda found: are_ids(found, 4))
+    each(tokenizer.decode, "ids", are_texts)
+
+
 @pytest.fixture(scope="module")
 def hubert(tmp_path_factory):
     transformers = pytest.importorskip("transformers")
@@ -152,6 +201,7 @@ def hubert(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_hubert(hubert):
     pytest.importorskip("sklearn")
     from spear_tts_pytorch.tokenizers.hubert import HubertWithKmeans
@@ -175,3 +225,14 @@ def test_hubert(hubert):
         are_ids,
     )
     each(fitted, "dataset num_clusters layer sample_hz seed progress", bool)
+
+
+def test_huggingface():
+    transformers, tokenizers = pytest.importorskip("transformers"), pytest.importorskip("tokenizers")
+    from spear_tts_pytorch.tokenizers.huggingface import HuggingFaceTokenizer
+
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
+    tokenizer = HuggingFaceTokenizer(transformers.PreTrainedTokenizerFast(tokenizer_object=inner))
+    each(HuggingFaceTokenizer, "tokenizer", bool)
+    each(tokenizer.encode, "texts", lambda found: are_ids(found, 3))
+    each(tokenizer.decode, "ids", are_texts)

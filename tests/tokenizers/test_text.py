@@ -132,7 +132,7 @@ def test_broken_utf8_decodes_to_the_replacement_character():
         (lambda: CharacterTokenizer("abc").encode([]), ValueError, "at least one text"),
         (lambda: CharacterTokenizer("abc").encode([3]), TypeError, r"texts\[0\] is 3"),
         (lambda: ByteTokenizer().encode("abc"), TypeError, "list of strings"),
-        (lambda: ByteTokenizer().decode(torch.zeros(1, 1, 1)), ValueError, r"\[b, n\] or \[n\]"),
+        (lambda: ByteTokenizer().decode(torch.zeros(1, 1, 1).long()), ValueError, r"\[b, n\] or \[n\]"),
         (lambda: tokenizer_from_dict({"type": "bpe"}), ValueError, "'bpe'.*'bytes', 'characters'"),
         (lambda: CharacterTokenizer.from_dict({"type": "bytes"}), ValueError, "expected 'characters'"),
     ],
