@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MEMORY = 1_000_000_000  # bytes for the way back; longer recordings are searched in a moving window of states
+MEMORY = 500_000_000  # bytes for the way back; longer recordings are searched in a moving window of states
 
 
 @dataclass(frozen=True)
@@ -72,19 +72,26 @@ def _labels(ids: np.ndarray, blank: int) -> np.ndarray:
 def _best_path(scores: np.ndarray, ids: np.ndarray, blank: int, memory: int) -> np.ndarray:
     """The state of each frame, int64 `[n]`, by Viterbi's algorithm over a window of states that moves at one speed."""
     labels, frames = _labels(ids, blank), len(scores)
-    may_skip = np.zeros(len(labels), dtype=bool)
-    may_skip[3::2] = ids[1:] != ids[:-1]
+    no_skip = np.full(len(labels), -np.inf, dtype=np.float32)
+    no_skip[3::2][ids[1:] != ids[:-1]] = 0
     width = min(len(labels), max(64, memory // frames))
     starts = np.linspace(0, len(labels) - width, frames).round().astype(np.int64)
     back = np.zeros((frames, width), dtype=np.uint8)
-    best = np.full(width, -np.inf, dtype=np.float32)
+    furthest = int(np.diff(starts).max(initial=0))
+    before = np.full(2 + width + furthest, -np.inf, dtype=np.float32)  # the window with room on both sides
+    best, skipped = before[2 : 2 + width].copy(), np.empty(width, dtype=np.float32)
     best[:2] = scores[0, labels[:2]]
     for frame in range(1, frames):
         start, moved = starts[frame], int(starts[frame] - starts[frame - 1])
-        choices = np.stack([_moved(best, moved - step) for step in range(3)])
-        choices[2][~may_skip[start : start + width]] = -np.inf
-        back[frame] = choices.argmax(axis=0)
-        best = choices.max(axis=0) + scores[frame, labels[start : start + width]]
+        window = slice(start, start + width)
+        before[2 : 2 + width] = best
+        stay, step, skip = (before[2 + moved - by : 2 + moved - by + width] for by in range(3))
+        np.add(skip, no_skip[window], out=skipped)
+        np.greater(step, stay, out=back[frame].view(bool))
+        np.maximum(stay, step, out=best)
+        np.copyto(back[frame], 2, where=skipped > best)
+        np.maximum(best, skipped, out=best)
+        best += scores[frame].take(labels[window])
     if not np.isfinite(best[-2:].max()):
         return _best_path(scores, ids, blank, 2 * memory)  # the text is too fast for the window somewhere
     state = len(labels) - 1 if best[-1] >= best[-2] else len(labels) - 2
@@ -93,13 +100,3 @@ def _best_path(scores: np.ndarray, ids: np.ndarray, blank: int, memory: int) -> 
         states[frame] = state
         state -= int(back[frame, state - starts[frame]])
     return states
-
-
-def _moved(values: np.ndarray, by: int) -> np.ndarray:
-    """`values[by:]`, and minus infinity where there are none."""
-    moved = np.full_like(values, -np.inf)
-    if by >= 0:
-        moved[: len(values) - by] = values[by:]
-    else:
-        moved[-by:] = values[:by]
-    return moved
