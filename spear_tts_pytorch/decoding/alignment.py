@@ -7,6 +7,7 @@ Source: Graves et al., "Connectionist Temporal Classification" (2006), section 4
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -75,17 +76,17 @@ def _best_path(scores: np.ndarray, ids: np.ndarray, blank: int, memory: int) -> 
     no_skip = np.full(len(labels), -np.inf, dtype=np.float32)
     no_skip[3::2][ids[1:] != ids[:-1]] = 0
     width = min(len(labels), max(64, memory // frames))
-    starts = np.linspace(0, len(labels) - width, frames).round().astype(np.int64)
+    starts = [round(frame * (len(labels) - width) / max(1, frames - 1)) for frame in range(frames)]
     back = np.zeros((frames, width), dtype=np.uint8)
-    furthest = int(np.diff(starts).max(initial=0))
+    furthest = max((b - a for a, b in pairwise(starts)), default=0)
     before = np.full(2 + width + furthest, -np.inf, dtype=np.float32)  # the window with room on both sides
     best, skipped = before[2 : 2 + width].copy(), np.empty(width, dtype=np.float32)
     best[:2] = scores[0, labels[:2]]
     for frame in range(1, frames):
-        start, moved = starts[frame], int(starts[frame] - starts[frame - 1])
+        start, moved = starts[frame], starts[frame] - starts[frame - 1]
         window = slice(start, start + width)
         before[2 : 2 + width] = best
-        stay, step, skip = (before[2 + moved - by : 2 + moved - by + width] for by in range(3))
+        stay, step, skip = (before[2 + moved - by :][:width] for by in range(3))
         np.add(skip, no_skip[window], out=skipped)
         np.greater(step, stay, out=back[frame].view(bool))
         np.maximum(stay, step, out=best)
