@@ -80,7 +80,8 @@ def _best_path(scores: np.ndarray, ids: np.ndarray, blank: int, memory: int) -> 
     back = np.zeros((frames, width), dtype=np.uint8)
     furthest = max((b - a for a, b in pairwise(starts)), default=0)
     before = np.full(2 + width + furthest, -np.inf, dtype=np.float32)  # the window with room on both sides
-    best, skipped = before[2 : 2 + width].copy(), np.empty(width, dtype=np.float32)
+    best = np.full(width, -np.inf, dtype=np.float32)
+    skipped = np.empty_like(best)
     best[:2] = scores[0, labels[:2]]
     for frame in range(1, frames):
         start, moved = starts[frame], starts[frame] - starts[frame - 1]
@@ -92,7 +93,7 @@ def _best_path(scores: np.ndarray, ids: np.ndarray, blank: int, memory: int) -> 
         np.maximum(stay, step, out=best)
         np.copyto(back[frame], 2, where=skipped > best)
         np.maximum(best, skipped, out=best)
-        best += scores[frame].take(labels[window])
+        np.add(best, scores[frame].take(labels[window]), out=best)
     if not np.isfinite(best[-2:].max()):
         return _best_path(scores, ids, blank, 2 * memory)  # the text is too fast for the window somewhere
     state = len(labels) - 1 if best[-1] >= best[-2] else len(labels) - 2
