@@ -5,6 +5,7 @@ In: `Sources` and the section `[data]` of the settings. Out: `Clips`. The audio 
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ class Clips:
         test: ids of the clips that are kept for testing; all have a text.
         unpaired: sentences without audio.
         transcripts: texts of long recordings, which are aligned to their clips once a reader is trained.
+        remarks: what the readers of the folders found odd. That clips have no text is not odd.
     """
 
     every: Mapping[str, Utterance]
@@ -40,6 +42,7 @@ class Clips:
     test: tuple[str, ...]
     unpaired: tuple[str, ...] = ()
     transcripts: Mapping[str, Transcript] = field(default_factory=dict[str, Transcript])
+    remarks: tuple[str, ...] = ()
 
     @property
     def unlabelled(self) -> tuple[str, ...]:
@@ -86,7 +89,8 @@ def divide(sources: Sources, data: Data, folder: Path) -> Clips:
 
     Raises:
         FileNotFoundError: a folder or file is missing.
-        ValueError: fewer than 5 labelled clips, an unknown id, or a text of the test that is also trained on.
+        ValueError: fewer than 5 labelled clips, an unknown id, texts in different scripts, or a text of the test that is
+            also trained on.
     """
     every = sources.every
     with_text = [id_ for id_, one in every.items() if one.text]
@@ -105,7 +109,8 @@ def divide(sources: Sources, data: Data, folder: Path) -> Clips:
     labelled = [id_ for id_ in labelled if id_ not in set(test)]
     _check_labelled(labelled, with_text, every)
     unpaired = [line for name in data.unpaired_text for line in _sentences(at(folder, name))]
-    clips = Clips(every, tuple(labelled), tuple(test), tuple(unpaired), sources.transcripts)
+    _check_script(every, labelled, test, unpaired)
+    clips = Clips(every, tuple(labelled), tuple(test), tuple(unpaired), sources.transcripts, tuple(sources.remarks))
     _check_test(clips)
     return clips
 
@@ -131,10 +136,20 @@ def hold_out(every: Mapping[str, Utterance], count: int, seed: int, among: Itera
 
 
 def _ids(folder: Path, name: str, setting: str, every: Mapping[str, Utterance]) -> list[str]:
-    """The ids in a file, in its order; none for the name ''."""
-    if not name:
-        return []
-    path = at(folder, name)
+    return ids_in(at(folder, name), setting, every) if name else []
+
+
+def ids_in(path: Path, setting: str, every: Mapping[str, Utterance]) -> list[str]:
+    """The ids in a file, in its order.
+
+    Args:
+        path: has an id a line.
+        setting: for messages: what names the file.
+        every: all clips by id.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or an id is of no clip.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{setting}: there is no file {path}: write ids into it, one a line")
     ids = list(dict.fromkeys(line.strip() for line in lines_of(path) if line.strip()))
@@ -162,6 +177,36 @@ def _check_labelled(labelled: Sequence[str], with_text: Sequence[str], every: Ma
             f"only {len(labelled)} labelled clips are left to train on, at least {LEAST_LABELLED} are needed: "
             "write more texts, or keep fewer clips for testing"
         )
+
+
+def _check_script(
+    every: Mapping[str, Utterance], labelled: Sequence[str], test: Sequence[str], unpaired: Sequence[str]
+) -> None:
+    """Raises ValueError if tests or unpaired sentences are written with other letters than all labelled texts."""
+    known = {letter for id_ in labelled for letter in letters(every[id_].text or "")}
+    texts = {id_: letters(every[id_].text or "") for id_ in test}
+    strange = [id_ for id_, found in texts.items() if found and known.isdisjoint(found)]
+    if strange:
+        raise ValueError(
+            f"data.test: {len(strange)} texts share no letter with the labelled ones ({few(strange)}): write both in one "
+            "script, or take them out"
+        )
+    if unpaired and not any(known.issuperset(letters(line)) for line in unpaired):
+        found = sorted({letter for line in unpaired for letter in letters(line)} - known)
+        raise ValueError(
+            f"data.unpaired_text: all {len(unpaired)} sentences have letters that no labelled text has "
+            f"({', '.join(map(named, found[:3]))}): give sentences in the script of the texts"
+        )
+
+
+def letters(text: str) -> set[str]:
+    """The letters, their marks and the digits of a text as the alphabet has them, without punctuation and blanks."""
+    return {character for character in normalize_text(text) if unicodedata.category(character)[0] in "LMN"}
+
+
+def named(character: str) -> str:
+    """A character with its name: "'é' (LATIN SMALL LETTER E WITH ACUTE)"."""
+    return f"{character!r} ({unicodedata.name(character, f'U+{ord(character):04X}')})"
 
 
 def _check_test(clips: Clips) -> None:

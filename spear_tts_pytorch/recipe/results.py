@@ -13,22 +13,23 @@ from pathlib import Path
 
 import torch
 
+from spear_tts_pytorch.data.corpora.clip_files import lines_of
 from spear_tts_pytorch.data.pairs.dataset import GeneratedAudioTextDataset
 from spear_tts_pytorch.data.tokenized import TokenizedSpeech
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.recipe.aligning import read_aligned
 from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator
-from spear_tts_pytorch.recipe.clips import Clips, read_clips
+from spear_tts_pytorch.recipe.clips import Clips, letters, read_clips
 from spear_tts_pytorch.recipe.records import Record
 from spear_tts_pytorch.recipe.settings import Settings
 from spear_tts_pytorch.recipe.sources import file_digest
-from spear_tts_pytorch.recipe.stages import Pair, Rows, Stages, surest
+from spear_tts_pytorch.recipe.stages import Pair, Rows, Stages, backtranslator, surest
 from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer, load_semantic_tokenizer
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer, normalize_text
 
 STAGES = ("units", "pretrain", "backtranslate", "label", "train", "evaluate")
 FOLDERS = {stage: stage for stage in STAGES} | {"label": "pairs"}
-IDS, MODEL, TOKENIZER = "ids", "model", "tokenizer"
+IDS, MODEL, TOKENIZER, TEXTS = "ids", "model", "tokenizer", "texts.txt"
 LEAST_FOR_DEVELOPMENT = 100  # labelled clips
 MOST_FOR_DEVELOPMENT = 100
 
@@ -112,10 +113,14 @@ class Results:
 
     @cached_property
     def sentences(self) -> list[str]:
-        """Unpaired sentences that the alphabet can write, normalised."""
+        """Unpaired sentences that the alphabet can write, normalised; punctuation that it lacks is left out."""
         known = set(self.characters.symbols)
-        read = (normalize_text(line) for line in self.clips.unpaired)
-        return [line for line in read if line and known.issuperset(line)]
+        kept: list[str] = []
+        for line in self.clips.unpaired:
+            wanted = letters(line) | known
+            bare = normalize_text("".join(one if one in wanted else " " for one in normalize_text(line)))
+            kept += [bare] if bare and known.issuperset(bare) else []
+        return kept
 
     def rows(self, ids: Iterable[str]) -> Rows:
         """Clips as ids, without those that have no speech ids. A text with unknown characters is left out."""
@@ -172,12 +177,14 @@ class Results:
     def reader(self) -> CTCBacktranslator:
         """The backtranslator of stage 3, with its language model."""
         model = self._model("backtranslate", self.place("backtranslate") / MODEL)
-        return self.stages.backtranslator(model, self.texts_for_lm())
+        path = self.place("backtranslate") / TEXTS  # the corpus may be elsewhere when a voice speaks
+        texts = [line for line in lines_of(path) if line]
+        return backtranslator(model, texts, self.settings)
 
-    def texts_for_lm(self) -> list[torch.Tensor]:
-        """Text ids `[m]` of the labelled texts, of transcripts and of the unpaired sentences."""
+    def texts_for_lm(self) -> list[str]:
+        """The labelled texts, transcripts and the unpaired sentences, normalised."""
         transcripts = [normalize_text(one.text) for one in self.clips.transcripts.values()]
-        return [*self.labelled.text, *(self.characters.encode([line])[0] for line in (*transcripts, *self.sentences))]
+        return [text for text in (*self.labelled.texts, *transcripts, *self.sentences) if text]
 
     def chosen_unlabelled(self) -> Rows:
         """The clips that are labelled."""

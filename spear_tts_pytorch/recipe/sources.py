@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from spear_tts_pytorch.data.corpora.clip_files import few, listed_id
+from spear_tts_pytorch.data.corpora.clip_files import NoTextWarning, few, listed_id
 from spear_tts_pytorch.data.corpora.corpus import Utterance
 from spear_tts_pytorch.data.corpora.cutting import between, join_passages, part_of, silent_cuts
 from spear_tts_pytorch.data.corpora.lhotse_cuts import is_cuts, read_lhotse
@@ -57,11 +57,13 @@ class Sources:
         every: clips by id; parts of long recordings are clips.
         transcripts: texts of long recordings by the ids of these.
         cuts: rows of `cuts.csv`, by the columns.
+        remarks: what the readers of the folders found odd. That clips have no text is not odd.
     """
 
     every: dict[str, Utterance]
     transcripts: dict[str, Transcript] = field(default_factory=dict[str, Transcript])
     cuts: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+    remarks: list[str] = field(default_factory=list[str])
 
     def save_cuts(self, folder: Path) -> None:
         """Writes `cuts.csv` into the voice folder, if it is there, and there are cuts that are not in it yet."""
@@ -81,6 +83,14 @@ def read_sources(data: Data, folder: Path, *, progress: bool = False) -> Sources
         FileNotFoundError: a folder or file is missing.
         ValueError: no audio, two clips of one id, texts that name no clip, a damaged file.
     """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sources = _read(data, folder, progress)
+    sources.remarks = [str(one.message) for one in caught if not issubclass(one.category, NoTextWarning)]
+    return sources
+
+
+def _read(data: Data, folder: Path, progress: bool) -> Sources:
     column = int(data.text_column) if data.text_column.isdecimal() else data.text_column or None
     every = _recordings(data, folder, column)
     timed: dict[str, Path] = {}
@@ -100,7 +110,7 @@ def read_sources(data: Data, folder: Path, *, progress: bool = False) -> Sources
     sources = _cut(every, timed, data, folder, progress)
     short = [id_ for id_, one in sources.every.items() if one.sample_hz and one.seconds < data.shortest]
     if short:
-        warnings.warn(f"{len(short)} clips are shorter than {data.shortest:g} s ({few(short)}): left out", stacklevel=4)
+        warnings.warn(f"{len(short)} clips are shorter than {data.shortest:g} s ({few(short)}): left out", stacklevel=2)
         sources.every = {id_: one for id_, one in sources.every.items() if id_ not in set(short)}
     return sources
 

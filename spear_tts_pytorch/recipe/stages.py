@@ -143,13 +143,6 @@ class Stages:
         options |= {"dataset": self.mixed(real, labels), "valid_dataset": valid}
         return self._train(SemanticToTextTrainer, self.new_model(pretrained), stage.steps, stage.lr, folder, **options)
 
-    def backtranslator(self, model: TextToSemantic, texts: Sequence[Tensor]) -> CTCBacktranslator:
-        """The reader with a language model of text ids `[m]`, for labels and for choosing among samples."""
-        stage, lm = self.settings.label, None
-        if stage.lm_weight > 0:
-            lm = CharacterLM.fit(texts, self.characters.vocab_size, stage.lm_order)
-        return CTCBacktranslator(model, lm, stage.lm_weight, stage.length_bonus, stage.beam_size)
-
     def label(self, reader: CTCBacktranslator, speech: SpeechIds, folder: Path) -> GeneratedAudioTextDataset:
         """Stage 4: pseudo-labels of speech, written to `folder`; clips that it holds already are not read again."""
         SemanticToTextDatasetGenerator(
@@ -260,6 +253,14 @@ def fit_units(utterances: Sequence[Utterance], settings: Settings, progress: boo
         seed=settings.training.seed,
         progress=progress,
     )
+
+
+def backtranslator(model: TextToSemantic, texts: Sequence[str], settings: Settings) -> CTCBacktranslator:
+    """The reader of stage 3 with a language model of texts, for labels and for choosing among samples."""
+    stage, lm, characters = settings.label, None, model.text_tokenizer
+    if stage.lm_weight > 0:
+        lm = CharacterLM.fit([characters.encode([text])[0] for text in texts], characters.vocab_size, stage.lm_order)
+    return CTCBacktranslator(model, lm, stage.lm_weight, stage.length_bonus, stage.beam_size)
 
 
 def surest(pairs: GeneratedAudioTextDataset, share: float, ids: Collection[str] | None = None) -> list[Pair]:

@@ -5,12 +5,11 @@ In: `Clips`. Out: a `Survey` with hours, rates, speakers and alphabets, which pr
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 
 from spear_tts_pytorch.data.corpora.clip_files import few
-from spear_tts_pytorch.recipe.clips import Clips
+from spear_tts_pytorch.recipe.clips import Clips, named
 from spear_tts_pytorch.recipe.settings import Settings
 
 RARE = 3  # times that a character must occur, not to be called rare
@@ -26,6 +25,7 @@ class Survey:
         clips: number of clips that can be read.
         seconds: their duration together.
         labelled, test: numbers of labelled clips and of clips kept for testing.
+        unlabelled: number of the others, which the voice learns from without their texts, if they have any.
         labelled_seconds: duration of the labelled clips.
         rates: number of clips by sampling rate in Hz.
         speakers: number of clips by speaker, where it is known.
@@ -39,6 +39,7 @@ class Survey:
     labelled: int
     labelled_seconds: float
     test: int
+    unlabelled: int
     rates: Counter[int]
     speakers: Counter[str]
     alphabet: Counter[str]
@@ -61,7 +62,8 @@ class Survey:
         rates = ", ".join(f"{rate} Hz" for rate, _ in self.rates.most_common())
         lines = [
             f"{self.clips} clips, {self.minutes:.1f} minutes, {rates}, {speakers}",
-            f"{self.labelled} clips with a text to learn from ({self.labelled_minutes:.1f} minutes), {self.test} for testing",
+            f"{self.labelled} clips with a text to learn from ({self.labelled_minutes:.1f} minutes), {self.test} for testing, "
+            f"{self.unlabelled} others that are heard without a text",
             f"{len(letters)} characters: {letters}",
         ]
         lines += [f"{self.unpaired} sentences without audio"] if self.unpaired else []
@@ -78,6 +80,7 @@ def survey(clips: Clips) -> Survey:
         labelled=len(clips.labelled),
         labelled_seconds=clips.seconds(id_ for id_ in clips.labelled if id_ in readable),
         test=len(clips.test),
+        unlabelled=len(clips.unlabelled),
         rates=Counter(one.sample_hz for one in readable.values()),
         speakers=Counter(one.speaker for one in readable.values() if one.speaker),
         alphabet=alphabet,
@@ -113,7 +116,7 @@ def preset(found: Survey, *, quick: bool = False, gpu: bool = False) -> Settings
 
 
 def _odd(clips: Clips, found: Survey, readable: set[str]) -> list[str]:
-    notes: list[str] = []
+    notes = list(clips.remarks)
     unread = [id_ for id_ in clips.every if id_ not in readable]
     if unread:
         notes.append(f"{len(unread)} clips cannot be read ({few(unread)}): they are left out")
@@ -125,8 +128,8 @@ def _odd(clips: Clips, found: Survey, readable: set[str]) -> list[str]:
         notes.append(f"{found.minutes:.1f} minutes of audio are few: an hour and more says much more")
     rare = sorted(character for character, count in found.alphabet.items() if count < RARE)
     if rare:
-        named = ", ".join(f"{character!r} ({unicodedata.name(character, 'unnamed')})" for character in rare[:5])
-        notes.append(f"{len(rare)} characters occur less than {RARE} times: {named}{', ...' if len(rare) > 5 else ''}")
+        shown = ", ".join(map(named, rare[:5]))
+        notes.append(f"{len(rare)} characters occur less than {RARE} times: {shown}{', ...' if len(rare) > 5 else ''}")
     fast = [id_ for id_ in clips.labelled if id_ in readable and _too_fast(clips, id_)]
     if fast:
         notes.append(f"{len(fast)} texts are too long for their audio ({few(fast)}): do they belong together?")

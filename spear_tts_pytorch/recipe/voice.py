@@ -16,7 +16,7 @@ from typing import Any, overload
 
 import torch
 
-from spear_tts_pytorch.recipe.clips import MOST_TEST, TEST_SHARE, Clips, divide, hold_out
+from spear_tts_pytorch.recipe.clips import MOST_TEST, TEST_SHARE, Clips, divide, hold_out, ids_in
 from spear_tts_pytorch.recipe.records import Record, begin, reasons, without
 from spear_tts_pytorch.recipe.results import STAGES, Results
 from spear_tts_pytorch.recipe.saying import Said, say
@@ -234,6 +234,14 @@ class Voice:
 
     def _one(self, stage: str, again: bool) -> Record:
         with self._held():
+            for earlier in STAGES[: STAGES.index(stage)]:
+                if why := self._reasons(earlier):
+                    raise ValueError(
+                        f"{earlier} comes before {stage} ({why[0]}): run `spear-tts {earlier} {self.folder}`, or all stages "
+                        f"by `spear-tts run {self.folder}`"
+                    )
+                if earlier == "units":
+                    sync_ids(self.results)
             return self._stage(stage, again=again)
 
     def _stage(self, stage: str, *, again: bool) -> Record:
@@ -309,7 +317,7 @@ def _draw(
     with_text = [id_ for id_ in clips.every if clips.text(id_)]
     lists: dict[str, list[str]] = {}
     if test is not None and not isinstance(test, int):
-        lists["test"] = [line.strip() for line in Path(test).read_text(encoding="utf-8").splitlines() if line.strip()]
+        lists["test"] = ids_in(Path(test), "test", clips.every)
     elif not settings.data.test:
         count = min(MOST_TEST, round(TEST_SHARE * len(with_text))) if test is None else test
         lists["test"] = hold_out(clips.every, count, settings.training.seed, with_text)

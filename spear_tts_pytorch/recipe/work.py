@@ -21,8 +21,8 @@ from spear_tts_pytorch.recipe.aligning import align, write_aligned
 from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator
 from spear_tts_pytorch.recipe.measure import Column, floor, measure, train_judge, write_judge
 from spear_tts_pytorch.recipe.records import clear, digest, digest_of_file
-from spear_tts_pytorch.recipe.results import IDS, MODEL, TOKENIZER, Results
-from spear_tts_pytorch.recipe.stages import SpeechIds, Trained, fit_units, surest
+from spear_tts_pytorch.recipe.results import IDS, MODEL, TEXTS, TOKENIZER, Results
+from spear_tts_pytorch.recipe.stages import SpeechIds, Trained, backtranslator, fit_units, surest
 from spear_tts_pytorch.tokenizers.text import normalize_text
 from spear_tts_pytorch.utils.files import write_whole
 from spear_tts_pytorch.utils.json_files import read_object
@@ -208,11 +208,11 @@ def _pretrain(results: Results) -> Made:
 
 def _backtranslate(results: Results) -> Made:
     folder, stages, real = results.place("backtranslate"), results.stages, results.labelled.pairs()
-    valid = results.development.pairs() or real
+    valid, texts = results.development.pairs() or real, results.texts_for_lm()
     chosen, options = results.chosen_unlabelled(), results.settings.backtranslate
     trained = stages.read(results.pretrained, real, valid, [], folder / f"{RUN}-0")
     history = {"backtranslator": trained.history}
-    reader, aligned = stages.backtranslator(trained.model, results.texts_for_lm()), dict[str, str]()
+    reader, aligned = backtranslator(trained.model, texts, results.settings), dict[str, str]()
     rounds = max(options.rounds, 1 if results.clips.transcripts else 0)
     for number in range(1, rounds + 1 if chosen.ids else 1):
         aligned = _aligned(results, reader)
@@ -221,9 +221,10 @@ def _backtranslate(results: Results) -> Made:
         labels = results.aligned_pairs(aligned) + (surest(found, options.sure_labels, others) if others else [])
         trained = stages.read(results.pretrained, real, valid, labels, folder / f"{RUN}-{number}")
         history[f"backtranslator, round {number}"] = trained.history
-        reader = stages.backtranslator(trained.model, results.texts_for_lm())
+        reader = backtranslator(trained.model, texts, results.settings)
     output = _keep(trained.model, folder / MODEL)
     _write_history(folder, history)
+    write_whole(folder / TEXTS, "".join(f"{text}\n" for text in texts).encode())
     if results.clips.transcripts:
         aligned = _aligned(results, reader)
         write_aligned(folder, aligned)

@@ -1,5 +1,7 @@
 """The parts of a voice's clips, and what is refused."""
 
+import warnings
+
 import pytest
 import voices
 from babble import HZ, make_clips
@@ -66,6 +68,31 @@ def test_a_text_of_the_test_is_not_trained_on(tmp_path):
     (place / "metadata.csv").write_text(table)
     lines(tmp_path / "test.txt", ["clip03"])
     with pytest.raises(ValueError, match="1 texts of the test are also texts of labelled clips .clip03."):
+        read_clips(Data(audio=("corpus",), test="test.txt"), tmp_path)
+
+
+def test_audio_without_a_text_is_not_odd_but_other_things_are(tmp_path):
+    place = voices.corpus(tmp_path / "corpus", clips=10, texts=6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_clips(Data(audio=("corpus",)), tmp_path).remarks == ()
+        (place / "metadata.csv").write_text((place / "metadata.csv").read_text() + "nowhere|one\n")
+        (remark,) = read_clips(Data(audio=("corpus",)), tmp_path).remarks
+    assert "1 rows of metadata.csv have no audio in wavs/ (nowhere)" in remark
+
+
+def test_other_scripts_are_refused(tmp_path):
+    place = voices.corpus(tmp_path / "corpus")
+    table = (place / "metadata.csv").read_text()
+    (tmp_path / "lines.txt").write_text("раз два\nтри\n", encoding="utf-8")
+    unpaired = Data(audio=("corpus",), unpaired_text=("lines.txt",))
+    with pytest.raises(ValueError, match="all 2 sentences have letters.*'а' .CYRILLIC SMALL LETTER A.*script"):
+        read_clips(unpaired, tmp_path)
+    (tmp_path / "lines.txt").write_text("раз два\nOne, two!\n", encoding="utf-8")
+    assert read_clips(unpaired, tmp_path).unpaired == ("раз два", "One, two!")
+    (place / "metadata.csv").write_text(table.replace(voices.text(3) + "\n", "три\n"), encoding="utf-8")
+    lines(tmp_path / "test.txt", ["clip03", "clip05"])
+    with pytest.raises(ValueError, match="data.test: 1 texts share no letter with the labelled ones .clip03.*script"):
         read_clips(Data(audio=("corpus",), test="test.txt"), tmp_path)
 
 

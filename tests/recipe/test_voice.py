@@ -113,12 +113,29 @@ def test_a_new_text_trains_the_reader_again(copied, capsys):
 
 def test_stages_one_by_one(made, tmp_path):
     voice = Voice.new(tmp_path / "voice", made[0] / "corpus", test=3, changes=voices.TINY, progress=False)
-    with pytest.raises(FileNotFoundError, match=r"'units' of .* is not done: run `spear-tts units"):
+    with pytest.raises(ValueError, match=r"units comes before pretrain .it was not run.*: run `spear-tts units"):
         voice.pretrain()
     for stage in STAGES:
         getattr(voice, stage)()
     same = "model/model.safetensors"
     assert (tmp_path / "voice" / same).read_bytes() == (made[0] / "voice" / same).read_bytes()
+
+
+def test_a_stage_is_not_made_from_outdated_ones(copied):
+    save_audio(copied / "corpus" / "wavs" / "clip20.wav", make_clips()[31], HZ)
+    before = (copied / "voice" / "model" / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="pretrain comes before train .1 clips that it heard are gone or changed"):
+        Voice(copied / "voice", progress=False).train(again=True)
+    assert (copied / "voice" / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_a_voice_speaks_where_its_recordings_are_not(copied):
+    said = Voice(copied / "voice").say("one two")
+    shutil.rmtree(copied / "corpus")
+    again = Voice(copied / "voice").say("one two")
+    assert torch.equal(said.ids, again.ids) and said.read_back == again.read_back
+    with pytest.raises(FileNotFoundError, match="no corpus folder .*corpus: give the path"):
+        Voice(copied / "voice", progress=False).run()
 
 
 def test_one_run_at_a_time(copied):

@@ -15,6 +15,10 @@ from pathlib import Path, PurePath
 from spear_tts_pytorch.data.audio import AUDIO_SUFFIXES, OTHER_SUFFIXES
 
 
+class NoTextWarning(UserWarning):
+    """Some clips have no text. Who has recordings of which few have a text ignores it: `spear-tts new` counts them."""
+
+
 def visible(folder: Path, pattern: str = "*") -> list[Path]:
     """Files at any depth whose names match, sorted, without hidden files (`._a.wav`) and files in hidden folders.
 

@@ -20,6 +20,7 @@ import numpy as np
 from spear_tts_pytorch.data.audio import load_audio, read_header, resample
 from spear_tts_pytorch.data.corpora.clip_files import (
     AudioIndex,
+    NoTextWarning,
     audio_in,
     by_listed_id,
     few,
@@ -32,6 +33,7 @@ from spear_tts_pytorch.data.corpora.tables import ljspeech_table
 from spear_tts_pytorch.tokenizers.text import normalize_text
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+WITHOUT_TEXT = "without text"  # what is done with a clip
 FIRST_TRAINING_INDEX = 5  # recordings of FSDD with a lower index are its usual test set
 
 
@@ -68,7 +70,7 @@ def read_ljspeech(
     for message, remedy, done in _differences(folder, texts, files):
         if strict:
             raise ValueError(f"{message}: {remedy}")
-        warnings.warn(f"{message}: {done}", stacklevel=2)
+        warnings.warn(f"{message}: {done}", NoTextWarning if done == WITHOUT_TEXT else UserWarning, stacklevel=2)
     if not files.keys() & texts.keys():
         raise ValueError(f"{folder}: no row of metadata.csv has audio: one of its columns must be names of the files")
     if unread := unread_audio(_place(folder), deep=False):
@@ -110,7 +112,7 @@ def _differences(folder: Path, rows: dict[str, str | None], files: dict[str, Pat
     without_audio = [id_ for id_ in rows if id_ not in files]
     without_row = [readable(files[id_].name) for id_ in files if id_ not in rows]
     for names, lack, remedy, done in (
-        (empty, "rows of metadata.csv are empty", "write texts", "without text"),
+        (empty, "rows of metadata.csv are empty", "write texts", WITHOUT_TEXT),
         (
             without_audio,
             f"rows of metadata.csv have no audio in {place}",
@@ -121,7 +123,7 @@ def _differences(folder: Path, rows: dict[str, str | None], files: dict[str, Pat
             without_row,
             f"audio files in {place} have no row in metadata.csv",
             "add rows or remove the files",
-            "without text",
+            WITHOUT_TEXT,
         ),
     ):
         if names:

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 
 from spear_tts_pytorch.data.audio import resample
 from spear_tts_pytorch.data.corpora.clip_files import (
+    NoTextWarning,
     audio_in,
     audio_under,
     by_listed_id,
@@ -149,7 +150,7 @@ def read_folder(folder: str | os.PathLike[str]) -> list[Utterance]:
         text = texts.get(path.with_suffix(""))
         found.append(file_utterance(id_, _text_of(text) if text else None, None, path))
     if any(one.text for one in found):
-        _warn(folder, _without_text(found), TEXTLESS)
+        _warn(folder, _without_text(found), TEXTLESS, NoTextWarning)
         unread = [_name(folder, path) for path in texts.values()]
         _warn(folder, [id_ for id_ in unread if id_ not in count], "texts have no audio")
     timed = [
@@ -189,7 +190,7 @@ def read_librispeech(folder: str | os.PathLike[str]) -> list[Utterance]:
                 without_audio.append(id_)
     _warn(folder, without_audio, "rows of *.trans.txt have no audio: left out")
     without_row = sorted(files.keys() - {one.id for one in found})
-    _warn(folder, without_row, "audio files have no row in *.trans.txt: without text")
+    _warn(folder, without_row, "audio files have no row in *.trans.txt: without text", NoTextWarning)
     found += [file_utterance(id_, None, id_.split("-")[0], files[id_]) for id_ in without_row]
     return _checked(found, folder)
 
@@ -204,7 +205,7 @@ def read_libritts(folder: str | os.PathLike[str]) -> list[Utterance]:
     ]
     texts = [listed_id(path.name.removesuffix(ending)) for path in visible(folder, f"*{ending}")]
     _warn(folder, [id_ for id_ in texts if id_ not in files], "texts have no audio: left out")
-    _warn(folder, _without_text(found), TEXTLESS)
+    _warn(folder, _without_text(found), TEXTLESS, NoTextWarning)
     return _checked(found, folder)
 
 
@@ -243,7 +244,7 @@ def read_common_voice(folder: str | os.PathLike[str], split: str | None = None) 
     taken = {one.id for one in found}
     others = {} if split else {readable(path.stem): path for path in files.values()}
     others = {id_: path for id_, path in others.items() if id_ not in taken}  # not a.wav, made of a.mp3
-    _warn(table, list(others), "audio files in clips/ have no row here: without text")
+    _warn(table, list(others), "audio files in clips/ have no row here: without text", NoTextWarning)
     _warn(table, sorted(readable(name) for name in files if files[name] not in others.values()), UNLISTED)
     found += [file_utterance(id_, None, None, path) for id_, path in others.items()]
     return _checked(found, folder)
@@ -264,7 +265,7 @@ def read_vctk(folder: str | os.PathLike[str], microphone: int = 1) -> list[Utter
         {readable(path.stem) for path in visible(folder / "txt", "*.txt")} - {one.id for one in found}
     )
     _warn(folder, without_audio, f"texts have no audio of microphone {microphone}: left out")
-    _warn(folder, _without_text(found), TEXTLESS)
+    _warn(folder, _without_text(found), TEXTLESS, NoTextWarning)
     return _checked(found, folder)
 
 
@@ -272,10 +273,10 @@ def _listed(values: object) -> list[object]:
     return list(cast("list[object]", values)) if isinstance(values, Sequence) else [None]
 
 
-def _warn(where: Path, names: list[str], message: str) -> None:
+def _warn(where: Path, names: list[str], message: str, category: type[UserWarning] = UserWarning) -> None:
     """Warns of names, if there are any, in the line that called the reader."""
     if names:
-        warnings.warn(f"{where}: {len(names)} {message} ({few(names)})", stacklevel=3)
+        warnings.warn(f"{where}: {len(names)} {message} ({few(names)})", category, stacklevel=3)
 
 
 def _without_text(found: list[Utterance]) -> list[str]:

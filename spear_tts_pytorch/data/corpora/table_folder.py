@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 
 from spear_tts_pytorch.data.corpora.clip_files import (
     AudioIndex,
+    NoTextWarning,
     audio_under,
     check_unique,
     few,
@@ -69,7 +70,8 @@ def read_table_folder(
         ([ids[path] for path, (text, _) in texts.items() if text is None], f"rows of {names} are empty: without text"),
     ):
         if kind:
-            warnings.warn(f"{folder}: {len(kind)} {message} ({few(kind)})", stacklevel=2)
+            category = NoTextWarning if message.endswith("without text") else UserWarning
+            warnings.warn(f"{folder}: {len(kind)} {message} ({few(kind)})", category, stacklevel=2)
     if unread := unread_audio(folder, deep=True):
         warnings.warn(unread, stacklevel=2)
     return found

@@ -1,0 +1,134 @@
+"""The commands of a voice: what they write, and bad input, which is one line with a remedy and loses nothing."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import voices
+from shell import one_line_error
+
+from spear_tts_pytorch.cli import main
+from spear_tts_pytorch.utils.files import locked
+
+SETS = [word for name, value in voices.TINY.items() for word in ("--set", f"{name}={value}")]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with a corpus and a voice that is done."""
+    pytest.importorskip("sklearn", reason="MelKmeans.fit needs scikit-learn")
+    place = tmp_path_factory.mktemp("shell")
+    corpus = voices.corpus(place / "corpus")
+    assert main(["new", str(place / "voice"), str(corpus), "--test", "3", "--no-progress", *SETS]) == 0
+    assert main(["run", str(place / "voice"), "--no-progress"]) == 0
+    return place
+
+
+@pytest.fixture
+def voice(made, tmp_path):
+    """A copy of the voice, beside a copy of the corpus."""
+    for name in ("corpus", "voice"):
+        shutil.copytree(made / name, tmp_path / name)
+    return tmp_path / "voice"
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    """The contents of a folder, without locks and the record of a stage that was begun."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")}
+
+
+def test_new_looks_at_the_data_and_writes_what_was_asked(tmp_path, capfd):
+    corpus = voices.corpus(tmp_path / "corpus")
+    (tmp_path / "test.txt").write_text("clip01\nclip02\n")
+    command = ["new", str(tmp_path / "voice"), str(corpus), "--test", str(tmp_path / "test.txt"), "--labelled", "6"]
+    assert main([*command, "--set", "train.steps=77", "--quick"]) == 0
+    printed = capfd.readouterr()
+    assert "24 clips" in printed.out and "6 clips with a text" in printed.out and printed.err == ""
+    assert "2 for testing, 16 others that are heard without a text" in printed.out
+    written = (tmp_path / "voice" / "voice.toml").read_text()
+    assert "steps = 77" in written and 'audio = ["../corpus"]' in written
+    assert main(["new", str(tmp_path / "voice"), str(corpus)]) == 2
+    one_line_error(capfd, "holds a voice already")
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "words"),
+    [
+        (0, [], ["none of 24 clips has a text", "metadata.csv"]),
+        (4, [], ["only 4 labelled clips", "at least 5", "write more texts"]),
+        (14, ["--labelled", "40"], ["labelled=40", "lower it"]),
+        (14, ["--test", "nowhere.txt"], ["test: there is no file", "nowhere.txt"]),
+        (14, ["--set", "model.dim=30"], ["model.dim must be a multiple"]),
+        (14, ["--set", "train.stepz=3"], ["'stepz'", "did you mean steps?"]),
+        (14, ["--set", "train.steps"], ["SECTION.KEY=VALUE"]),
+        (14, ["--unpaired-text", "nowhere.txt"], ["data.unpaired_text", "nowhere.txt"]),
+    ],
+)
+def test_a_corpus_that_cannot_be_used_leaves_nothing(texts, options, words, tmp_path, capsys):
+    corpus = voices.corpus(tmp_path / "corpus", texts=texts)
+    if not texts:
+        (corpus / "metadata.csv").unlink()
+    assert main(["new", str(tmp_path / "voice"), str(corpus), *options, "--no-progress"]) == 2
+    one_line_error(capsys, *words)
+    assert not (tmp_path / "voice").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("format = 1", "format = 9"), ["newer", "voice.toml"]),
+        (("steps = 5", "steps = 'five'"), ["pretrain.steps", "whole number"]),
+        (('test = "test.txt"', 'test = "labelled.txt"'), ["data.test", "labelled.txt"]),
+        (('audio = ["../corpus"]', 'audio = ["../moved"]'), ["moved"]),
+    ],
+)
+def test_settings_that_cannot_be_lose_nothing(change, words, voice, capsys):
+    path = voice / "voice.toml"
+    assert change[0] in path.read_text()
+    path.write_text(path.read_text().replace(*change, 1))
+    before = files(voice)
+    assert main(["run", str(voice), "--no-progress"]) == 2
+    one_line_error(capsys, *words)
+    assert files(voice) == before
+
+
+@pytest.mark.slow
+def test_texts_of_the_test_in_training_are_refused(voice, capsys):
+    test = (voice / "test.txt").read_text().split()
+    table = voice.parent / "corpus" / "metadata.csv"
+    (line,) = [line for line in table.read_text().splitlines() if line.startswith(test[0])]
+    table.write_text(table.read_text() + f"clip20|{line.partition('|')[2]}\n")
+    before = files(voice)
+    for command in ("run", "train", "evaluate"):
+        assert main([command, str(voice), "--no-progress"]) == 2
+        one_line_error(capsys, "1 texts of the test are also texts of labelled clips", test[0], "data.test")
+    assert files(voice) == before
+
+
+@pytest.mark.slow
+def test_two_runs_at_once(voice, capsys):
+    with locked(voice):
+        assert main(["run", str(voice), "--no-progress"]) == 2
+    one_line_error(capsys, str(voice), "another process")
+
+
+@pytest.mark.slow
+def test_a_full_disk_loses_nothing(voice):
+    """No file may be larger than 60 kB: the ids fit, a model does not. Afterwards the run goes on to the same end."""
+    weights = (voice / "model" / "model.safetensors").read_bytes()
+    code = (
+        "import resource, sys\n"
+        "from spear_tts_pytorch.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", code, "run", str(voice), "--set", "train.lr=0.002", "--no-progress"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert (voice / "model" / "model.safetensors").read_bytes() == weights
+    assert main(["run", str(voice), "--set", "train.lr=0.0015", "--no-progress"]) == 0
+    assert (voice / "model" / "model.safetensors").read_bytes() == weights
