@@ -25,7 +25,7 @@ from spear_tts_pytorch.recipe.sources import CUTS, read_sources, relative
 from spear_tts_pytorch.recipe.survey import Survey, preset, survey
 from spear_tts_pytorch.recipe.work import CAUSES, WORK, grown, sync_ids
 from spear_tts_pytorch.utils.distributed import rank_and_world, wait_for_everyone
-from spear_tts_pytorch.utils.files import locked, write_whole
+from spear_tts_pytorch.utils.files import FULL, locked, write_whole
 
 SETTINGS, TEST, LABELLED = "voice.toml", "test.txt", "labelled.txt"
 
@@ -288,7 +288,13 @@ class Voice:
     def _held(self) -> Generator[None]:
         rank, _ = rank_and_world()
         with locked(self.folder) if rank == 0 else nullcontext():
-            yield
+            try:
+                yield
+            except OSError as error:
+                if error.errno not in FULL or "make room" in str(error):
+                    raise
+                words = f"{error.strerror} in {self.folder}: make room and run it again; what is done is kept"
+                raise OSError(error.errno, words) from error
 
     def _on_main(self, work: Callable[[], None]) -> None:
         """Does some work in the first process; the others wait."""

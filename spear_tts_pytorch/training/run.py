@@ -40,10 +40,20 @@ _STEP = re.compile(r"step-(\d+)")
 
 
 def save_checkpoint(path: Path, write_model: Callable[[Path], None], state: Mapping[str, Any]) -> None:
-    """Writes a checkpoint folder: the files of `write_model`, and `state`. An edited model card and files of others stay."""
+    """Writes a checkpoint folder: the files of `write_model`, and `state`. An edited model card and files of others stay.
+
+    Raises:
+        OSError: a file cannot be written, for example on a full disk. A former checkpoint stays.
+    """
     with replaced(path, (*MODEL_FILES, STATE_NAME), keep=(CARD,)) as folder:
         write_model(folder)
-        torch.save({"version": STATE_VERSION, **state}, folder / STATE_NAME)
+        try:
+            torch.save({"version": STATE_VERSION, **state}, folder / STATE_NAME)
+        except RuntimeError as error:  # torch's word for a full disk
+            reason = str(error).partition("\n")[0]
+            raise OSError(
+                f"{path / STATE_NAME} cannot be written ({reason}): make room, or choose another folder"
+            ) from error
 
 
 def load_state(path: Path) -> dict[str, Any]:

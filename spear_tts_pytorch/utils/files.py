@@ -31,6 +31,9 @@ LOCK_NAME = ".lock"
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.(tmp|old)")
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, or for this user, or for so large a file
+
+
 class FolderInUseError(OSError, RuntimeError):
     """Another process writes into the folder."""
 
@@ -72,6 +75,11 @@ def _put_in_place(path: Path, replace: bool = True) -> Generator[Path]:
             os.replace(temporary, path)
         else:
             _rename_to_free(temporary, path)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        words = f"{error.strerror}; {path} was not written: make room, or choose another folder"
+        raise OSError(error.errno, words) from error
     finally:
         try:
             temporary.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from full_disk import full_disk
 from pair_rows import needs_fork
 from small import Frames, make_model
 
@@ -89,21 +90,14 @@ def test_a_full_disk_leaves_the_former_model(tmp_path, monkeypatch, beside):
 @pytest.mark.parametrize("most", [100, 100_000])
 def test_files_that_may_not_grow_leave_the_former_model(tmp_path, beside, most):
     """The system refuses to write, in the weights or before them, as on a full disk."""
-    import resource
-
     folder = tmp_path / "model"
     old, new = make_old_and_new()
     old.save_pretrained(folder)
     if beside:
         (folder / "notes.txt").write_text("mine")
     before = {path.name for path in folder.iterdir()}
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
-    try:
-        with pytest.raises(OSError, match="too large"):
-            new.save_pretrained(folder)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_disk(most), pytest.raises(OSError, match="too large"):
+        new.save_pretrained(folder)
     assert same_weights(TextToSemantic.from_pretrained(folder), old)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert {path.name for path in folder.iterdir()} == before

@@ -4,12 +4,25 @@ import json
 import math
 
 import pytest
+import torch
+from full_disk import full_disk
 
 from spear_tts_pytorch.training.run import Records, RunFolder, load_state, save_checkpoint
 
 
 def write_model(folder):
     (folder / "model.bin").write_text("weights")
+
+
+@pytest.mark.parametrize("most", [100, 3000, 30_000])
+def test_a_full_disk_leaves_the_former_checkpoint(most, tmp_path):
+    state = {"optim": torch.ones(9_000)}
+    save_checkpoint(tmp_path / "one", write_model, state)
+    before = (tmp_path / "one" / "trainer.pt").read_bytes()
+    with full_disk(most), pytest.raises(OSError, match="trainer.pt .*make room"):
+        save_checkpoint(tmp_path / "one", write_model, {**state, "step": 2})
+    assert (tmp_path / "one" / "trainer.pt").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
 def test_a_checkpoint_is_written_and_read(tmp_path):

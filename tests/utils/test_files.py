@@ -9,6 +9,7 @@ from pathlib import Path
 
 import many
 import pytest
+from full_disk import full_disk
 
 from spear_tts_pytorch.data.pairs.cache import remove_stale
 from spear_tts_pytorch.data.pairs.writer import PairWriter
@@ -23,6 +24,14 @@ from spear_tts_pytorch.utils.files import (
     whole_folder,
     write_whole,
 )
+
+
+def test_a_full_disk_is_named_with_the_file_and_leaves_the_old_one(tmp_path):
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+    with full_disk(10), pytest.raises(OSError, match=f"too large; {path} was not written: make room"):
+        write_whole(path, b"new" * 10)
+    assert path.read_bytes() == b"old" and [found.name for found in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
