@@ -120,7 +120,7 @@ def test_a_full_disk_loses_nothing(voice, capfd):
     weights = (voice / "model" / "model.safetensors").read_bytes()
     for most in (600, 2_000, 60_000):
         with full_disk(most):
-            assert main(["run", str(voice), "--set", "units.fit_clips=20", "--no-progress"]) == 2
+            assert main(["run", str(voice), "--set", "units.fit_clips=5", "--no-progress"]) == 2
         one_line_error(capfd, "too large", "make room")
         assert (voice / "model" / "model.safetensors").read_bytes() == weights
     assert main(["run", str(voice), "--set", "units.fit_clips=600", "--no-progress"]) == 0
