@@ -1,8 +1,12 @@
 """A voice from a small folder: all stages run, what is done is kept, what changed is made again, and says so."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
+import killed
 import pytest
 import torch
 import voices
@@ -10,7 +14,7 @@ from babble import HZ, make_clips
 
 from spear_tts_pytorch.data.audio import save_audio
 from spear_tts_pytorch.recipe import Voice
-from spear_tts_pytorch.recipe.results import STAGES
+from spear_tts_pytorch.recipe.results import STAGES, Results
 from spear_tts_pytorch.utils.files import locked
 
 pytestmark = pytest.mark.slow
@@ -136,6 +140,24 @@ def test_a_voice_speaks_where_its_recordings_are_not(copied):
     assert torch.equal(said.ids, again.ids) and said.read_back == again.read_back
     with pytest.raises(FileNotFoundError, match="no corpus folder .*corpus: give the path"):
         Voice(copied / "voice", progress=False).run()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked for each run")
+def test_a_run_that_is_killed_in_every_stage_ends_as_one_that_is_not(made, tmp_path):
+    shutil.copytree(made[0] / "corpus", tmp_path / "corpus")
+    Voice.new(tmp_path / "voice", tmp_path / "corpus", test=3, changes=voices.TINY, progress=False)
+    command = [sys.executable, killed.__file__, str(tmp_path / "voice")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == list(STAGES)
+    for stage in STAGES:
+        first, second = (
+            Results(folder, made[1].settings).record(stage) for folder in (made[0] / "voice", tmp_path / "voice")
+        )
+        assert (first.output, first.figures) == (second.output, second.figures), stage
+    left = [path for path in (tmp_path / "voice").rglob("*") if path.name.endswith((".tmp", ".old"))]
+    assert left == []
 
 
 def test_one_run_at_a_time(copied):
