@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch.utils.data import ConcatDataset, Subset
 
 from spear_tts_pytorch.data.loader import Indices, SizedDataset, is_row, is_tuple, is_wave
+from spear_tts_pytorch.utils.values import as_tensor
 
 
 def dataset_lengths(
@@ -77,7 +77,7 @@ def _length(part: Any, samples_per_token: int) -> int:
         raise TypeError("a part of it is None: leave the item out, or give its text")
     if isinstance(part, str):
         return len(part)
-    row = torch.as_tensor(part)
+    row = as_tensor(part)
     if row.ndim == 0:
         raise TypeError("it is a number, not a row")
     return -(-len(row) // samples_per_token) if is_wave(row) else len(row)

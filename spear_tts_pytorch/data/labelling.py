@@ -24,7 +24,7 @@ from spear_tts_pytorch.decoding.options import DecodingOptions
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.tokenizers.semantic import tokenize_clips
 from spear_tts_pytorch.tokens import pad_sequences, strip
-from spear_tts_pytorch.utils.values import unicode_text
+from spear_tts_pytorch.utils.values import as_tensor, unicode_text
 
 Decode = Callable[[Tensor], list[tuple[Tensor, float]]]
 """Semantic ids `[b, n]`, padded with -1, to text ids `[m]` and a score for each row; higher is surer."""
@@ -97,7 +97,7 @@ def _speech(item: Any, id: str) -> Tensor:
     if values is not None and len(values) == 1 and not isinstance(values[0], int):
         item = values[0]
     is_row = isinstance(item, list) and all(isinstance(value, (int, float)) for value in cast("list[Any]", item))
-    row = cast(Any, torch.as_tensor(item) if is_row or isinstance(item, np.ndarray) else item)
+    row = cast(Any, as_tensor(item) if is_row or isinstance(item, np.ndarray) else item)
     if not isinstance(row, Tensor) or row.ndim != 1:
         got = f"the shape {list(row.shape)}" if isinstance(row, Tensor) else type(cast(object, item)).__name__
         raise TypeError(f"item {id!r} of the dataset must be a waveform [t] or semantic ids [n], got {got}")
@@ -193,7 +193,7 @@ class Labeller:
             raise ValueError(f"decode must return a result for each of {len(items)} rows, got {len(results)}")
         labels: list[Label] = []
         for text, score in results:
-            ids = strip(torch.as_tensor(text).cpu(), self.model.pad_id["text"], None)
+            ids = strip(as_tensor(text).cpu(), self.model.pad_id["text"], None)
             labels.append(Label(ids, round(float(score), SCORE_DIGITS)))
         for item, label in zip(items, labels, strict=True):
             item.label = label

@@ -20,6 +20,7 @@ from torch.utils.data import Sampler
 from typing_extensions import Self
 
 from spear_tts_pytorch.tokens import INTEGER_DTYPES, Modality, check_ids, pad_sequences, strip
+from spear_tts_pytorch.utils.values import as_tensor
 
 if TYPE_CHECKING:
     from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
@@ -260,7 +261,7 @@ class Collate:
 
     def _speech(self, rows: Sequence[Any]) -> dict[str, Tensor]:
         """Batches rows of semantic ids `[n]`, or of waveforms `[t]`."""
-        rows = [torch.as_tensor(row) for row in rows]
+        rows = [as_tensor(row) for row in rows]
         wrong = [row for row in rows if row.ndim != 1 or (row.dtype not in INTEGER_DTYPES and not is_wave(row))]
         if wrong:
             raise TypeError(
@@ -287,7 +288,7 @@ class Collate:
             rows = list(rows)
             for place, ids in zip(places, self.tokenizer_encode([rows[place] for place in places]), strict=True):
                 rows[place] = ids
-        return self.ids([torch.as_tensor(row) for row in rows], "text", "text ids")
+        return self.ids([as_tensor(row) for row in rows], "text", "text ids")
 
     def ids(self, rows: Sequence[Tensor], modality: Modality, name: str) -> Tensor:
         """Rows of ids `[n]` as one checked batch `[b, n]`, without ends of sequence.

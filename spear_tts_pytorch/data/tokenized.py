@@ -38,7 +38,16 @@ from spear_tts_pytorch.tokenizers.semantic import (
 )
 from spear_tts_pytorch.utils.files import locked, write_whole
 from spear_tts_pytorch.utils.json_files import read_object
-from spear_tts_pytorch.utils.values import absolute_path, plain, shown, switch, unicode_text, whole_number
+from spear_tts_pytorch.utils.values import (
+    absolute_path,
+    as_tensor,
+    place,
+    plain,
+    shown,
+    switch,
+    unicode_text,
+    whole_number,
+)
 from spear_tts_pytorch.utils.workers import check_can_start, in_processes
 
 REPORT, TOKENIZER = "report.json", "tokenizer_of_ids.json"
@@ -221,10 +230,7 @@ class TokenizedSpeech(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         """The ids of a clip, int64 `[n]`."""
-        place = whole_number("index", index)
-        if not -len(self) <= place < len(self):
-            raise IndexError(f"index {index} is out of range for {len(self)} clips")
-        return torch.from_numpy(self._rows[place % len(self)])
+        return torch.from_numpy(self._rows[place(index, len(self))])
 
 
 def _check_utterances(utterances: object) -> None:
@@ -282,7 +288,7 @@ def _tokenized(tokenizer: SemanticTokenizer, batch: list[Utterance]) -> list[Row
             for name, words in (("id", one.id), ("text", one.text), ("speaker", one.speaker)):
                 if words is not None:
                     unicode_text(name, words)
-            wav = torch.as_tensor(one.audio())
+            wav = as_tensor(one.audio())
             rate = one.sample_hz or tokenizer.target_sample_hz
             row = tokenize_clips(tokenizer, [wav], rate)[0]
             ids, seconds = row.cpu().numpy().astype(np.int32), len(wav) / rate

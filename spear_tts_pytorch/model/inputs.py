@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from spear_tts_pytorch.tokenizers.semantic import tokenize_waveform
 from spear_tts_pytorch.tokens import INTEGER_DTYPES, MODALITIES, Batch, Modality, Vocabulary, pad_sequences
-from spear_tts_pytorch.utils.values import listed, one_of, shown
+from spear_tts_pytorch.utils.values import as_tensor, listed, one_of, shown
 
 
 def to_ids(
@@ -191,10 +191,7 @@ def _as_batch(x: Batch, vocabulary: Vocabulary, name: str) -> tuple[Tensor, Tens
 
 def _tensor(x: Any, name: str, kinds: str, part: str) -> Tensor:
     try:
-        if isinstance(x, np.ndarray):  # a copy that torch can read: native byte order, no negative strides, writable
-            array = cast("np.ndarray[Any, Any]", x)
-            return torch.as_tensor(np.array(array, dtype=array.dtype.newbyteorder("=")))
-        return torch.as_tensor(x)
+        return as_tensor(x)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be {kinds}, but {part} is {type(cast(object, x)).__name__} ({error})") from error
 

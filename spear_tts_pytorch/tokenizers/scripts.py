@@ -62,7 +62,7 @@ def _announcement(letter: str, script: str, say: Say) -> str:
     """What the names of this letter and of others of its script begin with, as in "Chinese letter"."""
     codes = [ord(letter) + step for step in NEIGHBOURS]
     others = [chr(code) for code in codes if 0 < code < 0x110000 and _script(chr(code)) == script]
-    others = [other for other in others if _is_letter(other)]
+    others = [other for other in others if unicodedata.category(other) == unicodedata.category(letter)]
     return os.path.commonprefix([_plain(say(one)) for one in (letter, *others)]) if others else ""
 
 

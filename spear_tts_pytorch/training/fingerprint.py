@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
@@ -19,6 +18,7 @@ from spear_tts_pytorch.data.loader import SizedDataset
 from spear_tts_pytorch.training.batches import TrainingBatches
 from spear_tts_pytorch.training.options import TrainingOptions
 from spear_tts_pytorch.training.state import random_state, restore_random_state
+from spear_tts_pytorch.utils.values import as_tensor
 
 CHANGEABLE = "may change"
 SAMPLED_ITEMS = 8  # items that are hashed, from all over a dataset
@@ -99,7 +99,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in cast("list[Any]", value)]
     if hasattr(value, "tolist") and hasattr(value, "dtype"):
-        value = torch.as_tensor(value)
+        value = as_tensor(value)
         return list(value.shape) if value.is_floating_point() else value.tolist()
     return value if isinstance(value, (str, int, float)) else type(value).__name__
 

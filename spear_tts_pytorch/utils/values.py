@@ -148,7 +148,7 @@ def integers(name: str, values: object) -> Tensor:
         TypeError: they are something else.
     """
     try:
-        found = torch.as_tensor(cast(Any, values))
+        found = as_tensor(values)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"{name} must be integers, got {shown(values)}") from error
     if found.numel() and found.dtype not in INTEGER_DTYPES:
@@ -215,6 +215,28 @@ def listed(name: str, value: object) -> Any:
             return getattr(found, method)()
     is_collection = isinstance(found, Iterable) and isinstance(found, Sized)
     return list(cast("Iterable[Any]", found)) if is_collection else cast(Any, found)
+
+
+def as_tensor(value: Any) -> Tensor:
+    """`torch.as_tensor`, also for arrays of another byte order, of negative strides, or read-only: they are copied."""
+    if isinstance(value, np.ndarray):
+        array = cast("np.ndarray[Any, Any]", value)
+        shared = array.flags.writeable and array.dtype.isnative and min(array.strides, default=0) >= 0
+        value = array if shared else np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    return torch.as_tensor(value)
+
+
+def place(value: object, length: int) -> int:
+    """The index, 0 to `length` - 1, of an item of a dataset; negative ones count from the end.
+
+    Raises:
+        TypeError: no whole number.
+        IndexError: there is no such item.
+    """
+    index = whole_number("index", value, also=" (torch.utils.data.Subset takes several)")
+    if not -length <= index < length:
+        raise IndexError(f"index {index} is out of range for {length} items")
+    return index % length
 
 
 def settle(options: object, values: Mapping[str, Any]) -> None:

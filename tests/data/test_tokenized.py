@@ -207,7 +207,7 @@ def test_clips_of_several_rates(tokenizer, tmp_path):
     ids = sum(map(len, speech))
     assert repr(speech) == f"TokenizedSpeech(3 clips, 0.00 hours, {ids} ids in {tmp_path / 'ids'})"
     assert speech.seconds.tolist() == [0.5, 0.5, 0.5]
-    with pytest.raises(IndexError, match="3 is out of range for 3 clips"):
+    with pytest.raises(IndexError, match="3 is out of range for 3 items"):
         speech[3]
     own = tokenized.fit_tokenizer(utterances, 4, progress=False)
     resampled = [resample(one.audio(), one.sample_hz, RATE) for one in utterances]

@@ -61,6 +61,7 @@ def test_bad_phoneme_arguments_are_named():
         ("en-us", "привет", "привет"),  # spelled
         ("en-us", "say νερο", "νερο"),
         ("de", "ひら", "ひら"),
+        ("en-us", "the letter ა", "ა"),  # "Georgian a", but words of Georgian are read
         ("ru", "ᠮᠣ", "ᠮᠣ"),  # codes
         ("en-us", "ꪁ", "ꪁ"),  # nothing
         ("ja", "日本", "日本"),

@@ -1,6 +1,7 @@
 """Checks of single arguments: what counts as a number, names and values in errors, attributes that stay."""
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ import torch
 from spear_tts_pytorch.utils.values import (
     Fixed,
     absolute_path,
+    as_tensor,
     instance,
     listed,
     number_of_items,
     one_of,
+    place,
     real_number,
     shown,
     switch,
@@ -138,3 +141,27 @@ def test_columns_of_texts_are_lists(column):
 def test_tables_dictionaries_and_sets_are_no_columns(table):
     with pytest.raises(TypeError, match="source must be a list, got a "):
         listed("source", table)
+
+
+@pytest.mark.parametrize("kind", ["reversed", "big endian", "read-only", "strided"])
+def test_arrays_that_torch_cannot_share_are_copied(kind):
+    plain = np.arange(6, dtype=np.float32)
+    read_only = plain.copy()
+    read_only.setflags(write=False)
+    array = {"reversed": plain[::-1], "big endian": plain.astype(">f4"), "read-only": read_only, "strided": plain[::2]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert as_tensor(array[kind]).tolist() == array[kind].tolist()
+    assert as_tensor(plain).data_ptr() == plain.ctypes.data  # others are shared
+
+
+def test_indices_of_items():
+    assert [place(index, 3) for index in (0, np.int64(2), torch.tensor(1), -1)] == [0, 2, 1, 2]
+    for index in (3, -4, 10**30):
+        with pytest.raises(IndexError, match="index .* is out of range for 3 items"):
+            place(index, 3)
+    for index in (slice(0, 2), "0", True, None, 1.0, [0, 1]):
+        with pytest.raises(
+            TypeError, match="index must be a whole number .torch.utils.data.Subset takes several.* got"
+        ):
+            place(index, 3)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from spear_tts_pytorch.data.corpora.clip_files import few
 from spear_tts_pytorch.tokenizers.semantic import problem_with
+from spear_tts_pytorch.utils.values import as_tensor
 
 
 @dataclass
@@ -93,7 +93,7 @@ def without_bad_audio(corpus: Corpus) -> Corpus:
     problems: dict[str, str] = {}
 
     def good(utterance: Utterance) -> bool:
-        wav = torch.as_tensor(utterance.audio())
+        wav = as_tensor(utterance.audio())
         problem = problem_with(wav, utterance.sample_hz // 10, utterance.sample_hz)
         if problem:
             problems[utterance.id] = problem

@@ -41,7 +41,7 @@ from spear_tts_pytorch.data.corpora.layouts import file_utterance, read_ljspeech
 from spear_tts_pytorch.data.corpora.table_folder import candidates_in, read_table_folder, tables_in
 from spear_tts_pytorch.data.corpora.tables import is_table
 from spear_tts_pytorch.tokenizers.semantic import checked_rate
-from spear_tts_pytorch.utils.values import plain, shown
+from spear_tts_pytorch.utils.values import place, plain, shown
 
 VCTK_FOLDERS = ("wav48_silence_trimmed", "wav48", "wav16")
 UNLISTED = "audio files in clips/ have no row here: left out"
@@ -350,5 +350,5 @@ class Waveforms(Dataset[Tensor]):
         return f"Waveforms({len(self)} clips at {self.sample_hz} Hz)"
 
     def __getitem__(self, index: int) -> Tensor:
-        one = self.utterances[index]
+        one = self.utterances[place(index, len(self))]
         return torch.from_numpy(resample(one.audio(), one.sample_hz, self.sample_hz))

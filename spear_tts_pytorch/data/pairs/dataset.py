@@ -32,7 +32,7 @@ from spear_tts_pytorch.data.pairs.shards import (
     read_footer,
     read_metadata,
 )
-from spear_tts_pytorch.utils.values import absolute_path, one_of, real_number, shown, unicode_text, whole_number
+from spear_tts_pytorch.utils.values import absolute_path, one_of, place, real_number, shown, unicode_text, whole_number
 
 IN_MEMORY_IDS = 16 * 2**20  # folders with fewer ids are decoded in memory, without files beside the shards
 Range = tuple[int | None, int | None]
@@ -285,9 +285,7 @@ class GeneratedAudioTextDataset(Dataset[tuple[Any, ...]]):
         return self._starts[-1] if self._kept is None else len(self._kept)
 
     def __getitem__(self, ind: int) -> tuple[Any, ...]:
-        index = ind + len(self) if ind < 0 else ind
-        if not 0 <= index < len(self):
-            raise IndexError(f"pair {ind} of {len(self)}")
+        index = place(ind, len(self))
         if self._kept is not None:
             index = int(self._kept[index])
         part = bisect_right(self._starts, index) - 1
@@ -344,6 +342,5 @@ class MockDataset(Dataset[Tensor]):
         return self.length
 
     def __getitem__(self, ind: int) -> Tensor:
-        if not -self.length <= ind < self.length:
-            raise IndexError(f"item {ind} of {self.length}")
+        place(ind, self.length)
         return torch.randn(1024)
