@@ -81,6 +81,7 @@ setup(
         "soxr>=0.4",
         "pyarrow>=15.0",
         "tomlkit>=0.12",
+        "jinja2>=3.1",
     ],
     extras_require=extras,
     entry_points={"console_scripts": ["spear-tts = spear_tts_pytorch.cli:main"]},

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from spear_tts_pytorch.data.corpora import open_corpus, write_corpus
-from spear_tts_pytorch.recipe.report import table, write_report
+from spear_tts_pytorch.recipe.report import RESULTS, table
 from spear_tts_pytorch.recipe.settings import Settings
 from spear_tts_pytorch.recipe.voice import SETTINGS, Voice
 from spear_tts_pytorch.utils.files import whole_folder
+from spear_tts_pytorch.utils.json_files import read_object
 
 LABELLED, TEST, QUICK_UNLABELLED = 60, 100, 600
 CORPUS = "corpus"
@@ -74,9 +75,9 @@ def run_demo(
             corpus, made, asked = str(place / CORPUS), {}, asked | lists
         Voice.new(place, corpus or "", changes=asked, quick=quick, progress=progress, **made)
     voice = Voice(output, progress=progress)
-    summary = write_report(voice.run().results)
+    summary = read_object(voice.run().folder / RESULTS, "the figures of a voice", f"run `spear-tts run {output}`")
     print(table(summary))
-    print(f"written to {output}: report.md, results.json, metrics.jsonl, plots, audio/, model/")
+    print(f"written to {output}: report.html, report.md, results.json, metrics.jsonl, plots, audio/, model/")
     print(summary["summary"])
     return summary
 

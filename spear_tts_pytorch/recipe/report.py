@@ -5,49 +5,78 @@ In: `Results`. Out: files in the voice folder, of as many stages as are done.
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from spear_tts_pytorch.recipe.page import page
 from spear_tts_pytorch.recipe.results import STAGES, Results
-from spear_tts_pytorch.recipe.saying import Resynthesizer, say
 from spear_tts_pytorch.recipe.settings import COLUMNS
+from spear_tts_pytorch.recipe.sounds import label_sounds, said_sounds, unit_sounds
 from spear_tts_pytorch.recipe.survey import survey
 from spear_tts_pytorch.recipe.work import HISTORY
 from spear_tts_pytorch.utils.files import write_whole
 from spear_tts_pytorch.utils.json_files import read_object
-from spear_tts_pytorch.utils.plots import plot_alignment, plot_error_rates, plot_losses
+from spear_tts_pytorch.utils.plots import plot_alignment, plot_error_rates, plot_histograms, plot_losses
 from spear_tts_pytorch.version import __version__
 
-RESULTS, REPORT, METRICS, AUDIO = "results.json", "report.md", "metrics.jsonl", "audio"
+RESULTS, REPORT, PAGE, METRICS = "results.json", "report.md", "report.html", "metrics.jsonl"
 FEW_TESTS = 20
 FLOOR_TOO_HIGH = 15.0  # percent: above it the judge's own errors hide those of the models
 POOR_LABELS = 40.0  # percent
-EXAMPLES = 5
 
 
-def write_report(results: Results) -> dict[str, Any]:
-    """Writes the report of the stages that are done. Returns the contents of results.json."""
-    examples = _write_examples(results) if _is_done(results, "train") else []
-    summary = summarize(results, examples)
+def write_report(results: Results, stage: str | None = None) -> dict[str, Any]:
+    """Writes the report of the stages that are done. Returns the contents of results.json.
+
+    Args:
+        results: of the voice.
+        stage: the stage that has just been made. Sounds of other stages are kept as they are; None makes all anew.
+    """
+    done = [one for one in STAGES if _is_done(results, one)]
+    old = _old(results.folder / RESULTS) if stage else {}
+    examples: list[dict[str, Any]] = old.get("examples", [])
+    sounds: dict[str, list[dict[str, Any]]] = {"units": [], "labels": [], **old.get("sounds", {})}
+    if stage in (None, "units") and "units" in done:
+        sounds["units"] = unit_sounds(results)
+    if stage in (None, "label") and "label" in done:
+        sounds["labels"] = label_sounds(results)
+    if stage in (None, "train") and "train" in done:
+        examples = said_sounds(results)
+    summary = summarize(results, examples, sounds)
     write_whole(results.folder / RESULTS, (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
     write_whole(results.folder / REPORT, markdown(summary).encode())
     history = histories(results)
-    lines = [json.dumps({"stage": stage, **record}) for stage, records in history.items() for record in records]
+    lines = [json.dumps({"stage": name, **record}) for name, records in history.items() for record in records]
     write_whole(results.folder / METRICS, "".join(f"{line}\n" for line in lines).encode())
-    _write_plots(results, summary, history)
+    if importlib.util.find_spec("matplotlib"):
+        _write_plots(results, summary, history)
+    write_whole(results.folder / PAGE, page(summary, list(_rows(summary)), results.folder).encode())
     return summary
 
 
-def summarize(results: Results, examples: list[dict[str, Any]]) -> dict[str, Any]:
+def _old(path: Path) -> dict[str, Any]:
+    """The contents of an earlier results.json; nothing if there is none that can be read."""
+    try:
+        return read_object(path, "the figures of a voice", f"remove {path}") if path.is_file() else {}
+    except ValueError:
+        return {}
+
+
+def summarize(
+    results: Results, examples: list[dict[str, Any]], sounds: Mapping[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
     """The contents of results.json.
 
     Args:
         results: of the voice.
         examples: files and readings of test texts that the voice says.
+        sounds: files and texts of clips, for "units" and "labels".
     """
     records = {stage: record for stage in STAGES if (record := results.record(stage)) is not None and record.done}
     data = survey(results.clips)
@@ -76,6 +105,7 @@ def summarize(results: Results, examples: list[dict[str, Any]]) -> dict[str, Any
         "candidates": results.settings.evaluate.candidates,
         "total_seconds": round(seconds, 1),
         "examples": examples,
+        "sounds": dict(sounds),
         "settings": {name: results.settings.section(name) for name in results.settings.sections()},
     }
     summary["warnings"] = list(_warnings(summary))
@@ -143,6 +173,8 @@ def _line(summary: Mapping[str, Any]) -> str:
 
 def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """The table's rows: name, CER of greedy decoding with its interval, CER of the best of several samples."""
+    if not summary["columns"]:
+        return
     for name, column in summary["columns"].items():
         low, high = column["interval"]
         best = "" if column["cer_best"] is None else f"{column['cer_best']:.1f}"
@@ -206,25 +238,15 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
 
-def _write_examples(results: Results) -> list[dict[str, Any]]:
-    """Says some test texts, or labelled ones if none are tested, and writes their sound where the tokenizer makes sound."""
-    rows = results.test if results.test.ids else results.labelled
-    spread = sorted({round(place * (len(rows) - 1) / max(1, EXAMPLES - 1)) for place in range(EXAMPLES)})
-    texts = [rows.texts[place] for place in spread]
-    said = say(results.model, texts, reader=results.reader, seed=results.settings.training.seed)
-    examples: list[dict[str, Any]] = []
-    for number, one in enumerate(said, start=1):
-        name = f"{AUDIO}/{number}.wav" if len(one.ids) and isinstance(results.tokenizer, Resynthesizer) else ""
-        if name:
-            (results.folder / AUDIO).mkdir(exist_ok=True)
-            one.save(results.folder / name)
-        examples.append({"file": name, "text": one.text, "read_back": one.read_back, "error": one.error})
-    return examples
-
-
 def _write_plots(results: Results, summary: Mapping[str, Any], history: dict[str, list[dict[str, Any]]]) -> None:
-    """Writes losses.png, error_rates.png and alignment.png, as far as the stages are done."""
+    """Writes losses.png, error_rates.png, alignment.png and histograms.png, as far as the stages are done."""
     folder: Path = results.folder
+    columns = {"seconds of clips": [one.seconds for one in results.clips.every.values() if one.sample_hz]}
+    if "label" in summary["stages"] and results.pairs is not None:
+        columns["confidence of labels"] = [
+            math.exp(score) for score in results.pairs.column("score") if score is not None
+        ]
+    plot_histograms(columns, folder / "histograms.png", title=results.folder.name)
     if history:
         plot_losses(history, folder / "losses.png")
     if summary["columns"]:

@@ -18,6 +18,7 @@ import torch
 
 from spear_tts_pytorch.recipe.clips import MOST_TEST, TEST_SHARE, Clips, divide, hold_out, ids_in
 from spear_tts_pytorch.recipe.records import Record, begin, reasons, without
+from spear_tts_pytorch.recipe.report import write_report
 from spear_tts_pytorch.recipe.results import STAGES, Results
 from spear_tts_pytorch.recipe.saying import Said, say
 from spear_tts_pytorch.recipe.settings import Settings, change_file, changed
@@ -261,7 +262,12 @@ class Voice:
         self._on_main(lambda: record.save(folder))
         self.results.forget(*FORGOTTEN.get(stage, ()))
         self._tell(f"{stage}: {made.says} ({record.seconds:.0f} s)")
+        self._on_main(lambda: self._report(stage))
         return record
+
+    def _report(self, stage: str) -> None:
+        for warning in write_report(self.results, stage)["warnings"]:
+            self._tell(f"warning: {warning}")
 
     def _reasons(self, stage: str) -> list[str]:
         causes, folder = CAUSES[stage](self.results), self.results.place(stage)

@@ -205,8 +205,8 @@ def plot_histograms(columns: Mapping[str, Any], path: str | Path, title: str = "
     for axes, (name, values) in zip(panels, drawn.items(), strict=True):
         axes.hist(values, bins=BINS, color=COLORS[0])
         axes.axvline(float(np.median(values)), color=COLORS[1], linewidth=1.5, label=f"median {np.median(values):.3g}")
-        axes.set(xlabel=name, ylabel="pairs")
-        axes.legend(frameon=False, fontsize=9)
+        axes.set(xlabel=name, ylabel="count")
+        axes.legend(frameon=False, fontsize=9, loc="upper right")
     panels[0].set(title=title)
     return _write(figure, path)
 

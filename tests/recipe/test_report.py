@@ -1,8 +1,11 @@
 """The report's table and Markdown: all figures are there, and warnings with their remedies when figures mean little."""
 
+from pathlib import Path
+
 import pytest
 
-from spear_tts_pytorch.recipe.report import FEW_TESTS, _warnings, markdown, table
+from spear_tts_pytorch.recipe.page import page
+from spear_tts_pytorch.recipe.report import FEW_TESTS, _rows, _warnings, markdown, table
 
 
 def summary(labels=7.3, tests=100, ratio=1.1, **changes):
@@ -32,6 +35,8 @@ def summary(labels=7.3, tests=100, ratio=1.1, **changes):
         "candidates": 4,
         "total_seconds": 34.0,
         "examples": [{"file": "audio/1.wav", "text": "one two", "read_back": "one too"}],
+        "sounds": {"units": [], "labels": [{"files": ["audio/label-1.wav"], "text": "<b>one</b>"}]},
+        "settings": {"units": {"clusters": 100}},
         **changes,
     }
     return {**made, "warnings": list(_warnings(made))}
@@ -77,3 +82,17 @@ def test_a_voice_without_an_evaluation_has_a_report():
     text = markdown(summary(columns={}, floor=None, examples=[]))
     assert "best of" not in text and "audio/" not in text and "losses.png" in text
     assert "best of" not in table(summary(columns={}, floor=None))
+
+
+def test_the_page_is_one_file_with_its_sounds_and_figures(tmp_path):
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "1.wav").write_bytes(b"RIFF said")
+    (tmp_path / "losses.png").write_bytes(b"PNG drawn")
+    made = summary()
+    text = page(made, list(_rows(made)), tmp_path)
+    for figure in ("digits", "5.5 [4.2, 6.8]", "accuracy 61.5 %", "one too", "clusters = 100", *made["warnings"]):
+        assert figure in text, figure
+    assert text.count("<audio") == 1 and "UklGRiBzYWlk" in text and "UE5HIGRyYXdu" in text
+    assert "&lt;b&gt;one&lt;/b&gt;" in text and "<b>one" not in text
+    assert 'src="audio' not in text and "http" not in text
+    assert "Character error rates" not in page(summary(columns={}, floor=None, examples=[]), [], Path("none"))
