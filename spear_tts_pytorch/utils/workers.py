@@ -57,17 +57,20 @@ def in_processes(
     ours, theirs = context.Pipe()
     pool = ProcessPoolExecutor(workers, context, _start, (theirs, function, shared, threads))
     waiting: deque[Future[R]] = deque()
+    others, started = set(multiprocessing.active_children()), set[Any]()
     try:
         for task in tasks:
             with _signals_blocked():  # the processes that start here ignore them: this one ends them
                 waiting.append(pool.submit(_run, task))
+            started |= set(multiprocessing.active_children()) - others
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
         pool.shutdown()
     except BrokenProcessPool as error:
-        raise ChildProcessError(KILLED if ours.poll() else f"no process could start to work: {GUARD}") from error
+        killed = ours.poll() or any((one.exitcode or 0) not in (0, 1, -signal.SIGTERM) for one in started)
+        raise ChildProcessError(KILLED if killed else f"no process could start to work: {GUARD}") from error
     finally:
         ours.close()  # the others see it and end
         theirs.close()

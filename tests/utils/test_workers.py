@@ -100,3 +100,19 @@ def test_a_killed_process_of_a_loader_is_an_error_in_one_line():
         with pytest.raises(RuntimeError) as found, workers.loading(number):
             raise error
         assert found.value is error
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Deadly:
+    """Kills the process that unpickles it: one that runs out of memory while it starts ends so."""
+
+    def __reduce__(self):
+        return die, ()
+
+
+def test_a_process_that_is_killed_while_it_starts_is_called_killed():
+    with pytest.raises(ChildProcessError, match="was killed, perhaps because memory was short"):
+        list(workers.in_processes(str, Deadly(), [1], 1))
