@@ -101,7 +101,7 @@ def load_part(path: str | os.PathLike[str], start: int, end: int) -> np.ndarray:
         wav = _last_file(path, status.st_size, status.st_mtime_ns)[start:end]
     if len(wav) < end - start:
         raise ValueError(f"{path} has no samples {start} to {end}: it is shorter now; cut it again, or restore it")
-    return np.ascontiguousarray(wav)
+    return np.array(wav)  # the kept file stays as it is
 
 
 def _stretch(path: Path, start: int, end: int) -> np.ndarray | None:

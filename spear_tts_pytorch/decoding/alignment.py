@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spear_tts_pytorch.utils.values import integers, whole_number
+
 MEMORY = 500_000_000  # bytes for the way back; longer recordings are searched in a moving window of states
 
 
@@ -40,14 +42,20 @@ def ctc_align(log_probs: Tensor, ids: Tensor, blank: int = 0, *, memory: int = M
             those that stay near the diagonal, on which the text is said at one speed.
 
     Raises:
-        ValueError: no ids, ids outside the vocabulary, or fewer frames than the ids need.
+        TypeError: ids that are no integers.
+        ValueError: no ids, ids or a blank outside the vocabulary, fewer frames than the ids need, or log-probabilities that are
+            NaN or allow no path.
     """
-    sought = np.asarray(ids.detach().cpu(), dtype=np.int64)
+    sought = integers("ids", ids).detach().cpu().long().numpy()
     scores = log_probs.detach().float().cpu().numpy()
     if scores.ndim != 2 or sought.ndim != 1:
         raise ValueError(
             f"log_probs must be [n, v] and ids [m], got {list(log_probs.shape)} and {list(ids.shape)}: give one recording"
         )
+    blank = whole_number("blank", blank, 0, scores.shape[1] - 1)
+    memory = whole_number("memory", memory, 1)
+    if np.isnan(scores).any():
+        raise ValueError("log_probs hold NaN: the model's weights or its input are damaged")
     if not len(sought) or ((sought < 0) | (sought >= scores.shape[1]) | (sought == blank)).any():
         raise ValueError(f"ids must be some ids in 0..{scores.shape[1] - 1} without the blank {blank}: give a text")
     need = len(sought) + int((sought[1:] == sought[:-1]).sum())
@@ -95,6 +103,10 @@ def _best_path(scores: np.ndarray, ids: np.ndarray, blank: int, memory: int) -> 
         np.maximum(best, skipped, out=best)
         np.add(best, scores[frame].take(labels[window]), out=best)
     if not np.isfinite(best[-2:].max()):
+        if width == len(labels):
+            raise ValueError(
+                "log_probs are -inf on every path of the ids: leave out the ids that the model never gives"
+            )
         return _best_path(scores, ids, blank, 2 * memory)  # the text is too fast for the window somewhere
     state = len(labels) - 1 if best[-1] >= best[-2] else len(labels) - 2
     states = np.empty(frames, dtype=np.int64)

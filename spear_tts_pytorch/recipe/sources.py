@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from spear_tts_pytorch.data.corpora.clip_files import NoTextWarning, few, listed_id
+from spear_tts_pytorch.data.corpora.clip_files import NoTextWarning, few, lines_of, listed_id
 from spear_tts_pytorch.data.corpora.corpus import Utterance
 from spear_tts_pytorch.data.corpora.cutting import between, join_passages, part_of, silent_cuts
 from spear_tts_pytorch.data.corpora.lhotse_cuts import is_cuts, read_lhotse
@@ -33,7 +33,6 @@ from spear_tts_pytorch.utils.files import write_whole
 CUTS, COLUMNS = "cuts.csv", ("id", "file", "start", "end", "text", "key")
 SHORTEST = 2.0  # seconds of a clip of a long recording, where its pauses allow it
 TRANSCRIPT = 2  # times `data.longest`: a longer clip with a text is a recording with a transcript
-WHOLE_FILE = 1 << 22  # bytes
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,14 @@ class Sources:
     remarks: list[str] = field(default_factory=list[str])
 
     def save_cuts(self, folder: Path) -> None:
-        """Writes `cuts.csv` into the voice folder, if it is there, and there are cuts that are not in it yet."""
-        if self.cuts and folder.is_dir() and self.cuts != _read_cuts(folder / CUTS):
-            write_whole(folder / CUTS, _written(self.cuts))
+        """Writes `cuts.csv` into the voice folder, if it is there, and there are cuts that are not in it yet.
+
+        Rows of files that are not read now, such as those of another speaker, stay.
+        """
+        there, files = _read_cuts(folder / CUTS), {"", *(row["file"] for row in self.cuts)}
+        rows = self.cuts + [row for row in there if row["file"] not in files]
+        if folder.is_dir() and rows != there:
+            write_whole(folder / CUTS, _written(rows))
 
 
 def read_sources(data: Data, folder: Path, *, progress: bool = False) -> Sources:
@@ -81,12 +85,13 @@ def read_sources(data: Data, folder: Path, *, progress: bool = False) -> Sources
 
     Raises:
         FileNotFoundError: a folder or file is missing.
-        ValueError: no audio, two clips of one id, texts that name no clip, a damaged file.
+        ValueError: no audio, two clips of one id, texts that name no clip, a damaged file, cuts that a recording does not have.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         sources = _read(data, folder, progress)
-    sources.remarks = [str(one.message) for one in caught if not issubclass(one.category, NoTextWarning)]
+    found = [one for one in caught if issubclass(one.category, UserWarning)]
+    sources.remarks = [str(one.message) for one in found if not issubclass(one.category, NoTextWarning)]
     return sources
 
 
@@ -111,7 +116,8 @@ def _read(data: Data, folder: Path, progress: bool) -> Sources:
     short = [id_ for id_, one in sources.every.items() if one.sample_hz and one.seconds < data.shortest]
     if short:
         warnings.warn(f"{len(short)} clips are shorter than {data.shortest:g} s ({few(short)}): left out", stacklevel=2)
-        sources.every = {id_: one for id_, one in sources.every.items() if id_ not in set(short)}
+        for id_ in short:
+            del sources.every[id_]
     return sources
 
 
@@ -129,7 +135,7 @@ def relative(path: str | os.PathLike[str], folder: Path) -> str:
 
 
 def file_digest(one: Utterance) -> str:
-    """A short fingerprint of a clip's file, or of its samples if it has none. Of a long file only the ends count."""
+    """A short fingerprint of a clip's file, or of its samples if it has none."""
     if one.path is None:
         return hashlib.sha256(np.ascontiguousarray(one.audio()).tobytes()).hexdigest()[:16]
     status = one.path.stat()
@@ -140,10 +146,8 @@ def file_digest(one: Utterance) -> str:
 def _digest_of(path: Path, size: int, changed: int) -> str:
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
-        digest.update(file.read(WHOLE_FILE))
-        if size > WHOLE_FILE:
-            file.seek(max(WHOLE_FILE, size - WHOLE_FILE))
-            digest.update(file.read(WHOLE_FILE))
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()[:16]
 
 
@@ -174,7 +178,7 @@ def _add_texts(every: dict[str, Utterance], path: Path, column: str | int | None
     by_name = _names(every)
     own = _found(by_name, path.stem)
     if own is not None and path.suffix.lower() == ".txt":
-        every[own] = replace(every[own], text=" ".join(path.read_text(encoding="utf-8-sig").split()))
+        every[own] = replace(every[own], text=" ".join(" ".join(lines_of(path)).split()))
         return
     table = read_table(path, lambda name: _found(by_name, name) is not None, column)
     if table is None:
@@ -233,12 +237,23 @@ def _cut(
             key = _key(one, timed.get(id_), data)
             rows = kept.get(key) or _rows(one, timed.get(id_), data, folder, key)
             found.cuts += rows
-            clips = [part_of(one, (float(row["start"]), float(row["end"])), row["text"] or None) for row in rows]
-            found.every.update((clip.id, clip) for clip in clips)
+            clips = [_clip(one, row, folder / CUTS) for row in rows]
+            for clip in clips:
+                if clip.id in found.every or clip.id in every:
+                    raise ValueError(f"{folder / CUTS}: the clip {clip.id!r} comes twice: remove one of them")
+                found.every[clip.id] = clip
             if one.text and id_ not in timed:
                 found.transcripts[id_] = Transcript(tuple(clip.id for clip in clips), one.text)
             bar.update()
     return found
+
+
+def _clip(one: Utterance, row: Mapping[str, str], path: Path) -> Utterance:
+    """The clip of a row of `cuts.csv`."""
+    try:
+        return part_of(one, (float(row["start"]), float(row["end"])), row["text"] or None)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}: correct the row {row['id']!r}, or remove it") from error
 
 
 def _key(one: Utterance, transcript: Path | None, data: Data) -> str:
@@ -280,7 +295,7 @@ def _read_cuts(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")), strict=True))
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True))
         for row in rows:
             if set(row) != set(COLUMNS) or not 0 <= float(row["start"]) < float(row["end"]) < float("inf"):
                 raise ValueError(f"a row is not {','.join(COLUMNS)}")

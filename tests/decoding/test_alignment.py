@@ -82,3 +82,20 @@ def test_texts_that_fill_their_recording_are_found_in_narrow_windows(seed):
 def test_what_cannot_be_aligned_is_refused(ids, message):
     with pytest.raises(ValueError, match=message):
         ctc_align(torch.zeros(4, 4).log_softmax(-1), torch.tensor(ids, dtype=torch.long))
+
+
+@pytest.mark.parametrize(("value", "message"), [(float("nan"), "hold NaN"), (float("-inf"), "-inf on every path")])
+@pytest.mark.parametrize("memory", [1, 10**9])
+def test_log_probabilities_without_a_path_are_refused(value, message, memory):
+    log_probs = torch.zeros(200, 4).log_softmax(-1)
+    log_probs[:, 2] = value
+    with pytest.raises(ValueError, match=message):
+        ctc_align(log_probs, torch.tensor([1, 2] * 50), memory=memory)
+
+
+def test_arguments_of_another_kind_are_refused():
+    log_probs = torch.zeros(4, 4).log_softmax(-1)
+    with pytest.raises(TypeError, match="ids must be integers"):
+        ctc_align(log_probs, torch.tensor([1.7]))
+    with pytest.raises(ValueError, match="blank must be at least 0 and at most 3, got 4"):
+        ctc_align(log_probs, torch.tensor([1]), blank=4)

@@ -1,6 +1,7 @@
 """Recordings of a voice: long ones are cut, transcripts become texts, what is changed by hand holds."""
 
 import csv
+import os
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import voices
 from babble import HZ, make_clips
 
 from spear_tts_pytorch.data.audio import load_audio, save_audio
+from spear_tts_pytorch.data.corpora.layouts import file_utterance
 from spear_tts_pytorch.recipe.clips import read_clips
 from spear_tts_pytorch.recipe.settings import Data
-from spear_tts_pytorch.recipe.sources import CUTS, read_sources
+from spear_tts_pytorch.recipe.sources import CUTS, file_digest, read_sources
 
 DATA = Data(audio=("corpus",), longest=6)
 SRT = "1\n00:00:00,000 --> 00:00:01,500\nOne two.\n\n2\n00:00:01,600 --> 00:00:03,000\nthree\n"
@@ -54,6 +56,31 @@ def test_cuts_that_were_changed_by_hand_hold_until_the_recording_or_the_length_c
     assert len(read_sources(DATA, folder).cuts) > 2
 
 
+def test_cuts_of_recordings_that_are_not_read_now_stay(folder):
+    wav = load_audio(folder / "corpus/wavs/long.wav")[0]
+    (folder / "other").mkdir()
+    save_audio(folder / "other" / "lecture.wav", wav, HZ)
+    both = Data(audio=("corpus", "other"), longest=6)
+    read_sources(both, folder).save_cuts(folder)
+    lines = (folder / CUTS).read_text().splitlines()
+    by_hand = [line for line in lines if "lecture" not in line] + [line for line in lines if "lecture" in line][:2]
+    (folder / CUTS).write_text("\ufeff" + "\n".join(by_hand) + "\n", encoding="utf-8")  # as spreadsheets write it
+    for data in (DATA, both):
+        read_sources(data, folder).save_cuts(folder)
+    assert (folder / CUTS).read_text().lstrip("\ufeff").splitlines() == by_hand
+
+
+def test_a_change_in_the_middle_of_a_long_recording_is_noticed(folder):
+    path = folder / "corpus/wavs/long.wav"
+    save_audio(path, np.zeros(5_000_000), HZ)
+    before = file_digest(file_utterance("long", None, None, path))
+    with path.open("r+b") as file:
+        file.seek(5_000_000)
+        file.write(b"\1")
+    os.utime(path, ns=(1, 1))  # the clock may be too coarse to tell the two
+    assert file_digest(file_utterance("long", None, None, path)) != before
+
+
 @pytest.mark.parametrize("beside", [True, False])
 def test_a_transcript_with_times_gives_texts(folder, beside):
     path = folder / ("corpus/wavs/long.srt" if beside else "long.srt")
@@ -81,17 +108,32 @@ def test_a_labelled_clip_somewhat_longer_than_the_limit_stays_whole(folder):
 
 
 @pytest.mark.parametrize(
+    ("start", "end", "message"),
+    [("9000", "9001", "has .* s, no part from 9000.00 s"), ("0.000", "2.000", "comes twice")],
+)
+def test_rows_of_cuts_that_cannot_be_are_named(folder, start, end, message):
+    read_sources(DATA, folder).save_cuts(folder)
+    path = folder / CUTS
+    row = {**rows(folder)[0], "start": start, "end": end}
+    with path.open("a", encoding="utf-8") as file:
+        file.write((",".join(row.values()) + "\n") * 2)
+    with pytest.raises(ValueError, match=rf"cuts\.csv: .*{message}.*remove"):
+        read_sources(DATA, folder)
+
+
+@pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("other.srt", SRT, "no recording has the name of"),
         ("long.srt", "", "long.srt"),
         ("long.srt", SRT.replace("00:00", "05:00"), "begin after the end"),
+        ("long.txt", "\udce9", "long.txt is not UTF-8"),
         (CUTS, "id,file\n1,2\n", "cuts.csv is damaged"),
         (CUTS, "id,file,start,end,text,key\na,b,3,2,,k\n", "cuts.csv is damaged"),
     ],
 )
 def test_transcripts_and_tables_that_cannot_be_name_the_file(folder, name, text, message):
-    (folder / name).write_text(text)
+    (folder / name).write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(ValueError, match=message):
         read_sources(Data(audio=("corpus",), longest=6, text=() if name == CUTS else (name,)), folder)
 

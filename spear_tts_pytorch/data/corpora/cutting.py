@@ -51,12 +51,21 @@ def cut_at_silences(wav: np.ndarray, sample_hz: int, shortest: float = 2.0, long
             joined[-1] = (joined[-1][0], end)
         else:
             joined.append((start, end))
-    return [(start * FRAME, min(end * FRAME, len(wav) / sample_hz)) for start, end in joined]
+    seconds = _frame_size(sample_hz) / sample_hz  # 220 samples at 22,050 Hz are a little less than `FRAME`
+    return [(start * seconds, end * seconds) for start, end in joined]
 
 
 def part_of(one: Utterance, span: Span, text: str | None = None) -> Utterance:
-    """A part of a recording as a clip. Its id holds start and end in hundredths of a second."""
+    """A part of a recording as a clip. Its id holds start and end in hundredths of a second.
+
+    Raises:
+        ValueError: the recording has ended before the part begins.
+    """
     start, end = (round(seconds * one.sample_hz) for seconds in span)
+    if one.num_samples is not None:
+        end = min(end, one.num_samples)  # a rounded end may be a few samples behind the last one
+    if start >= end:
+        raise ValueError(f"{one.id} has {one.seconds:.2f} s, no part from {span[0]:.2f} s to {span[1]:.2f} s")
     load = partial(_samples, one.load, start, end) if one.path is None else partial(load_part, one.path, start, end)
     name = f"{one.id}-{round(span[0] * 100):07d}-{round(span[1] * 100):07d}"
     return replace(one, id=name, text=text, load=load, num_samples=end - start)
@@ -94,11 +103,15 @@ def between(passages: Sequence[Passage], seconds: float, least: float) -> list[S
 
 def _levels(wav: np.ndarray, sample_hz: int) -> np.ndarray:
     """Decibels of each frame of 10 ms, smoothed over 5 of them."""
-    size = max(1, round(FRAME * sample_hz))
+    size = _frame_size(sample_hz)
     count = len(wav) // size
     power = np.square(wav[: count * size].reshape(count, size)).mean(axis=1)
     kernel = np.ones(5) / 5
     return 10 * np.log10(np.convolve(power, kernel, mode="same") + 1e-10) if count else power
+
+
+def _frame_size(sample_hz: int) -> int:
+    return max(1, round(FRAME * sample_hz))
 
 
 def _speech(levels: np.ndarray) -> list[tuple[int, int]]:

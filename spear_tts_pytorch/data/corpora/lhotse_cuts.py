@@ -73,8 +73,9 @@ def _trimmed(cut: Any) -> list[Any]:
 
 
 def _utterance(cut: Any, path: Path) -> Utterance:
-    recordings = [track.cut.recording for track in getattr(cut, "tracks", ()) if track.cut.has_recording]
-    sources = [source for one in recordings or [cut.recording] for source in one.sources]
+    mixed = [track.cut for track in getattr(cut, "tracks", ())]  # parts of silence have no recording
+    recordings = [one.recording for one in mixed or [cut] if hasattr(one, "recording")]
+    sources = [source for one in recordings for source in one.sources]
     for source in sources:
         if source.type not in SOURCES:
             raise ValueError(
@@ -83,7 +84,7 @@ def _utterance(cut: Any, path: Path) -> Utterance:
             )
     text = " ".join(one.text.strip() for one in cut.supervisions if one.text and one.text.strip())
     speakers = {one.speaker for one in cut.supervisions if one.speaker}
-    whole = len(sources) == 1 and sources[0].type == "file" and cut.num_samples == cut.recording.num_samples
+    is_file = not mixed and len(sources) == 1 and sources[0].type == "file"
     return Utterance(
         cut.id,
         text or None,
@@ -91,8 +92,14 @@ def _utterance(cut: Any, path: Path) -> Utterance:
         int(cut.sampling_rate),
         partial(_audio, cut),
         int(cut.num_samples),
-        Path(sources[0].source) if whole else None,
+        Path(sources[0].source) if is_file and _is_whole(cut) else None,
     )
+
+
+def _is_whole(cut: Any) -> bool:
+    """Whether a cut is its recording as it is: not a part of it, a channel of several, or changed on loading."""
+    one = cut.recording
+    return cut.num_samples == one.num_samples and one.num_channels == 1 and not one.transforms
 
 
 def _audio(cut: Any) -> np.ndarray:

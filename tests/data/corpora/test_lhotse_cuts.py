@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
 from spear_tts_pytorch.data.audio import load_audio, save_audio
+from spear_tts_pytorch.data.corpora.cutting import part_of
 from spear_tts_pytorch.data.corpora.lhotse_cuts import read_lhotse
 
 HZ = 8000
@@ -36,6 +38,25 @@ def test_cuts_are_clips(manifest, tmp_path):
     assert (part.text, part.speaker, part.sample_hz, part.path) == ("one two", "ann", HZ, None)
     assert np.array_equal(part.audio(), wav[HZ : round(3.5 * HZ)])
     assert [(one.text, one.seconds) for one in several] == [("one two", 2.0), ("three", 3.0)]
+
+
+@pytest.mark.parametrize("change", ["channel", "rate", "volume", "silence"])
+def test_a_part_of_a_cut_that_is_not_its_file_is_a_part_of_the_cut(tmp_path, change):
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "a.wav", 0.1 * rng.standard_normal((2 * HZ, 2 if change == "channel" else 1)), HZ)
+    recording = Recording.from_file(tmp_path / "a.wav")
+    whole = MonoCut("a", 0.0, 2.0, 0, recording=recording)
+    changes = {
+        "channel": lambda: whole,
+        "rate": lambda: whole.resample(HZ // 2),
+        "volume": lambda: whole.perturb_volume(2.0),
+        "silence": lambda: whole.pad(3.0),
+    }
+    CutSet.from_cuts([changes[change]()]).to_file(tmp_path / "cuts.jsonl")
+    one = read_lhotse(tmp_path / "cuts.jsonl")[0]
+    start, end = one.sample_hz // 2, one.sample_hz
+    assert one.path is None
+    assert np.array_equal(part_of(one, (0.5, 1.0)).audio(), one.audio()[start:end])
 
 
 def test_sources_that_run_a_command_are_refused(manifest, tmp_path):
