@@ -43,6 +43,11 @@ def add_new(commands: Commands) -> None:
         metavar="N|FILE",
         help="clips kept for testing, or a file of their ids (default: a tenth, at most 100)",
     )
+    new.add_argument(
+        "--init",
+        metavar="VOICE|MODEL",
+        help="start from an earlier voice, a model folder, a file of weights or a Hub id; a voice gives its units, too",
+    )
     new.add_argument("--quick", action="store_true", help="small and short, to see that the data go through")
     add_set(new)
     add_no_progress(new)
@@ -107,6 +112,7 @@ def _new(args: argparse.Namespace) -> int:
         unpaired_text=args.unpaired_text,
         labelled=args.labelled,
         test=int(args.test) if (args.test or "").isdecimal() else args.test,
+        init=args.init,
         quick=args.quick,
         changes=dict(args.changes),
         progress=args.progress,

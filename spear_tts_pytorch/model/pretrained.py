@@ -160,6 +160,18 @@ def load(model: Pretrained, path: str | Path, strict: bool = True) -> dict[str, 
         raise FileNotFoundError(f"path {path} does not exist")
     if path.is_dir():
         path = whole(path, CONFIG) / WEIGHTS
+    package = read_package(path)
+    load_weights(model, package["model"], source=str(path), strict=strict)
+    return package
+
+
+def read_package(path: Path) -> dict[str, Any]:
+    """The contents of a file of weights: `{"model": tensors by name}`, and in a trainer's file `optim` and `scheduler`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds no model.
+    """
     found = _read_weights(path)
     package = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
     if package and all(isinstance(value, Tensor) for value in package.values()):
@@ -172,7 +184,6 @@ def load(model: Pretrained, path: str | Path, strict: bool = True) -> dict[str, 
             raise ValueError(
                 f"{path} holds no model: expected tensors by name, got a {type(value).__name__} under {key!r:.60}"
             )
-    load_weights(model, package["model"], source=str(path), strict=strict)
     return package
 
 

@@ -25,6 +25,7 @@ COLUMNS = {
     "c": "backtranslation",
     "d": "pretrained + backtranslation",
 }
+INIT = "Start from the weights of this voice, model folder, file or Hub id; '' starts anew."
 LARGEST_FILE = 1 << 20  # bytes of a voice.toml
 
 
@@ -58,6 +59,7 @@ class Units:
     clusters: int = _setting(100, "Number of different ids.", least=2)
     unique: bool = _setting(True, "Leave out repeated ids.")
     fit_clips: int = _setting(600, "Clips that the clusters are fitted on.", least=1)
+    init: str = _setting("", "Take the tokenizer of this voice or model instead of fitting one; '' fits one.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +88,9 @@ class Pretrain:
     """Stage 2: a model of speech, from audio alone."""
 
     steps: int = _setting(450, "Updates.", least=1)
-    lr: float = _setting(1.5e-3, "Highest learning rate.", least=0)
+    lr: float = _setting(1.5e-3, "Highest learning rate.", least=1e-9)
     again_at: float = _setting(0.5, "Added audio, as a share of the old, at which the stage is run again.", least=0)
+    init: str = _setting("", INIT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +98,14 @@ class Backtranslate:
     """Stage 3: a reader of speech, from the few pairs."""
 
     steps: int = _setting(300, "Updates.", least=1)
-    lr: float = _setting(1e-3, "Highest learning rate.", least=0)
+    lr: float = _setting(1e-3, "Highest learning rate.", least=1e-9)
     token_dropout: float = _setting(0.15, "Share of speech ids that are deleted in training.", least=0, below=1)
     rounds: int = _setting(1, "How often the reader is trained again, on the pairs and its own surest labels.", least=0)
     sure_labels: float = _setting(0.5, "Share of the labels used for that, the surest first.", least=0.01, below=1.01)
     development: float = _setting(
         0.05, "Share of the labelled clips kept from training, if there are 100 and more.", least=0, below=0.5
     )
+    init: str = _setting("", INIT.replace("starts anew", "starts from stage 2"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +125,11 @@ class Train:
     """Stage 5: text to speech, from pseudo-labelled and real pairs, and then from real pairs alone."""
 
     steps: int = _setting(400, "Updates on pseudo-labelled and real pairs.", least=1)
-    lr: float = _setting(1.5e-3, "Highest learning rate of these.", least=0)
+    lr: float = _setting(1.5e-3, "Highest learning rate of these.", least=1e-9)
     real_share: float = _setting(0.1, "Share of real pairs among them; real pairs are repeated for it.", 0.001, 1)
     finetune_steps: int = _setting(50, "Updates on real pairs alone.", least=0)
-    finetune_lr: float = _setting(1e-4, "Highest learning rate of these.", least=0)
+    finetune_lr: float = _setting(1e-4, "Highest learning rate of these.", least=1e-9)
+    init: str = _setting("", INIT.replace("starts anew", "starts from stage 2"))
 
 
 @dataclass(frozen=True, kw_only=True)

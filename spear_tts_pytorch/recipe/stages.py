@@ -117,21 +117,28 @@ class Stages:
             model.load_state_dict(start.state_dict())
         return model
 
-    def pretrain(self, speech: Sequence[Tensor], valid: Sequence[Tensor], folder: Path | None = None) -> Trained:
+    def pretrain(
+        self,
+        speech: Sequence[Tensor],
+        valid: Sequence[Tensor],
+        folder: Path | None = None,
+        start: TextToSemantic | None = None,
+    ) -> Trained:
         """Stage 2: a model of speech from corrupted speech, trained on audio alone.
 
         Args:
             speech: speech ids `[n]` of all clips but the test's.
             valid: of clips to validate on.
             folder: for checkpoints and records; an interrupted training continues there.
+            start: where its weights start; None starts from new ones.
         """
         steps = self.settings.pretrain
         options = {"reconstruct_seq": True, "dataset": speech, "valid_dataset": valid}
-        return self._train(SpeechSpeechPretrainer, self.new_model(), steps.steps, steps.lr, folder, **options)
+        return self._train(SpeechSpeechPretrainer, self.new_model(start), steps.steps, steps.lr, folder, **options)
 
     def read(
         self,
-        pretrained: TextToSemantic,
+        pretrained: TextToSemantic | None,
         real: Sequence[Pair],
         valid: Sequence[Pair],
         labels: Sequence[Pair] = (),

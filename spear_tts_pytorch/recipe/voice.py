@@ -23,6 +23,7 @@ from spear_tts_pytorch.recipe.results import STAGES, Results
 from spear_tts_pytorch.recipe.saying import Said, say
 from spear_tts_pytorch.recipe.settings import Settings, change_file, changed
 from spear_tts_pytorch.recipe.sources import CUTS, read_sources, relative
+from spear_tts_pytorch.recipe.starts import beginning
 from spear_tts_pytorch.recipe.survey import Survey, preset, survey
 from spear_tts_pytorch.recipe.work import CAUSES, WORK, grown, sync_ids
 from spear_tts_pytorch.utils.distributed import rank_and_world, wait_for_everyone
@@ -80,6 +81,7 @@ class Voice:
         unpaired_text: Sequence[str | os.PathLike[str]] = (),
         labelled: int | None = None,
         test: int | str | os.PathLike[str] | None = None,
+        init: str | os.PathLike[str] | None = None,
         quick: bool = False,
         changes: Mapping[str, Any] | None = None,
         progress: bool = True,
@@ -94,6 +96,8 @@ class Voice:
             labelled: number of texts that may be trained on, drawn at random; None is all. Others serve the judge only.
             test: number of clips kept for testing, drawn at random, or a file of their ids, one a line. None is a tenth of
                 the clips with a text, at most 100.
+            init: an earlier voice, a model folder, a file of weights or a Hub id. Pretraining starts from its weights; a voice
+                or model with a tokenizer of speech gives that, too, and its sizes. Other stages have a setting `init`.
             quick: smaller and shorter, to see that the data go through.
             changes: settings by "section.setting", as for `--set`.
             progress: prints what is found.
@@ -112,7 +116,7 @@ class Voice:
             "data.text": [relative(place, folder) for place in text],
             "data.unpaired_text": [relative(place, folder) for place in unpaired_text],
         }
-        asked = data | dict(changes or {})
+        asked = data | (beginning(init, folder) if init else {}) | dict(changes or {})
         drawn = Settings().replaced(asked)
         sources = read_sources(drawn.data, folder, progress=progress)
         lists = _draw(divide(sources, drawn.data, folder), drawn, labelled, test)

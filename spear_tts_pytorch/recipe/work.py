@@ -23,6 +23,7 @@ from spear_tts_pytorch.recipe.measure import Column, floor, measure, train_judge
 from spear_tts_pytorch.recipe.records import clear, digest, digest_of_file
 from spear_tts_pytorch.recipe.results import IDS, MODEL, TEXTS, TOKENIZER, Results
 from spear_tts_pytorch.recipe.stages import SpeechIds, Trained, backtranslator, fit_units, surest
+from spear_tts_pytorch.recipe.starts import copy_units, starting
 from spear_tts_pytorch.tokenizers.text import normalize_text
 from spear_tts_pytorch.utils.files import write_whole
 from spear_tts_pytorch.utils.json_files import read_object
@@ -141,7 +142,10 @@ def _units(results: Results) -> Made:
     if not (folder / TOKENIZER / "tokenizer.json").is_file():
         clear(results.folder / IDS)
         every = [clips.every[id_] for id_ in clips.every if id_ not in set(clips.test)]
-        cast(Any, fit_units(every, results.settings, results.progress)).save(folder / TOKENIZER)
+        if results.settings.units.init:
+            copy_units(results.settings.units.init, results.folder, folder / TOKENIZER)
+        else:
+            cast(Any, fit_units(every, results.settings, results.progress)).save(folder / TOKENIZER)
     return _described(results, digest(_contents(folder / TOKENIZER)))
 
 
@@ -198,19 +202,22 @@ def _pretrain(results: Results) -> Made:
     folder = results.place("pretrain")
     speech = [row for part in (results.unlabelled, results.labelled) for row in part.semantic]
     valid = results.development.semantic or results.labelled.semantic
-    trained = results.stages.pretrain(speech, valid, folder / RUN)
+    begun, start = starting(results, "pretrain", None)
+    trained = results.stages.pretrain(speech, valid, folder / RUN, begun)
     output = _keep(trained.model, folder / MODEL)
     write_whole(folder / CLIPS, json.dumps({"clips": _heard(results)}).encode())
     _write_history(folder, {"pretraining": trained.history})
     accuracy = 100 * trained.valid["accuracy"]
-    return Made(output, _figures(trained), f"accuracy {accuracy:.1f} %, loss {trained.valid['valid_loss']:.2f}")
+    says = f"accuracy {accuracy:.1f} %, loss {trained.valid['valid_loss']:.2f}"
+    return Made(output, _figures(trained) | start, says)
 
 
 def _backtranslate(results: Results) -> Made:
     folder, stages, real = results.place("backtranslate"), results.stages, results.labelled.pairs()
     valid, texts = results.development.pairs() or real, results.texts_for_lm()
     chosen, options = results.chosen_unlabelled(), results.settings.backtranslate
-    trained = stages.read(results.pretrained, real, valid, [], folder / f"{RUN}-0")
+    begun, start = starting(results, "backtranslate", results.pretrained)
+    trained = stages.read(begun, real, valid, [], folder / f"{RUN}-0")
     history = {"backtranslator": trained.history}
     reader, aligned = backtranslator(trained.model, texts, results.settings), dict[str, str]()
     rounds = max(options.rounds, 1 if results.clips.transcripts else 0)
@@ -219,7 +226,7 @@ def _backtranslate(results: Results) -> Made:
         found = stages.label(reader, SpeechIds(chosen.semantic, chosen.ids), folder / f"pairs-{number}")
         others = set(found.ids) - set(aligned)
         labels = results.aligned_pairs(aligned) + (surest(found, options.sure_labels, others) if others else [])
-        trained = stages.read(results.pretrained, real, valid, labels, folder / f"{RUN}-{number}")
+        trained = stages.read(begun, real, valid, labels, folder / f"{RUN}-{number}")
         history[f"backtranslator, round {number}"] = trained.history
         reader = backtranslator(trained.model, texts, results.settings)
     output = _keep(trained.model, folder / MODEL)
@@ -230,7 +237,7 @@ def _backtranslate(results: Results) -> Made:
         write_aligned(folder, aligned)
         output = digest([output, *(f"{id_} {text}" for id_, text in aligned.items())])
     rows = results.development
-    figures = _figures(trained) | {"aligned": len(aligned)}
+    figures = _figures(trained) | {"aligned": len(aligned)} | start
     if not rows.ids:
         return Made(output, figures, f"loss {figures['valid_loss']:.2f}; no held-out clips to read")
     figures["cer"] = round(_cer(results, [ids for ids, _ in _read(reader, rows.semantic)], rows.texts), 2)
@@ -282,11 +289,12 @@ def _train(results: Results) -> Made:
     folder, labels = results.place("train"), results.labels()
     real = results.labelled.pairs()
     valid = results.development.pairs() or real
-    done = results.stages.speak(results.pretrained, real, labels, valid, folder / RUN)
+    begun, start = starting(results, "train", results.pretrained)
+    done = results.stages.speak(begun, real, labels, valid, folder / RUN)
     output = _keep(done[-1].model, results.folder / MODEL)
     names = ("text to speech", "text to speech, real pairs")
     _write_history(folder, {name: one.history for name, one in zip(names, done, strict=False)})
-    figures = _figures(done[-1])
+    figures = _figures(done[-1]) | start
     accuracy = 100 * figures["accuracy"]
     return Made(output, figures, f"accuracy {accuracy:.1f} %, loss {figures['valid_loss']:.2f} on held-out clips")
 
