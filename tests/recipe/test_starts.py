@@ -77,7 +77,9 @@ def test_what_cannot_be_started_from_is_told(first, tmp_path):
         start_from(model, "./nowhere", tmp_path, "pretrain")
     with pytest.raises(FileNotFoundError, match="units.init: .* holds no tokenizer"):
         copy_units(str(tmp_path), tmp_path, tmp_path / "tokenizer")
-    small = TextToSemantic(16, source_depth=1, target_depth=1, heads=2, dim_head=8, num_text_token_ids=9, num_semantic_token_ids=9)
+    small = TextToSemantic(
+        16, source_depth=1, target_depth=1, heads=2, dim_head=8, num_text_token_ids=9, num_semantic_token_ids=9
+    )
     small.save_pretrained(tmp_path / "small")
     with pytest.raises(ValueError, match=r"pretrain.init: no layer of small fits .*model\.dim"):
         start_from(model, "small", tmp_path, "pretrain")
