@@ -19,7 +19,7 @@ HOSTILE = [
     *(torch.tensor([1.5]), torch.tensor([[True]]), torch.tensor([[1, 40]]), torch.full((1, 9), NAN)),
     *(np.array([], dtype=np.float32), torch.zeros(0, 3, dtype=torch.long), torch.zeros(2, 2, 2)),
 ]
-ERRORS = (TypeError, ValueError, FileNotFoundError, NotADirectoryError)
+ERRORS = (TypeError, ValueError, FileNotFoundError, NotADirectoryError, ImportError)
 
 
 def arguments_of(function, but=()):

@@ -120,8 +120,8 @@ class Restriction:
         shape = logits.shape  # the filter may write into its input
         try:
             found: object = self.keep(logits, **ids, **self.keywords)
-        except (TypeError, ValueError) as error:
-            if type(error) not in (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError) as error:
+            if type(error) not in (TypeError, ValueError, RuntimeError):
                 raise  # the filter's own kind of error
             raise type(error)(f"filter_logits_fn {shown(self.keep)} raised: {error}") from error
         if not isinstance(found, Tensor) or found.shape != shape:
