@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, overload
@@ -26,7 +26,7 @@ from spear_tts_pytorch.recipe.sources import CUTS, read_sources, relative
 from spear_tts_pytorch.recipe.starts import beginning
 from spear_tts_pytorch.recipe.survey import Survey, preset, survey
 from spear_tts_pytorch.recipe.work import CAUSES, WORK, grown, sync_ids
-from spear_tts_pytorch.utils.distributed import rank_and_world, wait_for_everyone
+from spear_tts_pytorch.utils.distributed import in_first_process, rank_and_world
 from spear_tts_pytorch.utils.files import FULL, locked, write_whole
 
 SETTINGS, TEST, LABELLED = "voice.toml", "test.txt", "labelled.txt"
@@ -54,6 +54,7 @@ class Voice:
         self.settings = Settings.load(self.folder / SETTINGS)
         self.progress = progress
         self.results = Results(self.folder, self.settings, progress)
+        self._warned = set[str]()  # warnings that were printed
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], changes: Mapping[str, Any], *, progress: bool = True) -> Voice:
@@ -259,19 +260,21 @@ class Voice:
         self._tell(f"{stage}: {'; '.join(why[:3])}{' ...' if len(why) > 3 else ''}")
         causes = CAUSES[stage](self.results)
         growing = "clips" if stage == "label" else ""
-        self._on_main(lambda: begin(folder, causes, anew=again, growing=growing))
+        in_first_process(lambda: begin(folder, causes, anew=again, growing=growing))
         start = time.perf_counter()
         made = WORK[stage](self.results)
         record = Record(causes, True, made.output, made.figures, made.says, round(time.perf_counter() - start, 1))
-        self._on_main(lambda: record.save(folder))
+        in_first_process(lambda: record.save(folder))
         self.results.forget(*FORGOTTEN.get(stage, ()))
         self._tell(f"{stage}: {made.says} ({record.seconds:.0f} s)")
-        self._on_main(lambda: self._report(stage))
+        in_first_process(lambda: self._report(stage))
         return record
 
     def _report(self, stage: str) -> None:
         for warning in write_report(self.results, stage)["warnings"]:
-            self._tell(f"warning: {warning}")
+            if warning not in self._warned:
+                self._tell(f"warning: {warning}")
+                self._warned.add(warning)
 
     def _reasons(self, stage: str) -> list[str]:
         causes, folder = CAUSES[stage](self.results), self.results.place(stage)
@@ -305,12 +308,6 @@ class Voice:
                     raise
                 words = f"{error.strerror} in {self.folder}: make room and run it again; what is done is kept"
                 raise OSError(error.errno, words) from error
-
-    def _on_main(self, work: Callable[[], None]) -> None:
-        """Does some work in the first process; the others wait."""
-        if rank_and_world()[0] == 0:
-            work()
-        wait_for_everyone()
 
     def _tell(self, line: str) -> None:
         if self.progress and rank_and_world()[0] == 0:

@@ -1,7 +1,7 @@
 """What each stage of a voice depends on, and the work that it does in the voice folder.
 
 In: `Results`, of which a stage reads those of earlier stages. Out: `CAUSES`, from which a change is noticed; and `WORK`, which
-makes the files of a stage and returns its figures.
+makes the files of a stage and returns its figures. All processes do the work together; the first one writes.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from spear_tts_pytorch.data.tokenized import tokenize_corpus
+from spear_tts_pytorch.data.tokenized import TokenizedSpeech, tokenize_corpus
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.recipe.aligning import align, write_aligned
 from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator
@@ -24,7 +25,10 @@ from spear_tts_pytorch.recipe.records import clear, digest, digest_of_file
 from spear_tts_pytorch.recipe.results import IDS, MODEL, TEXTS, TOKENIZER, Results
 from spear_tts_pytorch.recipe.stages import SpeechIds, Trained, backtranslator, fit_units, surest
 from spear_tts_pytorch.recipe.starts import copy_units, starting
+from spear_tts_pytorch.tokenizers.semantic import load_semantic_tokenizer
 from spear_tts_pytorch.tokenizers.text import normalize_text
+from spear_tts_pytorch.tokens import pad_sequences
+from spear_tts_pytorch.utils.distributed import in_first_process
 from spear_tts_pytorch.utils.files import write_whole
 from spear_tts_pytorch.utils.json_files import read_object
 from spear_tts_pytorch.utils.metrics import character_error_rate
@@ -138,23 +142,37 @@ def grown(results: Results) -> tuple[int, float]:
 
 
 def _units(results: Results) -> Made:
-    folder, clips = results.place("units"), results.clips
-    if not (folder / TOKENIZER / "tokenizer.json").is_file():
+    in_first_process(lambda: _fit(results))
+    files = sorted((results.place("units") / TOKENIZER).rglob("*"))
+    return _described(results, digest(digest_of_file(path) for path in files if path.is_file()))
+
+
+def _fit(results: Results) -> None:
+    """Fits the tokenizer, if there is none, and removes the ids of a former one."""
+    folder, clips = results.place("units") / TOKENIZER, results.clips
+    if not (folder / "tokenizer.json").is_file():
         clear(results.folder / IDS)
-        every = [clips.every[id_] for id_ in clips.every if id_ not in set(clips.test)]
-        if results.settings.units.init:
-            copy_units(results.settings.units.init, results.folder, folder / TOKENIZER)
+        test, init = set(clips.test), results.settings.units.init
+        every = [one for id_, one in clips.every.items() if id_ not in test]
+        if init:
+            copy_units(init, results.folder, folder)
         else:
-            cast(Any, fit_units(every, results.settings, results.progress)).save(folder / TOKENIZER)
-    return _described(results, digest(_contents(folder / TOKENIZER)))
+            cast(Any, fit_units(every, results.settings, results.progress)).save(folder)
 
 
 def sync_ids(results: Results) -> int:
-    """Tokenizes the clips that have no ids yet; all of them again if the audio of one has changed.
+    """Tokenizes the clips that have no ids yet; all of them again if the audio of one has changed. Collective.
 
     Returns:
-        The number of clips that were tokenized.
+        The number of clips that were tokenized; 0 in all processes but the first.
     """
+    counts = [0]
+    in_first_process(lambda: counts.append(_tokenize(results)))
+    results.forget("ids", "labelled", "development", "unlabelled", "test", "stages")
+    return counts[-1]
+
+
+def _tokenize(results: Results) -> int:
     folder = results.folder / IDS
     path = folder / FILES
     there: dict[str, str] = read_object(path, "a list of clips", f"remove {folder}") if path.is_file() else {}
@@ -163,19 +181,14 @@ def sync_ids(results: Results) -> int:
         there = {}
     new = [one for id_, one in results.clips.every.items() if id_ not in there]
     if new:
-        from spear_tts_pytorch.tokenizers.semantic import load_semantic_tokenizer
-
         tokenizer = load_semantic_tokenizer(results.place("units") / TOKENIZER)
         tokenize_corpus(list(results.clips.every.values()), tokenizer, folder, progress=results.progress)
         write_whole(path, json.dumps(there | results.digests).encode())
-        results.forget("ids", "labelled", "development", "unlabelled", "test", "stages")
     return len(new)
 
 
 def _described(results: Results, output: str) -> Made:
     sync_ids(results)
-    from spear_tts_pytorch.data.tokenized import TokenizedSpeech
-
     speech = TokenizedSpeech(results.folder / IDS)
     counts = Counter[int]()
     for row in speech:
@@ -205,7 +218,7 @@ def _pretrain(results: Results) -> Made:
     begun, start = starting(results, "pretrain", None)
     trained = results.stages.pretrain(speech, valid, folder / RUN, begun)
     output = _keep(trained.model, folder / MODEL)
-    write_whole(folder / CLIPS, json.dumps({"clips": _heard(results)}).encode())
+    _write(folder / CLIPS, json.dumps({"clips": _heard(results)}).encode())
     _write_history(folder, {"pretraining": trained.history})
     accuracy = 100 * trained.valid["accuracy"]
     says = f"accuracy {accuracy:.1f} %, loss {trained.valid['valid_loss']:.2f}"
@@ -231,16 +244,17 @@ def _backtranslate(results: Results) -> Made:
         reader = backtranslator(trained.model, texts, results.settings)
     output = _keep(trained.model, folder / MODEL)
     _write_history(folder, history)
-    write_whole(folder / TEXTS, "".join(f"{text}\n" for text in texts).encode())
+    _write(folder / TEXTS, "".join(f"{text}\n" for text in texts).encode())
     if results.clips.transcripts:
         aligned = _aligned(results, reader)
-        write_aligned(folder, aligned)
+        in_first_process(partial(write_aligned, folder, aligned))
         output = digest([output, *(f"{id_} {text}" for id_, text in aligned.items())])
     rows = results.development
     figures = _figures(trained) | {"aligned": len(aligned)} | start
     if not rows.ids:
         return Made(output, figures, f"loss {figures['valid_loss']:.2f}; no held-out clips to read")
-    figures["cer"] = round(_cer(results, [ids for ids, _ in _read(reader, rows.semantic)], rows.texts), 2)
+    read = [results.characters.decode(ids)[0] for ids, _ in _read(reader, rows.semantic)]
+    figures["cer"] = round(character_error_rate(read, rows.texts), 2)
     kind = "held-out labelled" if results.development_ids else "test"
     return Made(output, figures, f"{figures['cer']:.1f} % character errors in reading {len(rows)} {kind} clips")
 
@@ -307,7 +321,7 @@ def _evaluate(results: Results) -> Made:
     judge, losses = train_judge(
         judge_pairs, results.characters, results.settings.units.clusters, results.settings, results.progress
     )
-    write_judge(judge, folder / JUDGE)
+    in_first_process(lambda: write_judge(judge, folder / JUDGE))
     history = {"judge": [{"step": step + 1, "loss": loss} for step, loss in enumerate(losses)]}
     columns: dict[str, Column] = {}
     for name in sorted(results.settings.evaluate.columns):
@@ -339,21 +353,15 @@ def _other_column(results: Results, name: str, history: dict[str, list[dict[str,
 
 
 def _read(reader: Any, rows: Sequence[Any]) -> list[tuple[Any, float]]:
-    from spear_tts_pytorch.tokens import pad_sequences
-
     found: list[tuple[Any, float]] = []
     for start in range(0, len(rows), 64):
         found += reader(pad_sequences(list(rows[start : start + 64]), reader.model.semantic_pad_id))
     return found
 
 
-def _cer(results: Results, read: Sequence[Any], texts: Sequence[str]) -> float:
-    return character_error_rate([results.characters.decode(ids)[0] for ids in read], list(texts))
-
-
 def _keep(model: TextToSemantic, folder: Path) -> str:
     """Saves a model and returns the fingerprint of its weights."""
-    model.save_pretrained(folder)
+    in_first_process(lambda: model.save_pretrained(folder))
     return digest_of_file(folder / "model.safetensors")
 
 
@@ -362,11 +370,11 @@ def _figures(trained: Trained) -> dict[str, Any]:
 
 
 def _write_history(folder: Path, history: dict[str, list[dict[str, Any]]]) -> None:
-    write_whole(folder / HISTORY, (json.dumps(history) + "\n").encode())
+    _write(folder / HISTORY, (json.dumps(history) + "\n").encode())
 
 
-def _contents(folder: Path) -> list[str]:
-    return [digest_of_file(path) for path in sorted(folder.rglob("*")) if path.is_file()]
+def _write(path: Path, data: bytes) -> None:
+    in_first_process(lambda: write_whole(path, data))
 
 
 def _time(seconds: float) -> str:

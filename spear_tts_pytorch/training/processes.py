@@ -1,8 +1,8 @@
 # pyright: reportUnknownVariableType=false
 # The reason: accelerate leaves many of its functions without types.
-"""Work that several processes share: one writes for all, sums over all, and whole optimizer states in checkpoints.
+"""Work that several processes share: failures, sums over all, and whole optimizer states in checkpoints.
 
-In: keywords of `accelerate.Accelerator`, actions, tensors, and optimizers that may hold parts of tensors. Out: the same
+In: keywords of `accelerate.Accelerator`, tensors, and optimizers that may hold parts of tensors. Out: the same
 result in every process.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -18,11 +18,11 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.tracking import GeneralTracker
-from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from accelerate.utils import DistributedType, gather_object
 from torch import Tensor, nn
 
 from spear_tts_pytorch.training.schedule import OptimizerKind
-from spear_tts_pytorch.utils.distributed import sharded_like, whole
+from spear_tts_pytorch.utils.distributed import common_store, sharded_like, whole
 
 T = TypeVar("T")
 _WHOLE = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")  # of AdamW; Adafactor keeps rows and columns
@@ -64,26 +64,6 @@ def make_accelerator(options: Mapping[str, Any]) -> Accelerator:
     return accelerator
 
 
-def on_main(accelerator: Accelerator, action: Callable[[], Any]) -> None:
-    """Runs an action in the first process; the others wait. If it fails, it fails in all. Collective.
-
-    Raises:
-        Exception: the error of `action`; in the other processes a RuntimeError with its message.
-    """
-    failure = None
-    if accelerator.is_main_process:
-        try:
-            action()
-        except Exception as error:
-            failure = error
-    if accelerator.num_processes > 1:
-        told = broadcast_object_list([None if failure is None else f"{type(failure).__name__}: {failure}"])[0]
-        if told is not None and failure is None:
-            raise RuntimeError(f"the first process failed: {told}")
-    if failure is not None:
-        raise failure
-
-
 @contextmanager
 def sharing_failures(accelerator: Accelerator) -> Generator[None]:
     """If one process fails inside, the others, which then lose the connection to it, fail with its message.
@@ -93,7 +73,7 @@ def sharing_failures(accelerator: Accelerator) -> Generator[None]:
     """
     store, key = cast(Any, None), f"failure of training {next(_trainings)}"  # all processes train equally often
     if accelerator.num_processes > 1 and torch.distributed.is_initialized():
-        store = torch.distributed.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage] # the only way
+        store = common_store()
     try:
         yield
     except Exception as error:

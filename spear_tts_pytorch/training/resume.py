@@ -19,17 +19,17 @@ from torch import Tensor
 from spear_tts_pytorch.model.saving import CARD, write_files
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.training.fingerprint import CHANGEABLE, Fingerprint, differences
-from spear_tts_pytorch.training.processes import gather_objects, load_optimizer, on_main, whole_optimizer
+from spear_tts_pytorch.training.processes import gather_objects, load_optimizer, whole_optimizer
 from spear_tts_pytorch.training.run import Records, RunFolder, load_state, save_checkpoint
 from spear_tts_pytorch.training.state import RunState, check_state, random_state
-from spear_tts_pytorch.utils.distributed import whole_weights
+from spear_tts_pytorch.utils.distributed import in_first_process, whole_weights
 from spear_tts_pytorch.utils.files import FolderInUseError, locked, write_whole
 
 WriteModel = Callable[[Path], None]
 
 
 @contextmanager
-def folder_held(accelerator: Accelerator, folder: RunFolder) -> Generator[None]:
+def folder_held(folder: RunFolder) -> Generator[None]:
     """Inside, the folder is for this run alone. Collective.
 
     Raises:
@@ -38,7 +38,7 @@ def folder_held(accelerator: Accelerator, folder: RunFolder) -> Generator[None]:
     path = folder.path
     with ExitStack() as stack:
         if path is not None:
-            on_main(accelerator, lambda: stack.enter_context(locked(path)))
+            in_first_process(lambda: stack.enter_context(locked(path)))
         yield
 
 
@@ -88,7 +88,7 @@ class Checkpoints:
             ValueError: it holds another run, or the processes find different checkpoints.
         """
         try:
-            with folder_held(self.accelerator, self.folder):
+            with folder_held(self.folder):
                 self._resume(clear)
         except FolderInUseError:
             raise
@@ -100,7 +100,7 @@ class Checkpoints:
             ) from error
 
     def _resume(self, clear: bool) -> None:
-        on_main(self.accelerator, self.folder.clear if clear else self.folder.recover)
+        in_first_process(self.folder.clear if clear else self.folder.recover)
         found = self.folder.latest()
         self._latest = None if found is None else found.name
         seen = gather_objects(self._latest)
@@ -120,7 +120,7 @@ class Checkpoints:
             self.records.rewind(self.state.step)
 
         if self.folder.path is not None:
-            on_main(self.accelerator, make_ready)
+            in_first_process(make_ready)
 
     def check_still_ours(self) -> None:
         """Raises RuntimeError if another trainer has trained in the folder since this one opened it."""
@@ -134,7 +134,7 @@ class Checkpoints:
                 )
 
         if self.folder.path is not None:
-            on_main(self.accelerator, check)
+            in_first_process(check)
 
     def _everything(self) -> dict[str, Any]:
         """All that a checkpoint holds except the weights."""
@@ -171,14 +171,14 @@ class Checkpoints:
             torch.save({"model": cpu, "optim": state.pop("optim"), "trainer": state}, buffer)
             write_whole(path, buffer.getvalue())
 
-        on_main(self.accelerator, save)
+        in_first_process(save)
 
     def save_step(self) -> None:
         """Writes the checkpoint of this step into the folder of the run."""
         step = self.state.step
         if self.folder.path is not None:
             state, (_, write) = self._everything(), self._model_writer()
-            on_main(self.accelerator, lambda: self.folder.save(step, write, state))
+            in_first_process(lambda: self.folder.save(step, write, state))
             self._latest = f"step-{step}"
         self.state.saved_step = step
 
@@ -186,7 +186,7 @@ class Checkpoints:
         """Writes the model as the best one."""
         if self.folder.path is not None:
             _, write = self._model_writer()
-            on_main(self.accelerator, lambda: self.folder.save_best(write))
+            in_first_process(lambda: self.folder.save_best(write))
 
     def load(self, path: str | Path, restore_optimizer: bool = True, *, check: bool = False) -> None:
         """Restores a checkpoint: a folder, a results folder (its latest checkpoint), or a .pt file.

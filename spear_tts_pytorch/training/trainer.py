@@ -32,6 +32,7 @@ from spear_tts_pytorch.training.signals import StopSignals, stop
 from spear_tts_pytorch.training.state import RunningSums, RunState, random_state, restore_random_state
 from spear_tts_pytorch.training.update import NotFiniteError, Update, UpdateResult
 from spear_tts_pytorch.training.validation import Validation, check_generation
+from spear_tts_pytorch.utils.distributed import in_first_process
 
 Logs = dict[str, Any]
 
@@ -125,7 +126,7 @@ class Trainer:
 
     def _open_folder(self, clear: bool) -> Checkpoints:
         """Resumes the run in the results folder, or makes it ready for a new one."""
-        processes.on_main(self.accelerator, lambda: self.run_folder.check(allow_foreign=clear))
+        in_first_process(lambda: self.run_folder.check(allow_foreign=clear))
         described = fingerprint(
             self.options,
             self.accelerator,
@@ -240,8 +241,7 @@ class Trainer:
             RuntimeError: another run is at work in the results folder, or another process failed.
         """
         config = {"num_train_steps": self.num_train_steps, "learning_rate": self.lr}
-        alone = folder_held(self.accelerator, self.run_folder)
-        with processes.sharing_failures(self.accelerator), alone, self.signals.noted():
+        with processes.sharing_failures(self.accelerator), folder_held(self.run_folder), self.signals.noted():
             self.checkpoints.check_still_ours()
             with processes.tracked(self.accelerator, self.task, config):
                 self._train(log_fn)

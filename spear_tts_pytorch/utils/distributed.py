@@ -1,20 +1,25 @@
 """Tensors that several processes share: rows of a batch, and weights that are split between processes.
 
 In: this process's rows `[b, ...]`; b may differ between processes. Out: the rows of all processes in the order of their
-ranks, with gradients that flow back to each process. Also whole tensors of weights that fully sharded training (FSDP 2)
-has split, and the reverse. With one process, every function returns its input.
+ranks, with gradients that flow back to each process. Also work that one process does for all, and whole tensors of weights
+that fully sharded training (FSDP 2) has split, and the reverse. With one process, every function returns its input.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+LONGEST_WORK = timedelta(days=365)
+_works = itertools.count()
 
 
 def num_processes() -> int:
@@ -38,6 +43,35 @@ def wait_for_everyone() -> None:
     """Returns when all processes have called it."""
     if num_processes() > 1:
         dist.barrier()
+
+
+def common_store() -> Any:
+    """The store of keys and values that all processes share; there must be several."""
+    return dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage] # the only way
+
+
+def in_first_process(work: Callable[[], object]) -> None:
+    """Does some work in the first process; the others wait, however long it takes. If it fails, it fails in all. Collective.
+
+    Raises:
+        BaseException: the error of `work`; in the other processes a RuntimeError with its message.
+    """
+    rank, world = rank_and_world()
+    if world == 1:
+        work()
+        return
+    store, key = common_store(), f"work {next(_works)} of the first process"  # all processes call this equally often
+    if rank == 0:
+        try:
+            work()
+        except BaseException as error:
+            store.set(key, f"{type(error).__name__}: {error}")
+            raise
+        store.set(key, "")
+    store.wait([key], LONGEST_WORK)
+    if failure := store.get(key).decode():
+        raise RuntimeError(f"the first process failed: {failure}")
+    wait_for_everyone()
 
 
 class _Gather(torch.autograd.Function):

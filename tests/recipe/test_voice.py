@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import killed
+import many
 import pytest
 import torch
 import voices
@@ -180,3 +181,19 @@ def test_nothing_is_left_of_a_voice_that_cannot_be(tmp_path):
     assert not (tmp_path / "voice").exists()
     with pytest.raises(FileNotFoundError, match="spear-tts new"):
         Voice(tmp_path / "voice")
+
+
+def units_and_labels(folder):
+    """Makes two stages anew, and says what came out."""
+    voice = Voice(folder, progress=False)
+    units, label = voice.units(again=True), voice.label(again=True)
+    return units.output, label.output, label.figures["clips"]
+
+
+def test_two_processes_make_a_voice_together(copied):
+    alone = Voice(copied / "voice").results
+    units, labels = alone.output("units"), dict(zip(alone.pairs.ids, alone.pairs.column("text"), strict=True))
+    first, second = many.results(2, units_and_labels, copied / "voice")
+    assert first == second and (first[0], first[2]) == (units, 10)
+    pairs = Voice(copied / "voice").results.pairs
+    assert dict(zip(pairs.ids, pairs.column("text"), strict=True)) == labels

@@ -1,12 +1,13 @@
-"""Rows of two processes: the alignment regulariser and its gradient are those of one process with all rows."""
+"""Rows of two processes: the regulariser and its gradient are those of one process with all rows; one works for all."""
 
+import many
 import pytest
 import small
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from spear_tts_pytorch.utils.distributed import gather_rows
+from spear_tts_pytorch.utils.distributed import gather_rows, in_first_process
 
 ROWS = {0: slice(0, 3), 1: slice(3, 5)}  # unequal on purpose
 
@@ -61,3 +62,23 @@ def test_two_processes_are_one(tmp_path):
 def test_one_process_is_the_identity():
     x = torch.randn(3, 2)
     assert gather_rows(x) is x
+
+
+def work_of_the_first(folder, succeeds):
+    def work():
+        (folder / f"{torch.distributed.get_rank()}").touch()
+        if not succeeds:
+            raise KeyError("lost")
+
+    in_first_process(work)
+    return [path.name for path in folder.iterdir()]
+
+
+@pytest.mark.slow
+def test_the_first_process_works_for_all(tmp_path):
+    assert many.results(2, work_of_the_first, tmp_path, True) == [["0"], ["0"]]
+    first, second = many.run(2, work_of_the_first, tmp_path, False)
+    assert not first[0] and first[1].startswith("KeyError: 'lost'")
+    assert not second[0] and second[1].startswith("RuntimeError: the first process failed: KeyError: 'lost'")
+    in_first_process((tmp_path / "alone").touch)
+    assert (tmp_path / "alone").exists()
