@@ -22,7 +22,7 @@ from spear_tts_pytorch.cli.arguments import (
     repetition_options,
 )
 from spear_tts_pytorch.cli.models import open_model
-from spear_tts_pytorch.cli.voice import label_voice
+from spear_tts_pytorch.cli.voice import add_set
 
 if TYPE_CHECKING:
     from spear_tts_pytorch.data.corpora.readers import Waveforms
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 
 SOME_FAILED = 1
+OF_MODEL = (  # options that a voice has no use for
+    *("table", "text_column", "batch_size", "beam_size", "max_length", "workers", "report", "overwrite"),
+    *("repetition_penalty", "no_repeat_ngram_size", "min_length"),
+)
 
 
 def add_label(commands: Commands) -> None:
@@ -64,12 +68,16 @@ def add_label(commands: Commands) -> None:
     label.add_argument("--report", type=Path, metavar="DIR", help="also write counts, examples and histograms there")
     label.add_argument("--overwrite", action="store_true", help="remove the pairs in OUT first")
     label.add_argument("--again", action="store_true", help="of a voice: label also what is done, from the beginning")
+    add_set(label)
     add_no_progress(label)
+    label.set_defaults(usual={name: label.get_default(name) for name in OF_MODEL})
 
 
 def _label(args: argparse.Namespace) -> int:
     if args.speech is None:
-        return label_voice(args.model, again=args.again, progress=args.progress)
+        return _label_voice(args)
+    if args.again or args.changes:
+        raise ValueError(f"{'--again' if args.again else '--set'} is for a voice: leave it out, or give VOICE alone")
     if args.output is None:
         raise ValueError(f"OUT is missing: give a folder for the pairs of {args.speech}")
     from spear_tts_pytorch.data.generator import SemanticToTextDatasetGenerator
@@ -96,6 +104,18 @@ def _label(args: argparse.Namespace) -> int:
     if args.report is not None:
         report(GeneratedAudioTextDataset(args.output), args.report)
     return SOME_FAILED if counts["failed"] else 0
+
+
+def _label_voice(args: argparse.Namespace) -> int:
+    """The stage of a voice."""
+    from spear_tts_pytorch.recipe.voice import Voice
+
+    for name in OF_MODEL:
+        if getattr(args, name) != args.usual[name]:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} is for MODEL SPEECH OUT: leave it out, a voice has settings (see --set)")
+    Voice.open(args.model, dict(args.changes), progress=args.progress).label(again=args.again)
+    return 0
 
 
 def _speech(args: argparse.Namespace, model: TextToSemantic) -> TokenizedSpeech | Waveforms:

@@ -29,10 +29,10 @@ def add_say(commands: Commands) -> None:
     say.add_argument("text", nargs="?", metavar="TEXT", help="what to say; - reads standard input, a text a line")
     say.add_argument("--file", type=Path, metavar="FILE", help="file of texts, one a line")
     say.add_argument("--wav", type=Path, metavar="FILE|DIR", help="a .wav file for one text; a folder for several")
+    say.add_argument("--candidates", type=positive, metavar="N", help="samples of a text (default: as in voice.toml)")
     say.add_argument(
-        "--candidates", type=positive, default=4, metavar="N", help="samples of a text (default %(default)s)"
+        "--temperature", type=temperature, metavar="T", help="of these (default: as in voice.toml, or 0.5)"
     )
-    say.add_argument("--temperature", type=temperature, default=0.5, metavar="T", help="of these (default %(default)s)")
     say.add_argument("--seed", type=seed, default=0, metavar="N", help="of these (default %(default)s)")
 
 
@@ -42,12 +42,14 @@ def _say(args: argparse.Namespace) -> int:
     from spear_tts_pytorch.recipe.saying import say
     from spear_tts_pytorch.recipe.voice import SETTINGS, Voice
 
-    how = {"candidates": args.candidates, "temperature": args.temperature, "seed": args.seed}
     if (Path(args.voice) / SETTINGS).is_file():
-        results = Voice(args.voice, progress=False).results
-        said = say(results.model, texts, reader=results.reader, **how)
+        how = {"candidates": args.candidates, "temperature": args.temperature, "seed": args.seed}
+        said = Voice(args.voice, progress=False).say(texts, **how)
+    elif args.candidates is not None:
+        raise ValueError(f"--candidates {args.candidates} is for a voice, whose backtranslator chooses: leave it out")
     else:
-        said = say(open_model(args.voice), texts, **how)
+        how = {} if args.temperature is None else {"temperature": args.temperature}
+        said = say(open_model(args.voice), texts, seed=args.seed, **how)
     for number, one in enumerate(said):
         print(_line(one), flush=True)
         if paths:

@@ -124,9 +124,8 @@ def _new(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     from spear_tts_pytorch.recipe.voice import Voice
 
-    voice = Voice.open(args.voice, dict(args.changes), progress=args.progress).run(again=args.again)
+    Voice.open(args.voice, dict(args.changes), progress=args.progress).run(again=args.again)
     print(f'done; now: spear-tts say {args.voice} "some text" --wav said.wav', flush=True)
-    del voice
     return 0
 
 
@@ -135,12 +134,4 @@ def _stage(args: argparse.Namespace) -> int:
 
     voice = Voice.open(args.voice, dict(args.changes), progress=args.progress)
     getattr(voice, args.stage)(again=args.again)
-    return 0
-
-
-def label_voice(folder: str, *, again: bool, progress: bool) -> int:
-    """`spear-tts label VOICE`: the stage of a voice."""
-    from spear_tts_pytorch.recipe.voice import Voice
-
-    Voice(folder, progress=progress).label(again=again)
     return 0

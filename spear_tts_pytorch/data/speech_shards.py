@@ -16,10 +16,8 @@ from spear_tts_pytorch.data.arrow import Schema, Table, arrow, footer_of, parque
 from spear_tts_pytorch.data.id_columns import check_filled, check_id_columns
 from spear_tts_pytorch.utils.files import write_whole
 
-CLIPS_PER_WRITE, SECONDS_PER_WRITE = (
-    1000,
-    60.0,
-)  # a killed process loses at most so many clips, or the clips of this time
+# a killed process loses at most so many clips, or the clips of this time
+CLIPS_PER_WRITE, SECONDS_PER_WRITE = 1000, 60.0
 IDS_PER_SHARD = 2**24  # 93 hours at 50 ids a second
 Row = tuple[str, "np.ndarray | None", "str | None", "str | None", float, str]
 """Id, semantic ids int32 `[n]` (None for a clip that cannot be used), text, speaker, seconds, and the reason for None."""

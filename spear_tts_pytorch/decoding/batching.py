@@ -30,7 +30,7 @@ from spear_tts_pytorch.tokens import Batch, strip
 from spear_tts_pytorch.utils.values import MOST_INTEGER, listed, one_of, plain, switch, whole_number
 
 OnError = Literal["raise", "skip"]
-LARGEST_SEED = 2**64 - 1
+MOST_SEED = 2**64 - 1
 FAILURES = (RuntimeError, MemoryError)  # errors that a batch may meet because of its sources; others are about options
 SHOWN = 20  # indices and reasons that a warning lists
 
@@ -336,8 +336,8 @@ def _first_seed(seed: int | Sequence[int] | None, generator: torch.Generator | N
     given = plain(seed)
     each = ", or one for each source"
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
-        return whole_number("seed", given, 0, LARGEST_SEED, also=each)
-    return [whole_number("seed", one, 0, LARGEST_SEED, also=each) for one in cast("Iterable[object]", given)]
+        return whole_number("seed", given, 0, MOST_SEED, also=each)
+    return [whole_number("seed", one, 0, MOST_SEED, also=each) for one in cast("Iterable[object]", given)]
 
 
 def _check_seeds(seed: int | list[int], sources: int) -> None:

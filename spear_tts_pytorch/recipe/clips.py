@@ -106,7 +106,8 @@ def divide(sources: Sources, data: Data, folder: Path) -> Clips:
         raise ValueError(
             f"{len(both)} clips are in data.labelled and in data.test ({few(sorted(both))}): take them out of one"
         )
-    labelled = [id_ for id_ in labelled if id_ not in set(test)]
+    tested = set(test)
+    labelled = [id_ for id_ in labelled if id_ not in tested]
     _check_labelled(labelled, with_text, every)
     unpaired = [line for name in data.unpaired_text for line in _sentences(at(folder, name))]
     _check_script(every, labelled, test, unpaired)

@@ -133,7 +133,8 @@ class Results:
     @cached_property
     def labelled(self) -> Rows:
         """The labelled clips that are trained on."""
-        return self.rows(id_ for id_ in self.clips.labelled if id_ not in set(self.development_ids))
+        development = set(self.development_ids)
+        return self.rows(id_ for id_ in self.clips.labelled if id_ not in development)
 
     @cached_property
     def development_ids(self) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any, overload
 
 import torch
 
-from spear_tts_pytorch.recipe.clips import MOST_TEST, TEST_SHARE, Clips, divide, hold_out, ids_in
+from spear_tts_pytorch.recipe.clips import LEAST_LABELLED, MOST_TEST, TEST_SHARE, Clips, divide, hold_out, ids_in
 from spear_tts_pytorch.recipe.records import Record, begin, reasons, without
 from spear_tts_pytorch.recipe.report import write_report
 from spear_tts_pytorch.recipe.results import STAGES, Results
@@ -28,6 +28,7 @@ from spear_tts_pytorch.recipe.survey import Survey, preset, survey
 from spear_tts_pytorch.recipe.work import CAUSES, WORK, grown, sync_ids
 from spear_tts_pytorch.utils.distributed import in_first_process, rank_and_world
 from spear_tts_pytorch.utils.files import FULL, locked, write_whole
+from spear_tts_pytorch.utils.values import whole_number
 
 SETTINGS, TEST, LABELLED = "voice.toml", "test.txt", "labelled.txt"
 
@@ -106,9 +107,11 @@ class Voice:
         Raises:
             FileExistsError: the folder holds a voice.
             FileNotFoundError: a folder or file is missing.
-            ValueError: no clip has a text, too few are labelled, or a change that cannot be.
+            TypeError: `labelled` or `test` is no number.
+            ValueError: no clip has a text, too few are labelled, a number out of range, or a change that cannot be.
         """
         folder = Path(folder).resolve()
+        labelled, test = _counts(labelled, test)
         if (folder / SETTINGS).exists():
             raise FileExistsError(f"{folder} holds a voice already: choose another folder, or remove this one")
         audio = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
@@ -321,6 +324,18 @@ FORGOTTEN = {
     "label": ("pairs",),
     "train": ("model",),
 }
+
+
+Test = int | str | os.PathLike[str] | None
+
+
+def _counts(labelled: int | None, test: Test) -> tuple[int | None, Test]:
+    """The arguments `labelled` and `test`, checked."""
+    if labelled is not None:
+        labelled = whole_number("labelled", labelled, LEAST_LABELLED, also=", or None for all")
+    if test is not None and not isinstance(test, (str, os.PathLike)):
+        test = whole_number("test", test, 0, also=", a file of ids, or None")
+    return labelled, test
 
 
 def _draw(

@@ -233,10 +233,8 @@ class MelKmeans:
         Raises:
             ValueError: an id outside `0..K-1`, no ids, or durations of another shape or below zero.
         """
-        iterations, seed = (
-            whole_number("iterations", iterations, 0, MOST_ITERATIONS),
-            whole_number("seed", seed, 0, 2**63 - 1),
-        )
+        iterations = whole_number("iterations", iterations, 0, MOST_ITERATIONS)
+        seed = whole_number("seed", seed, 0, 2**63 - 1)
         ids = integers("ids", ids).long().to(self.centroids.device)
         if ids.ndim != 1:
             raise ValueError(f"ids must be integers of the shape [n], got {ids.dtype} {list(ids.shape)}")

@@ -2,8 +2,10 @@
 
 import json
 
+import pytest
 import small
 import soundfile
+from shell import one_line_error
 
 from spear_tts_pytorch import GeneratedAudioTextDataset
 from spear_tts_pytorch.cli import main
@@ -39,3 +41,21 @@ def test_label_reads_audio_and_tokenized_folders_and_says_what_was_left_out(mode
         for one, other in zip(found, again, strict=True)
         for a, b in zip(one, other, strict=True)
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["voice", "--beam-size", "9"], ["--beam-size is for MODEL SPEECH OUT", "--set"]),
+        (["voice", "--min-length", "2"], ["--min-length is for MODEL SPEECH OUT"]),
+        (["model", "speech", "out", "--again"], ["--again is for a voice"]),
+        (["model", "speech", "out", "--set", "label.most=3"], ["--set is for a voice"]),
+        (["model", "speech"], ["OUT is missing"]),
+        (["nowhere", "--set", "label.most=3"], ["nowhere/voice.toml is missing"]),
+    ],
+)
+def test_options_without_effect_are_refused(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["label", *arguments]) == 2
+    one_line_error(capsys, *words)
+    assert not list(tmp_path.iterdir())

@@ -97,3 +97,14 @@ def test_a_model_alone_says_one_sample(voice, capsys):
     assert main(["say", f"{voice}/model", "one two"]) == 0
     ((text, count),) = said(capsys)
     assert text == "one two" and count.endswith(" ids")
+    assert main(["say", f"{voice}/model", "one two", "--candidates", "3"]) == 2
+    one_line_error(capsys, "--candidates 3 is for a voice", "leave it out")
+
+
+@pytest.mark.slow
+def test_the_settings_of_the_voice_are_the_defaults(voice, capsys):
+    settings = Voice(voice).settings.evaluate
+    given = ["--candidates", str(settings.candidates), "--temperature", str(settings.temperature)]
+    assert main(["say", voice, "one two seven"]) == main(["say", voice, "one two seven", *given]) == 0
+    usual, same = said(capsys)
+    assert usual == same and settings.candidates != 4

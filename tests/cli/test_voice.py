@@ -58,6 +58,7 @@ def test_new_looks_at_the_data_and_writes_what_was_asked(tmp_path, capfd):
         (0, [], ["none of 24 clips has a text", "metadata.csv"]),
         (4, [], ["only 4 labelled clips", "at least 5", "write more texts"]),
         (14, ["--labelled", "40"], ["labelled=40", "lower it"]),
+        (14, ["--labelled", "4"], ["labelled must be at least 5, or None for all, got 4"]),
         (14, ["--test", "nowhere.txt"], ["test: there is no file", "nowhere.txt"]),
         (14, ["--set", "model.dim=30"], ["model.dim must be a multiple"]),
         (14, ["--set", "train.stepz=3"], ["'stepz'", "did you mean steps?"]),
