@@ -25,6 +25,7 @@ from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.tokenizers.semantic import tokenize_clips
 from spear_tts_pytorch.tokens import pad_sequences, strip
 from spear_tts_pytorch.utils.values import as_tensor, unicode_text
+from spear_tts_pytorch.utils.workers import loading
 
 Decode = Callable[[Tensor], list[tuple[Tensor, float]]]
 """Semantic ids `[b, n]`, padded with -1, to text ids `[m]` and a score for each row; higher is surer."""
@@ -111,13 +112,17 @@ def read_items(
 
     Args:
         ids: names of all items of the dataset.
+
+    Raises:
+        ChildProcessError: a process was killed, or none could start.
     """
     reading = _Reading(dataset, indices, ids)
     if not num_workers:
         yield from (reading[place] for place in range(len(reading)))
         return
-    # a generator of its own, because loaders otherwise draw from the global one
-    yield from DataLoader(reading, batch_size=None, num_workers=num_workers, generator=torch.Generator())
+    with loading(num_workers):
+        # a generator of its own, because loaders otherwise draw from the global one
+        yield from DataLoader(reading, batch_size=None, num_workers=num_workers, generator=torch.Generator())
 
 
 class Labeller:

@@ -115,8 +115,8 @@ class MelSettings:
     def weights(self) -> Tensor:
         """Weight of each normalised feature, `[d]`."""
         if self.features == "logmel":
-            return torch.ones(self.num_mels)
-        return torch.tensor([1.0, *DELTA_WEIGHTS]).repeat_interleave(self.num_mfcc)
+            return torch.ones(self.num_mels, dtype=torch.float32)
+        return torch.tensor([1.0, *DELTA_WEIGHTS], dtype=torch.float32).repeat_interleave(self.num_mfcc)
 
 
 def _window_of(sample_hz: int) -> int:
@@ -160,7 +160,7 @@ def cosine_transform(num_mels: int, num_mfcc: int) -> Tensor:
 
 def log_mel(wav: Tensor, settings: MelSettings) -> Tensor:
     """Log power in each mel band of a waveform `[t]`, t >= window: `[n, num_mels]`."""
-    window = torch.hann_window(settings.window, device=wav.device)
+    window = torch.hann_window(settings.window, dtype=wav.dtype, device=wav.device)
     filters = mel_filterbank(settings).to(wav.device)
     frames = wav.unfold(0, settings.window, settings.hop)  # [n, window], a view
     chunks = torch.split(frames, CHUNK_FRAMES)
@@ -227,9 +227,11 @@ def griffin_lim(magnitudes: Tensor, hop: int, *, iterations: int = 32, momentum:
 
     Griffin and Lim with the momentum of Perraudin et al. (https://doi.org/10.1109/WASPAA.2013.6701851).
     """
-    window = torch.hann_window(2 * (magnitudes.shape[1] - 1), device=magnitudes.device)
+    window = torch.hann_window(2 * (magnitudes.shape[1] - 1), dtype=magnitudes.dtype, device=magnitudes.device)
     generator = torch.Generator().manual_seed(seed)
-    angles = 2 * math.pi * torch.rand(magnitudes.shape, generator=generator).to(magnitudes.device)
+    angles = (
+        2 * math.pi * torch.rand(magnitudes.shape, generator=generator, dtype=magnitudes.dtype).to(magnitudes.device)
+    )
     phases = torch.polar(torch.ones_like(angles), angles)
     previous = torch.zeros_like(phases)
     for _ in range(iterations):
@@ -260,10 +262,10 @@ def spectra_to_wav(spectra: Tensor, settings: MelSettings, *, iterations: int = 
     fine = max(1, settings.hop // 4)
     length = (spectra.shape[0] - 1) * settings.hop + settings.window
     count = 1 + (length - settings.window) // fine
-    position = torch.arange(count, device=spectra.device) * (fine / settings.hop)
+    position = torch.arange(count, dtype=torch.float32, device=spectra.device) * (fine / settings.hop)
     left = position.floor().long().clamp(max=spectra.shape[0] - 1)
     right = (left + 1).clamp(max=spectra.shape[0] - 1)
-    mix = (position - left)[:, None]
+    mix = (position - left)[:, None].to(spectra.dtype)
     log_power = spectra.clamp(min=1e-20).log()
     magnitudes = (0.5 * torch.lerp(log_power[left], log_power[right], mix)).exp()
     wav = griffin_lim(magnitudes, fine, iterations=iterations, seed=seed)

@@ -154,14 +154,14 @@ def _cluster_spectra(clips: list[_Clip], ids: list[Tensor], num_clusters: int) -
     level = levels.mean()
     rows = torch.cat([clip.spectra - own + level for clip, own in zip(clips, levels, strict=True)])
     all_ids = torch.cat(ids)
-    sums = torch.zeros(num_clusters, rows.shape[1]).index_add_(0, all_ids, rows)
+    sums = rows.new_zeros(num_clusters, rows.shape[1]).index_add_(0, all_ids, rows)
     counts = all_ids.bincount(minlength=num_clusters)[:, None]
     return torch.where(counts > 0, sums / counts.clamp(min=1), rows.mean(dim=0))
 
 
 def _mean_run_lengths(ids: list[Tensor], num_clusters: int) -> Tensor:
     """Mean duration of each id in frames, `[K]`; 1 for ids that never occur."""
-    frames, runs = torch.zeros(num_clusters), torch.zeros(num_clusters)
+    frames, runs = torch.zeros(2, num_clusters, dtype=torch.float32)
     for row in ids:
         frames += row.bincount(minlength=num_clusters)
         runs += remove_repeats(row)[0].bincount(minlength=num_clusters)

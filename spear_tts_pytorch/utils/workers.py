@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GUARD = (
     'a script that starts processes needs the line `if __name__ == "__main__":` before the part that runs, because each '
-    "process imports the script again: add it, or work in one process (workers=0)"
+    "process imports the script again: add it, or work in one process (0 workers)"
 )
 KILLED = (
     "a process that worked for this one was killed, perhaps because memory was short: what was done before is kept; start "
@@ -69,7 +69,10 @@ def in_processes(
             yield waiting.popleft().result()
         pool.shutdown()
     except BrokenProcessPool as error:
-        killed = ours.poll() or any((one.exitcode or 0) not in (0, 1, -signal.SIGTERM) for one in started)
+        worked = ours.poll()
+        ours.close()
+        pool.shutdown()  # until it is known how each process ended
+        killed = worked or any((one.exitcode or 0) not in (0, 1, -signal.SIGTERM) for one in started)
         raise ChildProcessError(KILLED if killed else f"no process could start to work: {GUARD}") from error
     finally:
         ours.close()  # the others see it and end
@@ -155,4 +158,6 @@ def loading(num_workers: int) -> Generator[None]:
     except RuntimeError as error:
         if not num_workers or "DataLoader worker (pid" not in str(error):
             raise
+        if "exit code 1." in f"{error} {error.__cause__}":  # its own error ended it before it could send one
+            raise ChildProcessError(f"no process could start to read items (its error is above): {GUARD}") from error
         raise ChildProcessError(f"{KILLED} ({' '.join(str(error).split())})") from error

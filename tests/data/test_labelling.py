@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import time
 
 import many
@@ -11,6 +12,7 @@ import torch
 from labelled import Counting, make_ids, make_model
 
 from spear_tts_pytorch.data.generator import SemanticToTextDatasetGenerator
+from spear_tts_pytorch.data.labelling import read_items
 from spear_tts_pytorch.data.pairs import GeneratedAudioTextDataset, PairWriter, list_shards
 
 KILLS = int(os.environ.get("SPEAR_TTS_KILLS", "3"))  # at random times
@@ -76,3 +78,19 @@ def test_killed_at_random_times(tmp_path, whole):
             assert pq.read_table(path).num_rows > 0  # readable at every moment
     assert kills == KILLS  # else it was done before: the pause is too short
     assert_same(tmp_path, whole)
+
+
+class Deadly:
+    """Kills the process that reads it."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signal")
+def test_a_killed_process_is_an_error_in_one_line():
+    with pytest.raises(ChildProcessError, match="was killed, perhaps because memory was short"):
+        list(read_items(Deadly(), [0, 1], ["a", "b"], num_workers=1))

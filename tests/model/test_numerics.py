@@ -183,3 +183,25 @@ def test_gradients_reach_what_is_not_frozen_and_nothing_else(part):
     moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert moved == {name for name, p in model.named_parameters() if p.requires_grad}
     assert (len(moved) == len(list(model.parameters()))) == (part == "nothing")
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.0}, {"beam_search_decode": True}, {"spec_decode": True}])
+def test_the_default_dtype_changes_no_ids(options):
+    model = make_model(**(EVERYTHING if "spec_decode" in options else {}))
+    text, speech = make_batch()
+
+    def said():
+        generator = torch.Generator().manual_seed(0)
+        ids = model.generate(text, max_length=5, generator=generator, **options)
+        return ids, model.score(text, speech, source_type="text", target_type="speech")
+
+    (ids, scores), dtype = said(), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = said()
+        loss = TextToSemanticWrapper(make_model(**EVERYTHING))(text, speech)[0]  # weights of 64 bits
+    finally:
+        torch.set_default_dtype(dtype)
+    assert torch.equal(ids, again[0])
+    torch.testing.assert_close(scores.log_probs, again[1].log_probs)
+    assert bool(torch.isfinite(loss))

@@ -93,6 +93,18 @@ def test_loudness_and_numpy_and_dtype_do_not_matter(tokenizer, clips):
     assert (ids == tokenizer(0.1 * wav)).float().mean() > 0.98
 
 
+def test_the_default_dtype_does_not_matter(tokenizer, clips):
+    wav, ids = torch.from_numpy(clips[0]), torch.arange(20)
+    want = tokenizer(wav), tokenizer.resynthesize(ids, iterations=2)
+    torch.set_default_dtype(torch.float64)
+    try:
+        for one in (tokenizer, MelKmeans.fit(clips, HZ, 20, progress=False)):
+            assert torch.equal(one(wav), want[0])
+            assert torch.equal(one.resynthesize(ids, iterations=2), want[1])
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_other_rates_give_nearly_the_same_ids(tokenizer):
     from spear_tts_pytorch.data.audio import resample
 

@@ -102,6 +102,12 @@ def test_a_killed_process_of_a_loader_is_an_error_in_one_line():
         assert found.value is error
 
 
+def test_a_loader_whose_processes_cannot_start_tells_of_the_guard():
+    cause = RuntimeError("DataLoader worker (pid 7) exited unexpectedly with exit code 1. Details are lost")
+    with pytest.raises(ChildProcessError, match="no process could start .*if __name__ == "), workers.loading(1):
+        raise RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly") from cause
+
+
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
