@@ -176,6 +176,17 @@ def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [] and trainer.results_folder is None and len(trainer.history) == 6
 
 
+def test_a_relative_folder_stays_where_it_was(tmp_path, monkeypatch):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    trainer = make_trainer("forward", "run")
+    monkeypatch.chdir(tmp_path / "there")
+    trainer.train()
+    assert list((tmp_path / "here" / "run" / "checkpoints").glob("*/trainer.pt"))
+    assert list((tmp_path / "there").iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["folder", "file.pt"])
 def test_save_and_load(tmp_path, name):
     trainer = make_trainer("forward")
