@@ -64,7 +64,10 @@ def _texts(args: argparse.Namespace) -> list[str]:
     if args.file is not None:
         if not args.file.is_file():
             raise FileNotFoundError(f"--file {args.file}: there is no such file")
-        lines = args.file.read_text(encoding="utf-8-sig").splitlines()
+        try:
+            lines = args.file.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--file {args.file} is not text in UTF-8 ({error.reason}): convert it") from error
     else:
         lines = sys.stdin.read().splitlines() if args.text == "-" else [args.text]
     texts = [line.strip() for line in lines if line.strip()]
@@ -83,6 +86,8 @@ def _paths(place: Path | None, count: int) -> list[Path]:
     folder = place.parent if is_file else place
     if is_file and not folder.is_dir():
         raise FileNotFoundError(f"--wav {place}: there is no folder {folder}; make it first")
+    if folder.is_file() or (not is_file and place.suffix):
+        raise ValueError(f"--wav {place} is neither a .wav nor a folder: give one of these")
     folder.mkdir(parents=True, exist_ok=True)
     return [place] if is_file else [place / f"{number:04d}.wav" for number in range(1, count + 1)]
 

@@ -21,6 +21,7 @@ from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator, speak
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer, normalize_text
 from spear_tts_pytorch.utils.metrics import character_error_rate
+from spear_tts_pytorch.utils.values import real_number, whole_number
 
 
 @runtime_checkable
@@ -106,6 +107,8 @@ def say(
     Raises:
         ValueError: a text is empty, or has characters that the model does not know.
     """
+    candidates, seed = whole_number("candidates", candidates, 1), whole_number("seed", seed, 0, 2**63 - 1)
+    temperature = real_number("temperature", temperature, 0)
     check_alphabet(model, texts)
     generator = torch.Generator(device=model.device).manual_seed(seed)
     options: dict[str, Any] = {"candidates": candidates if reader else 1, "temperature": temperature}

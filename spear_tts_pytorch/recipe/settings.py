@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from spear_tts_pytorch.utils.files import write_whole
+from spear_tts_pytorch.utils.values import plain
 
 FORMAT = 1  # of voice.toml; a release refuses files of a higher number
 COLUMNS = {
@@ -26,6 +28,7 @@ COLUMNS = {
     "d": "pretrained + backtranslation",
 }
 INIT = "Start from the weights of this voice, model folder, file or Hub id; '' starts anew."
+FINGERPRINT = re.compile("[0-9a-f]{16}")  # of a result: that it changed is news, its digits are not
 LARGEST_FILE = 1 << 20  # bytes of a voice.toml
 
 
@@ -197,7 +200,11 @@ class Settings:
             kinds = _kinds(old)
             key = _known(key, list(kinds), f"setting of [{section}]")
             read = _from_text(name, value, kinds[key]) if isinstance(value, str) else value
-            new = replace(old, **{key: _of_kind(name, read, kinds[key])})
+            try:
+                kept = _of_kind(name, plain(read), kinds[key])
+            except TypeError as error:
+                raise (ValueError if isinstance(value, str) else TypeError)(str(error)) from None
+            new = replace(old, **{key: kept})
             made = replace(made, **{section: new})
         return made
 
@@ -277,10 +284,13 @@ def change_file(path: str | Path, changes: Mapping[str, Any]) -> None:
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The differences of two nested dictionaries of settings, in words: "pretrain.steps was 450 and is 600"."""
     old, new = dict(_flat(before)), dict(_flat(after))
+    differing = [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
+    pairs = [(name, old.get(name, "unset"), new.get(name, "unset")) for name in differing]
     return [
-        f"{name} was {old.get(name, 'unset')} and is {new.get(name, 'unset')}"
-        for name in dict.fromkeys([*old, *new])
-        if old.get(name) != new.get(name)
+        f"{name} changed"
+        if FINGERPRINT.fullmatch(f"{was}") or FINGERPRINT.fullmatch(f"{now}")
+        else f"{name} was {was} and is {now}"
+        for name, was, now in pairs
     ]
 
 

@@ -12,11 +12,20 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import torch
 
-from spear_tts_pytorch.recipe.clips import LEAST_LABELLED, MOST_TEST, TEST_SHARE, Clips, divide, hold_out, ids_in
+from spear_tts_pytorch.recipe.clips import (
+    LEAST_LABELLED,
+    MOST_TEST,
+    TEST_SHARE,
+    Clips,
+    divide,
+    hold_out,
+    ids_in,
+    read_clips,
+)
 from spear_tts_pytorch.recipe.records import Record, begin, reasons, without
 from spear_tts_pytorch.recipe.report import write_report
 from spear_tts_pytorch.recipe.results import STAGES, Results
@@ -28,7 +37,7 @@ from spear_tts_pytorch.recipe.survey import Survey, preset, survey
 from spear_tts_pytorch.recipe.work import CAUSES, WORK, grown, sync_ids
 from spear_tts_pytorch.utils.distributed import in_first_process, rank_and_world
 from spear_tts_pytorch.utils.files import FULL, locked, write_whole
-from spear_tts_pytorch.utils.values import whole_number
+from spear_tts_pytorch.utils.values import absolute_path, listed, shown, unicode_text, whole_number
 
 SETTINGS, TEST, LABELLED = "voice.toml", "test.txt", "labelled.txt"
 
@@ -51,7 +60,7 @@ class Voice:
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, progress: bool = True):
-        self.folder = Path(folder).resolve()
+        self.folder = absolute_path("folder", folder).resolve()
         self.settings = Settings.load(self.folder / SETTINGS)
         self.progress = progress
         self.results = Results(self.folder, self.settings, progress)
@@ -70,6 +79,9 @@ class Voice:
             TypeError, ValueError: an unknown setting, or a value that cannot be.
         """
         if changes:
+            data = Settings.load(Path(folder) / SETTINGS).replaced(changes).data
+            if any(name.startswith("data.") for name in changes):
+                read_clips(data, Path(folder).resolve())  # what cannot be read is not written
             change_file(Path(folder) / SETTINGS, changes)
         return cls(folder, progress=progress)
 
@@ -114,7 +126,14 @@ class Voice:
         labelled, test = _counts(labelled, test)
         if (folder / SETTINGS).exists():
             raise FileExistsError(f"{folder} holds a voice already: choose another folder, or remove this one")
-        audio = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
+        audio, text, unpaired_text = (
+            _paths("corpus", corpus),
+            _paths("text", text),
+            _paths("unpaired_text", unpaired_text),
+        )
+        for place in audio:
+            if Path(place).resolve() in (folder, *folder.parents):
+                raise ValueError(f"{folder} lies in the recordings, {place}: choose a folder elsewhere for the voice")
         data: dict[str, Any] = {
             "data.audio": [relative(place, folder) for place in audio],
             "data.text": [relative(place, folder) for place in text],
@@ -231,9 +250,12 @@ class Voice:
             ValueError: an empty text, or characters that the voice did not learn.
         """
         options = self.settings.evaluate
+        texts = [text] if isinstance(text, str) else listed("text", text)
+        if not isinstance(texts, (list, tuple)):
+            raise TypeError(f"text must be a text or a list of texts, got {shown(text)}")
         said = say(
             self.results.model,
-            [text] if isinstance(text, str) else list(text),
+            [unicode_text("text", one) for one in cast("list[object]", texts)],
             reader=self.results.reader,
             candidates=options.candidates if candidates is None else candidates,
             temperature=options.temperature if temperature is None else temperature,
@@ -336,6 +358,15 @@ def _counts(labelled: int | None, test: Test) -> tuple[int | None, Test]:
     if test is not None and not isinstance(test, (str, os.PathLike)):
         test = whole_number("test", test, 0, also=", a file of ids, or None")
     return labelled, test
+
+
+def _paths(name: str, given: object) -> list[str | os.PathLike[str]]:
+    """A path or several as a list."""
+    if isinstance(given, (str, os.PathLike)):
+        return [absolute_path(name, cast(object, given))]
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(f"{name} must be a path or a list of paths, got {shown(given)}")
+    return [absolute_path(name, place) for place in cast("list[object]", given)]
 
 
 def _draw(

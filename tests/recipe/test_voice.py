@@ -8,6 +8,7 @@ import sys
 
 import killed
 import many
+import numpy as np
 import pytest
 import torch
 import voices
@@ -197,3 +198,45 @@ def test_two_processes_make_a_voice_together(copied):
     assert first == second and (first[0], first[2]) == (units, 10)
     pairs = Voice(copied / "voice").results.pairs
     assert dict(zip(pairs.ids, pairs.column("text"), strict=True)) == labels
+
+
+def test_a_link_that_leads_nowhere_is_left_out(tmp_path):
+    corpus = voices.corpus(tmp_path / "corpus")
+    voice = Voice.new(tmp_path / "voice", corpus, test=3, changes=voices.TINY, progress=False)
+    (tmp_path / "corpus" / "wavs" / "gone.wav").symlink_to("nowhere.wav")
+    assert Voice(voice.folder, progress=False).units().figures["clips"] == 24
+
+
+def test_a_voice_among_its_recordings_is_refused(tmp_path):
+    corpus = voices.corpus(tmp_path / "corpus")
+    for folder in (corpus, corpus / "voice"):
+        with pytest.raises(ValueError, match="lies in the recordings"):
+            Voice.new(folder, corpus, progress=False)
+
+
+def test_what_cannot_be_read_is_not_written_into_the_settings(tmp_path):
+    corpus = voices.corpus(tmp_path / "corpus", clips=8, texts=8)
+    voice = Voice.new(tmp_path / "voice", corpus, test=0, progress=False)
+    before = (voice.folder / "voice.toml").read_text()
+    for changes in ({"data.audio": "nowhere"}, {"data.labelled": "nope.txt"}, {"train.steps": "abc"}):
+        with pytest.raises((ValueError, FileNotFoundError)):
+            Voice.open(voice.folder, changes)
+        assert (voice.folder / "voice.toml").read_text() == before
+    assert Voice.open(voice.folder, {"train.steps": np.int64(7)}).settings.train.steps == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"corpus": 5}, "corpus"),
+        ({"text": 3}, "text"),
+        ({"labelled": "x"}, "labelled"),
+        ({"labelled": -1}, "labelled"),
+        ({"test": float("nan")}, "test"),
+    ],
+)
+def test_arguments_of_a_new_voice_are_named(tmp_path, options, name):
+    corpus = voices.corpus(tmp_path / "corpus", clips=2, texts=2)
+    with pytest.raises((TypeError, ValueError), match=f"^{name} must be"):
+        Voice.new(tmp_path / "voice", **{"corpus": corpus, "progress": False, **options})
+    assert not (tmp_path / "voice").exists()
