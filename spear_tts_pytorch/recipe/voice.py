@@ -16,28 +16,20 @@ from typing import Any, cast, overload
 
 import torch
 
-from spear_tts_pytorch.recipe.clips import (
-    LEAST_LABELLED,
-    MOST_TEST,
-    TEST_SHARE,
-    Clips,
-    divide,
-    hold_out,
-    ids_in,
-    read_clips,
-)
+from spear_tts_pytorch.recipe.clips import divide, read_clips
+from spear_tts_pytorch.recipe.new_voice import counts, data_settings, draw, undone_on_error
 from spear_tts_pytorch.recipe.records import Record, begin, reasons, without
 from spear_tts_pytorch.recipe.report import write_report
 from spear_tts_pytorch.recipe.results import STAGES, Results
 from spear_tts_pytorch.recipe.saying import Said, say
 from spear_tts_pytorch.recipe.settings import Settings, change_file, changed
-from spear_tts_pytorch.recipe.sources import CUTS, read_sources, relative
+from spear_tts_pytorch.recipe.sources import read_sources
 from spear_tts_pytorch.recipe.starts import beginning
 from spear_tts_pytorch.recipe.survey import Survey, preset, survey
 from spear_tts_pytorch.recipe.work import CAUSES, WORK, grown, sync_ids
 from spear_tts_pytorch.utils.distributed import in_first_process, rank_and_world
-from spear_tts_pytorch.utils.files import FULL, locked, write_whole
-from spear_tts_pytorch.utils.values import absolute_path, listed, shown, unicode_text, whole_number
+from spear_tts_pytorch.utils.files import FULL, locked
+from spear_tts_pytorch.utils.values import absolute_path, listed, shown, unicode_text
 
 SETTINGS, TEST, LABELLED = "voice.toml", "test.txt", "labelled.txt"
 
@@ -123,28 +115,16 @@ class Voice:
             ValueError: no clip has a text, too few are labelled, a number out of range, or a change that cannot be.
         """
         folder = Path(folder).resolve()
-        labelled, test = _counts(labelled, test)
+        labelled, test = counts(labelled, test)
         if (folder / SETTINGS).exists():
             raise FileExistsError(f"{folder} holds a voice already: choose another folder, or remove this one")
-        audio, text, unpaired_text = (
-            _paths("corpus", corpus),
-            _paths("text", text),
-            _paths("unpaired_text", unpaired_text),
-        )
-        for place in audio:
-            if Path(place).resolve() in (folder, *folder.parents):
-                raise ValueError(f"{folder} lies in the recordings, {place}: choose a folder elsewhere for the voice")
-        data: dict[str, Any] = {
-            "data.audio": [relative(place, folder) for place in audio],
-            "data.text": [relative(place, folder) for place in text],
-            "data.unpaired_text": [relative(place, folder) for place in unpaired_text],
-        }
+        data = data_settings(folder, corpus, text, unpaired_text)
         asked = data | (beginning(init, folder) if init else {}) | dict(changes or {})
         drawn = Settings().replaced(asked)
         sources = read_sources(drawn.data, folder, progress=progress)
-        lists = _draw(divide(sources, drawn.data, folder), drawn, labelled, test)
+        lists = draw(divide(sources, drawn.data, folder), drawn, labelled, test)
         names = {f"data.{name}": f"{name}.txt" for name in lists}
-        with _undone_on_error(folder, lists):
+        with undone_on_error(folder, lists):
             sources.save_cuts(folder)
             found = survey(divide(sources, drawn.replaced(names).data, folder))
             settings = preset(found, quick=quick, gpu=torch.cuda.is_available()).replaced(asked | names)
@@ -346,64 +326,3 @@ FORGOTTEN = {
     "label": ("pairs",),
     "train": ("model",),
 }
-
-
-Test = int | str | os.PathLike[str] | None
-
-
-def _counts(labelled: int | None, test: Test) -> tuple[int | None, Test]:
-    """The arguments `labelled` and `test`, checked."""
-    if labelled is not None:
-        labelled = whole_number("labelled", labelled, LEAST_LABELLED, also=", or None for all")
-    if test is not None and not isinstance(test, (str, os.PathLike)):
-        test = whole_number("test", test, 0, also=", a file of ids, or None")
-    return labelled, test
-
-
-def _paths(name: str, given: object) -> list[str | os.PathLike[str]]:
-    """A path or several as a list."""
-    if isinstance(given, (str, os.PathLike)):
-        return [absolute_path(name, cast(object, given))]
-    if not isinstance(given, (list, tuple)):
-        raise TypeError(f"{name} must be a path or a list of paths, got {shown(given)}")
-    return [absolute_path(name, place) for place in cast("list[object]", given)]
-
-
-def _draw(
-    clips: Clips, settings: Settings, labelled: int | None, test: int | str | os.PathLike[str] | None
-) -> dict[str, list[str]]:
-    """Ids for the files `test.txt` and `labelled.txt`, where they are wanted."""
-    with_text = [id_ for id_ in clips.every if clips.text(id_)]
-    lists: dict[str, list[str]] = {}
-    if test is not None and not isinstance(test, int):
-        lists["test"] = ids_in(Path(test), "test", clips.every)
-    elif not settings.data.test:
-        count = min(MOST_TEST, round(TEST_SHARE * len(with_text))) if test is None else test
-        lists["test"] = hold_out(clips.every, count, settings.training.seed, with_text)
-    if labelled is not None:
-        tested = {clips.text(id_) for id_ in lists.get("test", clips.test)}
-        rest = [id_ for id_ in with_text if clips.text(id_) not in tested]
-        if labelled > len(rest):
-            raise ValueError(
-                f"labelled={labelled} clips asked for, but {len(rest)} have a text that is not tested: lower it"
-            )
-        lists["labelled"] = hold_out(clips.every, labelled, settings.training.seed + 1, rest)
-    return {name: ids for name, ids in lists.items() if ids}
-
-
-@contextmanager
-def _undone_on_error(folder: Path, lists: Mapping[str, list[str]]) -> Generator[None]:
-    """Writes the lists of ids into a new voice folder. After an error it is as before."""
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    made = [path for path in (folder / CUTS, *(folder / f"{name}.txt" for name in lists)) if not path.exists()]
-    try:
-        for name, ids in lists.items():
-            write_whole(folder / f"{name}.txt", "".join(f"{id_}\n" for id_ in ids).encode())
-        yield
-    except BaseException:
-        for path in made:
-            path.unlink(missing_ok=True)
-        if is_new:
-            folder.rmdir()
-        raise

@@ -61,7 +61,7 @@ def test_texts_are_read_as_the_kind_of_the_setting():
         {"pretrain.steps": "7", "train.lr": "1e-4", "units.unique": "false", "data.audio": "a, b"}
     )
     assert (read.pretrain.steps, read.train.lr, read.units.unique, read.data.audio) == (7, 1e-4, False, ("a", "b"))
-    with pytest.raises(TypeError, match=r"pretrain\.steps must be a whole number, got 'many'"):
+    with pytest.raises(ValueError, match=r"pretrain\.steps must be a whole number, got 'many'"):
         Settings().replaced({"pretrain.steps": "many"})
 
 

@@ -113,7 +113,7 @@ def test_a_new_text_trains_the_reader_again(copied, capsys):
     table.write_text(table.read_text() + "clip20|five six\n")
     Voice(copied / "voice").run()
     printed = capsys.readouterr().out
-    assert "pretrain: kept" in printed and "backtranslate: labelled clips was" in printed
+    assert "pretrain: kept" in printed and "backtranslate: labelled clips changed" in printed
     assert "label: 9 clips" in printed
 
 
