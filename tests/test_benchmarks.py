@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ["decode", "train_step", "train_corpus", "label", "store", "tokenization"]
+SCRIPTS = ["decode", "train_step", "train_corpus", "label", "store", "tokenization", "few_texts"]
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +55,11 @@ def test_a_folder_without_the_library_is_refused(workers, tmp_path):
     workers.check_checkout(str(FOLDER.parent))
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("store", "tokenization")]  # they import torch
+IMPORT_TORCH = ("store", "tokenization", "few_texts")
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in IMPORT_TORCH]
 
 
-@pytest.mark.parametrize("script", [*(name for name in SCRIPTS if name not in ("store", "tokenization")), *SLOW])
+@pytest.mark.parametrize("script", [*(name for name in SCRIPTS if name not in IMPORT_TORCH), *SLOW])
 def test_every_script_starts(script):
     command = [sys.executable, str(FOLDER / f"{script}.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=FOLDER)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from spear_tts_pytorch.data.recordings import AudioFile, split_flac, split_mp3, split_ogg, split_wav, tells_length
 from spear_tts_pytorch.tokenizers.semantic import RATES, check_rates, checked_rate
+from spear_tts_pytorch.utils.files import write_whole
 from spear_tts_pytorch.utils.values import absolute_path, shown
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -174,10 +175,12 @@ def save_audio(path: str | os.PathLike[str], wav: np.ndarray | Tensor, sample_hz
         raise ValueError(f"wav must have the shape [t] with t >= 1, got {list(wav.shape)}")
     if not np.isfinite(wav).all():
         raise ValueError("wav holds samples that are NaN or infinite: leave them out before saving")
+    encoded, kind = io.BytesIO(), path.suffix[1:].upper()
     try:
-        soundfile.write(path, wav / max(1.0, float(np.abs(wav).max())), sample_hz, subtype="PCM_16")
+        soundfile.write(encoded, wav / max(1.0, float(np.abs(wav).max())), sample_hz, subtype="PCM_16", format=kind)
     except soundfile.LibsndfileError as error:
         raise OSError(f"{path} cannot be written ({error}): choose another name or place") from error
+    write_whole(path, encoded.getvalue())
 
 
 def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:

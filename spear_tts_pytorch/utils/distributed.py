@@ -7,6 +7,7 @@ that fully sharded training (FSDP 2) has split, and the reverse. With one proces
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-LONGEST_WORK = timedelta(days=365)
+LONGEST_WORK, LONGEST_READING = timedelta(days=365), timedelta(minutes=1)
 _works = itertools.count()
 
 
@@ -66,10 +67,13 @@ def in_first_process(work: Callable[[], object]) -> None:
             work()
         except BaseException as error:
             store.set(key, f"{type(error).__name__}: {error}")
+            with contextlib.suppress(RuntimeError):  # this process holds the store: it may end once all have read it
+                store.wait([f"{key}, read by {other}" for other in range(1, world)], LONGEST_READING)
             raise
         store.set(key, "")
     store.wait([key], LONGEST_WORK)
     if failure := store.get(key).decode():
+        store.set(f"{key}, read by {rank}", "")
         raise RuntimeError(f"the first process failed: {failure}")
     wait_for_everyone()
 

@@ -8,6 +8,7 @@ pyplot's state do not change. matplotlib is imported on first use (extra `plots`
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from spear_tts_pytorch.utils.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -241,5 +244,7 @@ def _panels(width: float, height: float, rows: int, sharex: bool = True) -> tupl
 def _write(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    write_whole(path, drawn.getvalue())
     return path

@@ -22,6 +22,9 @@ def test_generated_pairs_join_the_real_ones(tmp_path):
     class Tokenizer:
         codebook_size, unique_consecutive = 20, False
 
+        def __call__(self, wav):
+            raise NotImplementedError
+
     with pytest.raises(ValueError, match="unique_consecutive True, the model has False"):
         other = make_model(wav2vec=Tokenizer())
         TextToSemanticTrainer(other, generated_audio_text_dataset_folder=tmp_path, **options)

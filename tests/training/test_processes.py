@@ -121,7 +121,10 @@ def test_a_bad_item_in_one_process_ends_all_with_its_name():
     found = many.run(2, train_with_a_bad_item, bad)
     messages = [message.splitlines()[0] for succeeded, message in found if not succeeded]
     assert len(messages) == 2 and all("holds the id 99" in message for message in messages), messages
-    assert messages[0].startswith("RuntimeError: process 1 failed: ValueError: ") and f"[{bad}]" in messages[0]
+    assert (
+        messages[0].startswith("RuntimeError: process 1 failed: ValueError: ")
+        and f"item {bad} of the dataset" in messages[0]
+    )
 
 
 def interrupted(folder, number):
