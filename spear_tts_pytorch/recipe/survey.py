@@ -1,4 +1,4 @@
-"""A look at the data of a voice, and the settings that suit it.
+"""A look at the data of a voice, and the settings of a new one.
 
 In: `Clips`. Out: a `Survey` with hours, rates, speakers and alphabets, which prints as some lines; and a preset.
 """
@@ -90,13 +90,11 @@ def survey(clips: Clips) -> Survey:
     return found
 
 
-def preset(found: Survey, *, quick: bool = False, gpu: bool = False) -> Settings:
-    """The settings for an amount of data: by minutes of audio and, for large models, by whether there is a GPU.
+def preset(*, quick: bool = False) -> Settings:
+    """The settings of a new voice, of any amount of data.
 
     Args:
-        found: the data.
         quick: smaller and shorter, to see that the data go through: the model says little that is understood.
-        gpu: whether a GPU trains.
     """
     if quick:
         changes = {
@@ -134,7 +132,9 @@ def _odd(clips: Clips, found: Survey, readable: set[str]) -> list[str]:
     if fast:
         notes.append(f"{len(fast)} texts are too long for their audio ({few(fast)}): do they belong together?")
     if len(found.speakers) > 1:
-        notes.append("several speakers: labels of one speaker are worse for others; --speaker takes one")
+        notes.append(
+            "several speakers: labels of one speaker are worse for others; `--set data.speaker=NAME` takes one"
+        )
     return notes
 
 

@@ -14,8 +14,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast, overload
 
-import torch
-
 from spear_tts_pytorch.recipe.clips import divide, read_clips
 from spear_tts_pytorch.recipe.new_voice import counts, data_settings, draw, undone_on_error
 from spear_tts_pytorch.recipe.records import Record, begin, reasons, without
@@ -92,7 +90,7 @@ class Voice:
         changes: Mapping[str, Any] | None = None,
         progress: bool = True,
     ) -> Voice:
-        """Looks at the data and writes `voice.toml`, with settings that suit them.
+        """Looks at the data and writes `voice.toml`, with every setting.
 
         Args:
             folder: the voice folder; it must not hold a voice.
@@ -127,7 +125,7 @@ class Voice:
         with undone_on_error(folder, lists):
             sources.save_cuts(folder)
             found = survey(divide(sources, drawn.replaced(names).data, folder))
-            settings = preset(found, quick=quick, gpu=torch.cuda.is_available()).replaced(asked | names)
+            settings = preset(quick=quick).replaced(asked | names)
             settings.save(folder / SETTINGS)
         voice = cls(folder, progress=progress)
         voice._tell(str(found))

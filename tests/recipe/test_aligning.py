@@ -27,20 +27,33 @@ class Hearing(torch.nn.Module):
         return (logits + 4 * torch.nn.functional.one_hot(ids, self.vocab_size)).log_softmax(-1), lengths
 
 
+def heard(characters, text):
+    """Speech ids of a text: each character, then two of silence."""
+    ids = characters.encode([text])[0]
+    return torch.stack([ids, torch.zeros_like(ids), torch.zeros_like(ids)], dim=1).flatten()
+
+
 @pytest.mark.parametrize("noise", [0.0, 1.5])
 def test_each_clip_gets_its_words(noise):
     characters = CharacterTokenizer.fit([TEXT])
     parts = ["one two", "", "three four five six", "seven", "eight nine ten"]
 
-    def heard(text):
-        ids = characters.encode([text])[0] if text else torch.empty(0, dtype=torch.long)
-        return torch.stack([ids, torch.zeros_like(ids), torch.zeros_like(ids)], dim=1).flatten()
-
-    speech = [heard(part) if part else torch.zeros(9, dtype=torch.long) for part in parts]
+    speech = [heard(characters, part) if part else torch.zeros(9, dtype=torch.long) for part in parts]
     reader = CTCBacktranslator(Hearing(characters.vocab_size, noise))
     found = align(reader, speech, TEXT, lambda text: characters.encode([text])[0])
     assert [text for text, _ in found] == parts
     assert all(score < 0 for text, score in found if text) and found[1] == ("", 0)
+
+
+@pytest.mark.parametrize(
+    ("cut", "texts"), [(["one tw", "o three"], ["one two", "three"]), (["one t", "wo three"], ["one", "two three"])]
+)
+def test_a_word_that_is_cut_goes_to_the_clip_with_most_of_it(cut, texts):
+    characters = CharacterTokenizer.fit([TEXT])
+    reader = CTCBacktranslator(Hearing(characters.vocab_size, 0.0))
+    speech = [heard(characters, part) for part in cut]
+    found = align(reader, speech, "one two three", lambda text: characters.encode([text])[0])
+    assert [text for text, _ in found] == texts
 
 
 def test_texts_are_kept(tmp_path):
