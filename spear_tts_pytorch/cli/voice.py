@@ -23,7 +23,8 @@ def add_new(commands: Commands) -> None:
         _new,
         help="look at your recordings and write the settings of a voice",
         description="Look at folders of recordings, of which some have a text, and write VOICE/voice.toml: every setting, "
-        "with a comment, to be edited. Then `spear-tts run VOICE` makes the voice.",
+        "with a comment, to be edited. Sizes and steps are chosen by hours of audio, minutes of text, and CPU or GPU. Then "
+        "`spear-tts run VOICE` makes the voice.",
         example="new my-voice spear-tts-demo/corpus --quick",
     )
     new.add_argument("voice", metavar="VOICE", help="folder to make")

@@ -19,6 +19,7 @@ from spear_tts_pytorch.utils.json_files import read_object
 LABELLED, TEST, QUICK_UNLABELLED = 60, 100, 600
 CORPUS = "corpus"
 DEMO = {"label.most": 2000}
+SIMPLE = ("pretrain.steps", "train.steps", "evaluate.judge_steps")  # as for little data: such speech has few words
 
 
 def run_demo(
@@ -58,7 +59,8 @@ def run_demo(
         FileNotFoundError, ValueError, ImportError: as `open_corpus` and `Voice`.
     """
     output = Path(output).resolve()
-    asked: dict[str, Any] = {"training.seed": seed, "evaluate.columns": columns, **DEMO, **(changes or {})}
+    own = DEMO if quick or is_folder(corpus) else DEMO | {name: _default(name) for name in SIMPLE}
+    asked: dict[str, Any] = {"training.seed": seed, "evaluate.columns": columns, **own, **(changes or {})}
     if is_folder(corpus):
         given = {"data.text_column": text_column, "data.speaker": speaker}
         asked |= {name: str(value) for name, value in given.items() if value is not None}
@@ -85,6 +87,11 @@ def run_demo(
 def is_folder(corpus: str | None) -> bool:
     """Whether the demo's corpus is a folder of recordings; else it is made or composed here."""
     return bool(corpus) and not str(corpus).startswith("fsdd:")
+
+
+def _default(name: str) -> Any:
+    section, _, key = name.partition(".")
+    return Settings().section(section)[key]
 
 
 def _check_output(output: Path, overwrite: bool) -> None:

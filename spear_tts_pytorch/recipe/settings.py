@@ -193,10 +193,10 @@ class Settings:
         Raises:
             TypeError, ValueError: an unknown name, or a value of another kind or out of range.
         """
-        made = self
+        made = {section: getattr(self, section) for section in self.sections()}
         for name, value in changes.items():
             section, _, key = name.partition(".")
-            old = getattr(made, _known(section, self.sections(), "section"))
+            old = made[_known(section, self.sections(), "section")]
             kinds = _kinds(old)
             key = _known(key, list(kinds), f"setting of [{section}]")
             read = _from_text(name, value, kinds[key]) if isinstance(value, str) else value
@@ -204,9 +204,8 @@ class Settings:
                 kept = _of_kind(name, plain(read), kinds[key])
             except TypeError as error:
                 raise (ValueError if isinstance(value, str) else TypeError)(str(error)) from None
-            new = replace(old, **{key: kept})
-            made = replace(made, **{section: new})
-        return made
+            made[section] = replace(old, **{key: kept})
+        return replace(self, **made)
 
     def save(self, path: str | Path) -> None:
         """Writes the file, with a comment for each setting. It appears complete or not at all."""

@@ -1,6 +1,6 @@
-"""A look at the data of a voice, and the settings of a new one.
+"""A look at the data of a voice.
 
-In: `Clips`. Out: a `Survey` with hours, rates, speakers and alphabets, which prints as some lines; and a preset.
+In: `Clips`. Out: a `Survey` with hours, rates, speakers and alphabets, which prints as some lines.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from spear_tts_pytorch.data.corpora.clip_files import few
 from spear_tts_pytorch.recipe.clips import Clips, named
-from spear_tts_pytorch.recipe.settings import Settings
 
 RARE = 3  # times that a character must occur, not to be called rare
 LITTLE_TEXT, LITTLE_AUDIO = 5.0, 20.0  # minutes
@@ -27,6 +26,8 @@ class Survey:
         labelled, test: numbers of labelled clips and of clips kept for testing.
         unlabelled: number of the others, which the voice learns from without their texts, if they have any.
         labelled_seconds: duration of the labelled clips.
+        transcribed_seconds: duration of the clips of recordings with a transcript, which the reader aligns.
+        known_seconds: duration of all clips with a text but the test's.
         rates: number of clips by sampling rate in Hz.
         speakers: number of clips by speaker, where it is known.
         alphabet: how often each character occurs in the labelled texts.
@@ -44,6 +45,8 @@ class Survey:
     speakers: Counter[str]
     alphabet: Counter[str]
     unpaired: int = 0
+    transcribed_seconds: float = 0.0
+    known_seconds: float = 0.0
     odd: list[str] = field(default_factory=list[str])
 
     @property
@@ -73,6 +76,7 @@ class Survey:
 def survey(clips: Clips) -> Survey:
     """Counts clips, hours, rates, speakers and characters, and notes what is unusual."""
     readable = {id_: one for id_, one in clips.every.items() if one.sample_hz}
+    tested = set(clips.test)
     alphabet = Counter(character for id_ in clips.labelled for character in clips.text(id_))
     found = Survey(
         clips=len(readable),
@@ -85,32 +89,11 @@ def survey(clips: Clips) -> Survey:
         speakers=Counter(one.speaker for one in readable.values() if one.speaker),
         alphabet=alphabet,
         unpaired=len(clips.unpaired),
+        transcribed_seconds=clips.seconds(i for one in clips.transcripts.values() for i in one.clips if i in readable),
+        known_seconds=clips.seconds(id_ for id_ in readable if id_ not in tested and clips.every[id_].text),
     )
     found.odd = _odd(clips, found, set(readable))
     return found
-
-
-def preset(*, quick: bool = False) -> Settings:
-    """The settings of a new voice, of any amount of data.
-
-    Args:
-        quick: smaller and shorter, to see that the data go through: the model says little that is understood.
-    """
-    if quick:
-        changes = {
-            "model.dim": 64,
-            "model.heads": 2,
-            "model.depth": 2,
-            "pretrain.steps": 60,
-            "backtranslate.steps": 60,
-            "label.most": 300,
-            "train.steps": 80,
-            "train.finetune_steps": 10,
-            "evaluate.scratch_steps": 60,
-            "evaluate.judge_steps": 120,
-        }
-        return Settings().replaced(changes)
-    return Settings()
 
 
 def _odd(clips: Clips, found: Survey, readable: set[str]) -> list[str]:

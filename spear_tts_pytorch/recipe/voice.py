@@ -16,6 +16,7 @@ from typing import Any, cast, overload
 
 from spear_tts_pytorch.recipe.clips import divide, read_clips
 from spear_tts_pytorch.recipe.new_voice import counts, data_settings, draw, undone_on_error
+from spear_tts_pytorch.recipe.presets import preset
 from spear_tts_pytorch.recipe.records import Record, begin, reasons, without
 from spear_tts_pytorch.recipe.report import write_report
 from spear_tts_pytorch.recipe.results import STAGES, Results
@@ -23,7 +24,7 @@ from spear_tts_pytorch.recipe.saying import Said, say
 from spear_tts_pytorch.recipe.settings import Settings, change_file, changed
 from spear_tts_pytorch.recipe.sources import read_sources
 from spear_tts_pytorch.recipe.starts import beginning
-from spear_tts_pytorch.recipe.survey import Survey, preset, survey
+from spear_tts_pytorch.recipe.survey import Survey, survey
 from spear_tts_pytorch.recipe.work import CAUSES, WORK, grown, sync_ids
 from spear_tts_pytorch.utils.distributed import in_first_process, rank_and_world
 from spear_tts_pytorch.utils.files import FULL, locked
@@ -125,7 +126,7 @@ class Voice:
         with undone_on_error(folder, lists):
             sources.save_cuts(folder)
             found = survey(divide(sources, drawn.replaced(names).data, folder))
-            settings = preset(quick=quick).replaced(asked | names)
+            settings = preset(found, quick=quick).replaced(asked | names)
             settings.save(folder / SETTINGS)
         voice = cls(folder, progress=progress)
         voice._tell(str(found))

@@ -1,0 +1,104 @@
+"""The settings of a new voice follow from its data: defaults for little, never less for more, bounded on CPUs."""
+
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+from spear_tts_pytorch.recipe.presets import preset
+from spear_tts_pytorch.recipe.settings import Settings
+from spear_tts_pytorch.recipe.survey import Survey
+
+HOURS = (0.02, 0.4, 1.0, 1.5, 3.0, 4.0, 8.0, 20.0, 60.0, 100.0, 1000.0)
+MINUTES = (0.3, 2.0, 5.0, 15.0, 20.0, 60.0, 200.0, 1500.0)
+
+
+def found(hours: float, minutes: float, *, known: float | None = None, transcribed: float = 0.0) -> Survey:
+    """A survey of so many hours of audio and minutes of text."""
+    nothing = Counter[str]()
+    return Survey(
+        clips=100,
+        seconds=3600 * hours,
+        labelled=50,
+        labelled_seconds=60 * minutes,
+        test=10,
+        unlabelled=40,
+        rates=Counter[int](),
+        speakers=nothing,
+        alphabet=nothing,
+        transcribed_seconds=60 * transcribed,
+        known_seconds=3600 * (hours if known is None else known),
+    )
+
+
+def updates(settings: Settings) -> list[int]:
+    return [
+        settings.pretrain.steps,
+        settings.backtranslate.steps,
+        settings.train.steps,
+        settings.evaluate.scratch_steps,
+        settings.evaluate.judge_steps,
+    ]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(("hours", "minutes"), [(0.38, 2), (0.5, 3), (1.03, 1.8), (0.001, 0.1), (0, 0)])
+def test_little_data_has_the_defaults(device, hours, minutes):
+    assert preset(found(hours, minutes), device=device) == Settings()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+def test_more_data_never_has_fewer_updates_or_a_smaller_model(device):
+    made = {(hours, minutes): preset(found(hours, minutes), device=device) for hours in HOURS for minutes in MINUTES}
+    rows = [[(hours, minutes) for hours in HOURS] for minutes in MINUTES]
+    rows += [[(hours, minutes) for minutes in MINUTES] for hours in HOURS]
+    for row in rows:
+        for less, more in pairwise(made[place] for place in row):
+            assert all(a <= b for a, b in zip(updates(less), updates(more), strict=True))
+            assert less.model.dim <= more.model.dim and less.training.batch_tokens <= more.training.batch_tokens
+    few, many = updates(made[0.4, 2]), updates(made[20, 200])
+    assert all(3 * a < b for a, b in zip(few, many, strict=True))
+
+
+def test_on_a_cpu_models_are_small_and_updates_bounded():
+    large, small = preset(found(1000, 10_000), device="cpu"), preset(found(4, 60), device="cpu")
+    assert large.model.dim == Settings().model.dim and large.training == Settings().training
+    assert updates(large) == updates(small)
+    assert sum(updates(small)) < 13_000
+
+
+def test_on_a_gpu_many_hours_have_a_wide_model():
+    settings = preset(found(30, 60), device="cuda")
+    assert (settings.model.dim, settings.model.depth, settings.training.precision) == (512, 6, "bf16")
+    assert settings.pretrain.lr < Settings().pretrain.lr and settings.training.batch_tokens > 10_000
+
+
+def test_transcripts_of_recordings_count_as_text():
+    assert preset(found(1, 2, transcribed=18), device="cpu") == preset(found(1, 20), device="cpu")
+    assert preset(found(1, 2, transcribed=18), device="cpu").backtranslate.steps >= 1000
+
+
+def test_dropout_rises_with_passes_over_little_text_and_falls_with_much():
+    dropouts = [preset(found(2000, minutes), device="cuda").model.dropout for minutes in (2, 8, 20, 1500)]
+    deleted = [preset(found(2000, minutes), device="cuda").backtranslate.token_dropout for minutes in (2, 8, 20, 1500)]
+    assert 0.1 == dropouts[0] < dropouts[1] < dropouts[2] == 0.2 and dropouts[3] == 0.1
+    assert 0.15 == deleted[0] < deleted[1] < deleted[2] == 0.25 and deleted[3] == 0.15
+
+
+def test_the_judge_learns_from_known_texts_alone():
+    few, many = (preset(found(4, 15, known=known), device="cpu") for known in (0.25, 3.9))
+    assert few.evaluate.judge_steps == 300 and many.evaluate.judge_steps > 2000
+
+
+def test_quick_is_one_preset_for_all_data():
+    quick = {repr(preset(found(hours, 60), quick=True).section("pretrain")) for hours in HOURS}
+    settings = preset(found(100, 600), quick=True, device="cuda")
+    assert len(quick) == 1 and settings == preset(found(0.3, 2), quick=True, device="cpu")
+    assert sum(updates(settings)) < sum(updates(Settings())) / 3
+    assert settings.label.most and settings.units.fit_clips < Settings().units.fit_clips
+
+
+def test_sizes_that_only_fit_together_replace_others_at_once():
+    wide = preset(found(30, 60), device="cuda")
+    assert wide.replaced({"model.dim": 40, "model.heads": 4}).model.dim == 40
+    assert wide.replaced({"model.dim": 24, "model.heads": 3}).model.heads == 3
