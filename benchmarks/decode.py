@@ -12,7 +12,8 @@ STRATEGY:ROWSxTOKENS. Weights are random and end-of-sequence is never drawn, so 
 `--trained`, or trained once on a made-up task in 2 to 3 minutes and kept in the folder `--work`. Peers sample there.
 A contestant that needs longer than `--slow` for a turn has 2 rounds, and in beam search 100 tokens a row; its row says so.
 With `--against`, each of ours has a twin "before: NAME" from the other checkout, and peers take part only if `--only` names
-them.
+them. Two processes that run the same code can differ by several per cent, as their weights lie elsewhere in memory. With
+`--loads` all contestants are loaded that many times, and the rounds of all loads count.
 
 Columns: tokens per second, median (least to most); ratios to others, medians of the rounds' ratios ("x before" is the ratio
 to the twin); the share of the machine's streaming bandwidth (`torch.sum` over 256 MB, measured in every round) that plain
@@ -100,10 +101,12 @@ class Case:
         for name, turns in answers.items():
             if name in failures:
                 continue
-            speeds = self.speeds[name] = [turn["ids"] / turn["seconds"] for turn in turns]
+            speeds = [turn["ids"] / turn["seconds"] for turn in turns]
             needed = turns[0]["weights"] / self.rows  # bytes per token: a step reads them for a token of every row
-            self.shares[name] = [needed * x / most for x, most in zip(speeds, bandwidths, strict=False)]
-            self.memory[name] = max(turn["memory"] for turn in turns)
+            shares = [needed * x / most for x, most in zip(speeds, bandwidths, strict=False)]
+            self.speeds.setdefault(name, []).extend(speeds)
+            self.shares.setdefault(name, []).extend(shares)
+            self.memory[name] = max(self.memory.get(name, 0), *(turn["memory"] for turn in turns))
             if "accepted" in turns[0]:
                 share = f"{100 * median(turn['accepted'] for turn in turns):.0f} % of drafts accepted"
                 self.notes[name] = f"{self.notes[name]}; {share}" if name in self.notes else share
@@ -184,6 +187,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--predecessor", metavar="FOLDER", help="where release 0.4.8 was installed with --target")
     parser.add_argument("--against", metavar="FOLDER", help="another checkout of this library to compare with")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each in a case (default %(default)s)")
+    parser.add_argument("--loads", type=int, default=1, metavar="N", help="processes of each, one after another")
     parser.add_argument("--cases", nargs="+", type=Case, default=[Case(x) for x in CASES.split()], metavar="CASE")
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"of {', '.join(map(repr, NAMES))}")
     parser.add_argument("--trained", metavar="FOLDER", help="a saved model with an early exit")
@@ -207,8 +211,9 @@ def arguments() -> argparse.Namespace:
     unknown = [name for name in args.only or () if name not in known]
     if unknown:
         parser.error(f"--only: there is no {unknown[0]!r}; there are {', '.join(map(repr, NAMES))}")
-    if args.rounds < 1:
-        parser.error(f"--rounds must be at least 1, got {args.rounds}")
+    for name in ("rounds", "loads"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
     return args
 
 
@@ -246,6 +251,25 @@ def contestants_of(args: argparse.Namespace) -> tuple[list[Contestant], dict[str
     return contestants, {name: why for name, why in absent.items() if name in names}
 
 
+def take_all_turns(args: argparse.Namespace, last: bool) -> dict[str, str]:
+    """Loads the contestants, has each case run and closes them. Shows the cases, unless more loads follow.
+
+    Returns the reasons of contestants that cannot take part, by name.
+    """
+    contestants, absent = contestants_of(args)
+    stream = Contestant(__file__, STREAM, ["--threads", str(args.threads)])
+    if last and not args.json:
+        for name, why in absent.items():
+            print(f"left out: {name}: {why}")
+    for case in args.cases:
+        case.run([one for one in contestants if case.takes(one.name)], stream, args.rounds, args.slow)
+        if last and not args.json:
+            case.show()
+    for contestant in (*contestants, stream):
+        contestant.close()
+    return absent
+
+
 def main() -> None:
     args = arguments()
     if args.worker:
@@ -254,17 +278,11 @@ def main() -> None:
         return convert_t5(args.convert)
     if args.train:
         return train(args.train, args.train_steps, args.threads)
-    contestants, absent = contestants_of(args)
-    stream = Contestant(__file__, STREAM, ["--threads", str(args.threads)])
     packages = {x: version(x) for x in ("torch", "transformers", "ctranslate2") if importlib.util.find_spec(x)}
     if not args.json:
         print(", ".join(f"{name} {number}" for name, number in packages.items()) + f"; {args.threads} threads")
-        for name, why in absent.items():
-            print(f"left out: {name}: {why}")
-    for case in args.cases:
-        case.run([one for one in contestants if case.takes(one.name)], stream, args.rounds, args.slow)
-        if not args.json:
-            case.show()
+    for number in range(1, args.loads + 1):
+        absent = take_all_turns(args, last=number == args.loads)
     longer = longer_texts(args.cases)
     if args.json:
         result = {"versions": packages, "threads": args.threads, "rounds": args.rounds, "left_out": absent}
@@ -274,8 +292,6 @@ def main() -> None:
         print("\ntime per token at 2,000 over 200: " + ", ".join(f"{name} {x:.2f}" for name, x in longer.items()))
     if not args.json and args.against:
         print(f"\nagainst {args.against}: {slowest_against(args.cases)}")
-    for contestant in (*contestants, stream):
-        contestant.close()
 
 
 if __name__ == "__main__":

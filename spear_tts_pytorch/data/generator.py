@@ -20,6 +20,7 @@ from spear_tts_pytorch.data.label_writer import model_hash as model_hash
 from spear_tts_pytorch.data.labelling import Decode, Labeller, read_items
 from spear_tts_pytorch.data.loader import SizedDataset
 from spear_tts_pytorch.data.pairs.shards import list_shards, read_column, update_counts
+from spear_tts_pytorch.data.tokenized import check_made_by
 from spear_tts_pytorch.decoding.options import DecodingOptions, RestrictionKeywords, with_options
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.utils.arguments import check_keywords
@@ -85,8 +86,8 @@ class SemanticToTextDatasetGenerator(nn.Module):
         problems: reasons why items of the last call were left out, by id.
 
     Raises:
-        TypeError, ValueError: an empty dataset, an option of a wrong kind or out of range, or pads that are not the
-            model's.
+        TypeError, ValueError: an empty dataset, ids of another tokenizer than the model's, an option of a wrong kind or
+            out of range, or pads that are not the model's.
     """
 
     model: TextToSemantic
@@ -113,6 +114,7 @@ class SemanticToTextDatasetGenerator(nn.Module):
         self.model, self.dataset = instance("model", model, TextToSemantic), dataset
         if number_of_items("dataset", dataset) == 0:
             raise ValueError("dataset is empty: give at least one item to label")
+        check_made_by(model.wav2vec, dataset)
         self.on_error = one_of("on_error", on_error, ("skip", "raise"))
         if decode is not None and not callable(decode):
             raise TypeError(f"decode must be a function or None, got {shown(decode)}")

@@ -74,6 +74,7 @@ class LabelWriter:
                 unique_consecutive=getattr(self.model.wav2vec, "unique_consecutive", None),
                 model_hash=model_hash(self.model),
                 options=options,
+                semantic_tokenizer=fingerprint_of(self.model.wav2vec),
                 rank=rank,
                 rows_per_shard=rows_per_shard,
             )
@@ -155,6 +156,12 @@ def model_hash(model: nn.Module) -> str:
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def fingerprint_of(tokenizer: object) -> str | None:
+    """The fingerprint of a semantic tokenizer; None if it has none."""
+    fingerprint: object = getattr(tokenizer, "to_dict", dict[str, object])().get("fingerprint")
+    return fingerprint if isinstance(fingerprint, str) else None
 
 
 def _tokenizer_hash(tokenizer: Any) -> str | None:

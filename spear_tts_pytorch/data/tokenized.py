@@ -19,7 +19,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from tqdm.auto import tqdm
 
 from spear_tts_pytorch.data.audio import resample
@@ -51,6 +51,7 @@ from spear_tts_pytorch.utils.values import (
 from spear_tts_pytorch.utils.workers import check_can_start, in_processes
 
 REPORT, TOKENIZER = "report.json", "tokenizer_of_ids.json"
+DESCRIPTION = "the description of a tokenizer"
 BATCH_CLIPS, BATCH_SECONDS = 8, 60.0  # a batch that a process gets is full when it has so many clips, or so much audio
 FATAL = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))  # not the clip's fault
 
@@ -202,6 +203,7 @@ class TokenizedSpeech(Dataset[Tensor]):
         texts, speakers: text and speaker of each clip, None where unknown.
         seconds: duration of each clip, float64 `[clips]`.
         lengths: ids of each clip, int64 `[clips]`.
+        tokenizer: description of the tokenizer that made the ids, None if the folder does not say.
 
     Raises:
         FileNotFoundError: the folder has no shards.
@@ -220,6 +222,8 @@ class TokenizedSpeech(Dataset[Tensor]):
         self.seconds = np.asarray(table["seconds"], dtype=np.float64)
         self._rows = IdRows(table["semantic_ids"])
         self.lengths = self._rows.lengths
+        path = self.folder / TOKENIZER
+        self.tokenizer = read_object(path, DESCRIPTION, f"restore {path.name}") if path.is_file() else None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -231,6 +235,29 @@ class TokenizedSpeech(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         """The ids of a clip, int64 `[n]`."""
         return torch.from_numpy(self._rows[place(index, len(self))])
+
+
+def check_made_by(tokenizer: object, dataset: object) -> None:
+    """Checks that tokenized speech has ids of the model's tokenizer. What does not say who made it is let through.
+
+    Args:
+        tokenizer: the model's semantic tokenizer, or None.
+        dataset: a `TokenizedSpeech`, a part of one, or anything else.
+
+    Raises:
+        ValueError: another tokenizer made the ids.
+    """
+    while isinstance(dataset, Subset):
+        dataset = cast(object, dataset.dataset)  # pyright: ignore[reportUnknownMemberType] (its items are of any type)
+    if tokenizer is None or not isinstance(dataset, TokenizedSpeech) or dataset.tokenizer is None:
+        return
+    here, there = describe(cast(SemanticTokenizer, tokenizer)), dataset.tokenizer
+    for name in ("codebook_size", "unique_consecutive", "fingerprint"):
+        if name in here and name in there and here[name] != there[name]:
+            raise ValueError(
+                f"{dataset.folder} holds ids of another tokenizer than the model's ({name} is {there[name]!r} there and "
+                f"{here[name]!r} here): tokenize the audio with the model's tokenizer"
+            )
 
 
 def _check_utterances(utterances: object) -> None:
@@ -322,7 +349,7 @@ def _check_same_tokenizer(folder: Path, tokenizer: SemanticTokenizer) -> None:
     own: dict[str, Any] = json.loads(json.dumps(describe(tokenizer)))
     path = folder / TOKENIZER
     if path.is_file():
-        there = read_object(path, "the description of a tokenizer", "restore it, or choose an empty folder")
+        there = read_object(path, DESCRIPTION, "restore it, or choose an empty folder")
         differing = sorted(key for key in own.keys() | there.keys() if own.get(key) != there.get(key))
         if differing:
             raise ValueError(

@@ -29,7 +29,7 @@ from spear_tts_pytorch.data.loader import (
     SizedDataset,
     TokenBudgetBatchSampler,
 )
-from spear_tts_pytorch.data.tokenized import FATAL
+from spear_tts_pytorch.data.tokenized import FATAL, check_made_by
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.objectives import Corruption
 from spear_tts_pytorch.tokenizers.semantic import ClipError, tokenize_waveform
@@ -111,6 +111,11 @@ class Preparation:
     def __init__(self, model: TextToSemantic, objective: Objective, device: torch.device, wav2vec: Any = None):
         self.model, self.objective, self.device, self.wav2vec = model, objective, device, wav2vec
 
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of waveforms, None if there is none."""
+        return self.model.wav2vec if self.wav2vec is None else self.wav2vec
+
     @torch.no_grad()
     def ids(self, batch: Mapping[str, Tensor]) -> TensorBatch:
         """The ids of a collated batch on the CPU, `semantic` `[b, n]` and, for pairs, `text` `[b, m]`.
@@ -121,11 +126,10 @@ class Preparation:
         """
         ids = {name: batch[name] for name in ("semantic", "text") if name in batch}
         if "wave" in batch:
-            tokenizer = self.model.wav2vec if self.wav2vec is None else self.wav2vec
-            if tokenizer is None:
+            if self.tokenizer is None:
                 raise ValueError("the dataset gives waveforms, which the model cannot tokenize: pass it wav2vec")
             wave = batch["wave"].to(self.device, non_blocking=True)
-            ids["semantic"] = self._checked(_tokenized(tokenizer, wave, batch["wave_lengths"]).cpu())
+            ids["semantic"] = self._checked(_tokenized(self.tokenizer, wave, batch["wave_lengths"]).cpu())
         return ids
 
     def _checked(self, semantic: Tensor) -> Tensor:
@@ -273,6 +277,8 @@ class TrainingBatches:
         draw: Draw | None = None,
     ):
         self.split, self.prepare, self.sizes, self.rank, self.world = split, prepare, sizes, rank, world
+        for dataset in (split.train, split.valid):
+            check_made_by(prepare.tokenizer, dataset)
         valid_title = "the dataset" if split.valid_places is not None or split.valid is split.train else "valid_dataset"
         self.items = Items(split.train, collate, split.places, skip=sizes.skip)
         self.valid_items = Items(split.valid, collate, split.valid_places, skip=sizes.skip, title=valid_title)

@@ -5,7 +5,9 @@ In: signals to this process, and how many processes received each. Out: the sign
 
 from __future__ import annotations
 
+import _thread
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from types import FrameType
 
 from spear_tts_pytorch.utils.workers import SIGNALS
 
+AGAIN_AFTER = 0.01  # seconds until a signal that was dropped is sent once more
 Handler = Callable[[int, FrameType | None], object] | int | None
 
 
@@ -67,22 +70,49 @@ class StopSignals:
 def terminating() -> Generator[None]:
     """Inside, the first SIGTERM raises SystemExit(143), so that the program can still write its results.
 
-    Nothing changes where SIGTERM is ignored, or in another thread than Python's main one.
+    Python drops an exception that is raised in a destructor or in a callback of a weak reference. The signal is then sent
+    once more. Nothing changes where SIGTERM is ignored, or in another thread than Python's main one.
     """
     before = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread() or before in (None, signal.SIG_IGN):
         yield
         return
+    request, hook_before = stop(signal.SIGTERM), sys.unraisablehook
+    again: threading.Timer | None = None
 
     def end(number: int, frame: FrameType | None) -> None:
+        nonlocal again
+        again = None
         signal.signal(number, before)
-        raise stop(number)
+        raise request
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        nonlocal again
+        if unraisable.exc_value is not request:
+            hook_before(unraisable)
+            return
+        signal.signal(signal.SIGTERM, end)
+        again = threading.Timer(AGAIN_AFTER, _send_to_main, [signal.SIGTERM])
+        again.start()
 
     signal.signal(signal.SIGTERM, end)
+    sys.unraisablehook = hook
     try:
         yield
+        if again is not None:  # the end of the block was faster
+            again.join()
+            raise request
     finally:
         signal.signal(signal.SIGTERM, before)
+        sys.unraisablehook = hook_before
+
+
+def _send_to_main(number: signal.Signals) -> None:
+    """Sends a signal to Python's main thread, which also ends a wait of that thread."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        _thread.interrupt_main(number)
 
 
 def stop(number: int) -> BaseException:

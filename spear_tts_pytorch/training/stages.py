@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from typing_extensions import Unpack
 
+from spear_tts_pytorch.data.label_writer import fingerprint_of
 from spear_tts_pytorch.data.loader import PairCollate, SizedDataset, SpeechCollate
 from spear_tts_pytorch.data.pairs.dataset import GeneratedAudioTextDataset
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
@@ -307,6 +308,7 @@ def check_origin(model: TextToSemantic, dataset: Any) -> None:
         "num_semantic_token_ids": model.num_semantic_token_ids,
         "num_text_token_ids": model.num_text_token_ids,
         "unique_consecutive": getattr(model.wav2vec, "unique_consecutive", None),
+        "semantic_tokenizer": fingerprint_of(model.wav2vec),
     }
     for key, value in here.items():
         there = metadata.get(key)

@@ -10,17 +10,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import small
 import soundfile
 import torch
 from shell import one_line_error
+from torch.utils.data import Subset
 
-from spear_tts_pytorch import MelKmeans
+from spear_tts_pytorch import (
+    GeneratedAudioTextDataset,
+    MelKmeans,
+    SemanticToTextDatasetGenerator,
+    SpeechSpeechPretrainer,
+    TextToSemanticTrainer,
+)
 from spear_tts_pytorch.cli import main
 from spear_tts_pytorch.data import speech_shards, tokenized
 from spear_tts_pytorch.data.audio import resample
 from spear_tts_pytorch.data.corpora import Utterance, readers
 from spear_tts_pytorch.data.corpora.readers import read_corpus
-from spear_tts_pytorch.data.tokenized import TokenizedSpeech, tokenize_corpus
+from spear_tts_pytorch.data.pairs.shards import read_metadata
+from spear_tts_pytorch.data.pairs.writer import PairWriter
+from spear_tts_pytorch.data.tokenized import TokenizedSpeech, check_made_by, tokenize_corpus
 from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive
 from spear_tts_pytorch.utils.files import locked
 
@@ -330,3 +340,32 @@ def test_shards_of_other_types_with_right_ids_are_read(tmp_path):
         rewrite(tmp_path, semantic_ids=pa.array([[0, 1], [], [1]], kind))
         assert [row.tolist() for row in TokenizedSpeech(tmp_path)] == [[0, 1], [], [1]]
         assert TokenizedSpeech(tmp_path).lengths.tolist() == [2, 0, 1]
+
+
+def test_ids_of_another_tokenizer_are_refused_by_labelling_and_training(corpus, tokenizer, tmp_path):
+    others = [one.audio()[::2] for one in read_corpus(corpus) if one.id not in BAD]
+    other = MelKmeans.fit(others, RATE, 16, progress=False)
+    tokenize_corpus([one for one in read_corpus(corpus) if one.id[-1] == "1"], tokenizer, tmp_path, progress=False)
+    speech = TokenizedSpeech(tmp_path)
+    part = Subset(speech, [0, 1, 2])
+    for wrong in (other, UniqueConsecutive(tokenizer)):
+        model = small.make_model(wav2vec=wrong, num_semantic_token_ids=16)
+        for dataset in (speech, part):
+            with pytest.raises(ValueError, match="ids of another tokenizer than the model's"):
+                SemanticToTextDatasetGenerator(model, dataset=dataset, folder=tmp_path / "pairs", progress=False)
+            with pytest.raises(ValueError, match="ids of another tokenizer than the model's"):
+                SpeechSpeechPretrainer(model, dataset=dataset, num_train_steps=1, num_warmup_steps=0, batch_size=2)
+    model = small.make_model(wav2vec=tokenizer, num_semantic_token_ids=16)
+    counts = SemanticToTextDatasetGenerator(model, dataset=part, folder=tmp_path / "pairs", progress=False)(4)
+    assert counts["written"] == 3 and read_metadata(tmp_path / "pairs")["semantic_tokenizer"] == tokenizer.fingerprint
+    (tmp_path / "tokenizer_of_ids.json").unlink()  # as folders of ids from elsewhere
+    check_made_by(other, TokenizedSpeech(tmp_path))
+
+
+def test_pairs_of_another_tokenizer_are_refused(tokenizer, tmp_path):
+    ids = torch.tensor([1, 2])
+    with PairWriter(tmp_path, num_semantic_token_ids=16, semantic_tokenizer="other") as writer:
+        writer.write("one", ids, ids)
+    model, pairs = small.make_model(wav2vec=tokenizer, num_semantic_token_ids=16), GeneratedAudioTextDataset(tmp_path)
+    with pytest.raises(ValueError, match="semantic_tokenizer other, the model has"):
+        TextToSemanticTrainer(model, dataset=pairs, num_train_steps=1, num_warmup_steps=0, batch_size=1)

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import sys
 import threading
+import time
+import weakref
 
 import pytest
 from training_setup import make_trainer
@@ -58,3 +61,39 @@ def test_terminating_turns_one_signal_into_an_exit():
         os.kill(os.getpid(), signal.SIGTERM)
     assert raised.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
     assert isinstance(stop(signal.SIGINT), KeyboardInterrupt)
+
+
+class Signalling:
+    """Sends SIGTERM while Python destroys it."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("where", ["destructor", "callback", "last line"])
+def test_a_signal_in_a_destructor_or_a_callback_is_not_lost(where):
+    hook, reached = sys.unraisablehook, False
+    with pytest.raises(SystemExit) as raised, terminating():
+        if where == "callback":
+            held = threading.Event()
+            watched = weakref.ref(held, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+            del held
+            assert watched() is None
+        else:
+            Signalling()
+        if where != "last line":
+            time.sleep(20)
+            reached = True
+    assert raised.value.code == 143 and not reached and sys.unraisablehook is hook
+
+
+def test_other_exceptions_that_are_dropped_are_still_shown(monkeypatch):
+    class Failing:
+        def __del__(self):
+            raise RuntimeError("shown")
+
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: shown.append(str(unraisable.exc_value)))
+    with terminating():
+        Failing()
+    assert shown == ["shown"]

@@ -181,7 +181,9 @@ def _check_metadata(metadata: Mapping[str, Any]) -> None:
         number = field(metadata, name, (int, none), None)
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
-    for name, kinds in (("unique_consecutive", (bool, none)), ("model_hash", (str, none)), ("library_version", str)):
+    for name in ("model_hash", "semantic_tokenizer"):
+        field(metadata, name, (str, none), None)
+    for name, kinds in (("unique_consecutive", (bool, none)), ("library_version", str)):
         field(metadata, name, kinds, None)
     for name in ("pad_id", "options", "counts"):
         field(metadata, name, dict, None)
@@ -206,6 +208,7 @@ def describe(
     unique_consecutive: bool | None = None,
     model_hash: str | None = None,
     options: Mapping[str, Any] | None = None,
+    semantic_tokenizer: str | None = None,
 ) -> dict[str, Any]:
     """Contents of a dataset.json; None stands for an unknown value."""
     return {
@@ -217,15 +220,18 @@ def describe(
         "unique_consecutive": unique_consecutive,
         "model_hash": model_hash,
         "options": dict(options or {}),
+        "semantic_tokenizer": semantic_tokenizer,
     }
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], but: Iterable[str] = ()) -> str | None:
     """The differences between two contents of dataset.json, in words; None if they agree.
 
-    Counts and versions are not compared, nor the keys in `but`.
+    Counts and versions are not compared, nor the keys in `but`, nor semantic tokenizers of which one is unknown.
     """
     ignored = {"counts", "library_version", "format_version", "options", *but}
+    if old.get("semantic_tokenizer") is None or new.get("semantic_tokenizer") is None:
+        ignored.add("semantic_tokenizer")
     keys = [key for key in new if key not in ignored]
     found = [f"{key} is {old.get(key)!r} there and {new[key]!r} here" for key in keys if old.get(key) != new[key]]
     there: dict[str, Any] = old.get("options") or {}

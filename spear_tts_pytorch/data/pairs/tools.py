@@ -221,6 +221,8 @@ def _shards(folder: str | Path) -> list[Path]:
 def _common_metadata(folders: Sequence[str | Path], mixed: bool) -> dict[str, Any]:
     """The contents of dataset.json for all folders together; raises ValueError if they do not fit."""
     found = [read_metadata(folder) or describe() for folder in folders]
+    tokenizers = [metadata.get("semantic_tokenizer") for metadata in found]
+    found[0]["semantic_tokenizer"] = next(filter(None, tokenizers), None)
     for folder, metadata in zip(folders[1:], found[1:], strict=True):
         different = difference(found[0], metadata, ORIGIN if mixed else ())
         if different is not None:

@@ -49,7 +49,8 @@ class PairWriter:
         folder: made if it does not exist.
         num_semantic_token_ids, num_text_token_ids: K and V; each id is checked against them. None is unchecked.
         unique_consecutive: whether the semantic tokenizer removes repeats.
-        model_hash, options: the origin of the pairs, kept in dataset.json.
+        model_hash, options, semantic_tokenizer: the origin of the pairs, kept in dataset.json: a hash of the model's weights,
+            options of decoding, and the fingerprint of the tokenizer of speech.
         rank: number of this process. Each process writes shards of its own; rank 0 also writes dataset.json.
         rows_per_shard: pairs after which a shard is complete.
         bytes_per_shard: bytes of ids, 4 for each id, after which a shard is complete; None sets no bound.
@@ -68,6 +69,7 @@ class PairWriter:
         unique_consecutive: bool | None = None,
         model_hash: str | None = None,
         options: Mapping[str, Any] | None = None,
+        semantic_tokenizer: str | None = None,
         rank: int = 0,
         rows_per_shard: int = 10_000,
         bytes_per_shard: int | None = None,
@@ -85,7 +87,10 @@ class PairWriter:
             unique_consecutive = switch("unique_consecutive", unique_consecutive, also=" or None")
         if model_hash is not None:
             model_hash = unicode_text("model_hash", model_hash, also=" or None")
-        described = describe(semantic, text, unique_consecutive, model_hash, _checked_options(options))
+        if semantic_tokenizer is not None:
+            semantic_tokenizer = unicode_text("semantic_tokenizer", semantic_tokenizer, also=" or None")
+        origin = model_hash, _checked_options(options), semantic_tokenizer
+        described = describe(semantic, text, unique_consecutive, *origin)
         rows_per_shard = whole_number("rows_per_shard", rows_per_shard, 1)
         if bytes_per_shard is not None:
             bytes_per_shard = whole_number("bytes_per_shard", bytes_per_shard, 1)

@@ -72,6 +72,17 @@ def test_merge_of_what_comes_twice(tmp_path):
         merge([], tmp_path / "3")
 
 
+def test_merge_of_ids_of_several_tokenizers(tmp_path):
+    unknown = fill(tmp_path / "1", numbered(0, 3))
+    one = fill(tmp_path / "2", numbered(3, 6), semantic_tokenizer="one")
+    other = fill(tmp_path / "3", numbered(6, 9), semantic_tokenizer="other")
+    for mixed in (False, True):
+        with pytest.raises(ValueError, match="semantic_tokenizer is 'one' there and 'other' here"):
+            merge([unknown, one, other], tmp_path / "all", mixed=mixed)
+    merge([unknown, one], tmp_path / "all")
+    assert json.loads((tmp_path / "all" / "dataset.json").read_text())["semantic_tokenizer"] == "one"
+
+
 def test_merge_of_other_kinds(tmp_path):
     one = fill(tmp_path / "1", numbered(0, 3), model_hash="x", options={"beam_size": 4})
     real, other = fill(tmp_path / "2", numbered(3, 6)), fill(tmp_path / "3", numbered(6, 9), num_text_token_ids=31)
