@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -160,6 +161,18 @@ def path_with(suffix: str) -> Callable[[str], Path]:
         return Path(text)
 
     return path_of
+
+
+@contextmanager
+def in_shell_words(words: Mapping[str, str]) -> Generator[None]:
+    """Puts the options of the shell into the messages of errors, in the places of Python's."""
+    try:
+        yield
+    except ValueError as error:
+        message = str(error)
+        for python, shell in words.items():
+            message = message.replace(python, shell)
+        raise ValueError(message) from error
 
 
 def setting(text: str) -> tuple[str, str]:

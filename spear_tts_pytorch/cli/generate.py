@@ -97,11 +97,13 @@ def _generate(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Raises an error for arguments that are wrong whatever the model."""
+    from spear_tts_pytorch.utils.files import check_file
+
     if not args.text.strip():
         raise ValueError('the text is empty; pass what the model shall say, for example "three one four"')
     for flag, path in (("--output", args.output), ("--wav", args.wav)):
-        if path is not None and not path.parent.is_dir():
-            raise FileNotFoundError(f"{flag} {path}: there is no folder {path.parent}; make it first")
+        if path is not None:
+            check_file(flag, path)
 
 
 def _resynthesizer(model: TextToSemantic, name: str) -> _Resynthesizer:

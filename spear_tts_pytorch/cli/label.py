@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 
 SOME_FAILED = 1
+OURS = ("pairs-*.parquet", "dataset.json", "[0-9]*.pt")  # in OUT
 OF_MODEL = (  # options that a voice has no use for
     *("table", "text_column", "batch_size", "beam_size", "max_length", "workers", "report", "overwrite"),
     *("repetition_penalty", "no_repeat_ngram_size", "min_length"),
@@ -80,6 +81,11 @@ def _label(args: argparse.Namespace) -> int:
         raise ValueError(f"{'--again' if args.again else '--set'} is for a voice: leave it out, or give VOICE alone")
     if args.output is None:
         raise ValueError(f"OUT is missing: give a folder for the pairs of {args.speech}")
+    from spear_tts_pytorch.utils.files import check_free
+
+    check_free("OUT", args.output, OURS)
+    if args.report is not None:
+        check_free("--report", args.report, ("*",))
     from spear_tts_pytorch.data.generator import SemanticToTextDatasetGenerator
     from spear_tts_pytorch.data.pairs.dataset import GeneratedAudioTextDataset
     from spear_tts_pytorch.data.quality import report

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from spear_tts_pytorch.cli.arguments import Commands, add_command
+from spear_tts_pytorch.cli.arguments import Commands, add_command, in_shell_words, seed
 
 
 def add_pairs(commands: Commands) -> None:
@@ -60,7 +60,7 @@ def _add_split(below: Commands) -> None:
         "parts", nargs="+", metavar="NAME=PART", help="shares such as 0.9, or numbers of pairs such as 500"
     )
     _add_out(split)
-    split.add_argument("--seed", type=int, default=0, metavar="N", help="another seed deals otherwise (default 0)")
+    split.add_argument("--seed", type=seed, default=0, metavar="N", help="another seed deals otherwise (default 0)")
 
 
 def _add_dedupe(below: Commands) -> None:
@@ -101,11 +101,20 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
 
 
+def _out(args: argparse.Namespace) -> Path:
+    """The new folder. No parent of it is a file; that it is new is checked later."""
+    from spear_tts_pytorch.utils.files import check_free
+
+    check_free("--out", args.out, ("*",))
+    return args.out
+
+
 def _merge(args: argparse.Namespace) -> int:
     from spear_tts_pytorch.data.pairs.tools import merge
 
     duplicates = "drop" if args.drop_duplicates else "refuse"
-    return _print(merge(args.folders, args.out, duplicates=duplicates, mixed=args.mixed))
+    with in_shell_words({"duplicates='drop'": "--drop-duplicates", "mixed=True": "--mixed"}):
+        return _print(merge(args.folders, _out(args), duplicates=duplicates, mixed=args.mixed))
 
 
 def _split(args: argparse.Namespace) -> int:
@@ -114,7 +123,7 @@ def _split(args: argparse.Namespace) -> int:
     parts = dict(map(_part, args.parts))
     if len(parts) < len(args.parts):
         raise ValueError(f"two parts have one name: {' '.join(args.parts)}")
-    return _print(split(args.folder, args.out, parts, seed=args.seed))
+    return _print(split(args.folder, _out(args), parts, seed=args.seed))
 
 
 def _part(text: str) -> tuple[str, float | int]:
@@ -129,7 +138,7 @@ def _part(text: str) -> tuple[str, float | int]:
 def _dedupe(args: argparse.Namespace) -> int:
     from spear_tts_pytorch.data.pairs.tools import deduplicate
 
-    return _print(deduplicate(args.folder, args.out, by=args.by))
+    return _print(deduplicate(args.folder, _out(args), by=args.by))
 
 
 def _stats(args: argparse.Namespace) -> int:

@@ -80,16 +80,18 @@ def _paths(place: Path | None, count: int) -> list[Path]:
     """The file for each text: `place` itself for one text, else numbered files in the folder `place`."""
     if place is None:
         return []
-    is_file = place.suffix.lower() == ".wav"
-    if is_file and count > 1:
-        raise ValueError(f"--wav {place}: there are {count} texts, so give a folder")
-    folder = place.parent if is_file else place
-    if is_file and not folder.is_dir():
-        raise FileNotFoundError(f"--wav {place}: there is no folder {folder}; make it first")
-    if folder.is_file() or (not is_file and place.suffix):
-        raise ValueError(f"--wav {place} is neither a .wav nor a folder: give one of these")
-    folder.mkdir(parents=True, exist_ok=True)
-    return [place] if is_file else [place / f"{number:04d}.wav" for number in range(1, count + 1)]
+    from spear_tts_pytorch.utils.files import check_file, check_free
+
+    if place.suffix.lower() == ".wav":
+        if count > 1:
+            raise ValueError(f"--wav {place}: there are {count} texts, so give a folder")
+        check_file("--wav", place)
+        return [place]
+    if place.suffix and not place.is_dir():
+        raise ValueError(f"--wav {place} is neither a .wav nor a folder: give {place.with_suffix('.wav')}, or a folder")
+    check_free("--wav", place, ("*",))
+    place.mkdir(parents=True, exist_ok=True)
+    return [place / f"{number:04d}.wav" for number in range(1, count + 1)]
 
 
 def _line(one: Said) -> str:

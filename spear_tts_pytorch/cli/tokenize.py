@@ -9,12 +9,21 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spear_tts_pytorch.cli.arguments import Commands, add_command, add_no_progress, add_table_options, positive, seed
+from spear_tts_pytorch.cli.arguments import (
+    Commands,
+    add_command,
+    add_no_progress,
+    add_table_options,
+    in_shell_words,
+    positive,
+    seed,
+)
 
 if TYPE_CHECKING:
     from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer
 
 DEFAULT_CLUSTERS = 100
+OURS = ("speech-*.parquet", "tokenizer_of_ids.json", "tokenizer/tokenizer.json")  # in OUT
 
 
 def add_tokenize(commands: Commands) -> None:
@@ -48,8 +57,9 @@ def _tokenize(args: argparse.Namespace) -> int:
     from spear_tts_pytorch.data.tokenized import fit_tokenizer, tokenize_corpus
     from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive
     from spear_tts_pytorch.tokenizers.semantic import load_semantic_tokenizer
-    from spear_tts_pytorch.utils.files import locked
+    from spear_tts_pytorch.utils.files import check_free, locked
 
+    check_free("OUT", args.output, OURS)
     own = args.output / "tokenizer"
     own_exists = (own / "tokenizer.json").is_file()
     saved: str | Path | None = args.tokenizer or (own if own_exists else None)
@@ -61,7 +71,8 @@ def _tokenize(args: argparse.Namespace) -> int:
     if tokenizer is None:
         with locked(args.output):
             clusters = DEFAULT_CLUSTERS if args.clusters is None else args.clusters
-            fitted = fit_tokenizer(utterances, clusters, seed=args.seed, progress=args.progress)
+            with in_shell_words({f"num_clusters={clusters}": f"--clusters {clusters}"}):
+                fitted = fit_tokenizer(utterances, clusters, seed=args.seed, progress=args.progress)
             fitted = UniqueConsecutive(fitted) if args.unique else fitted
             fitted.save(own)
             tokenizer = fitted

@@ -17,20 +17,21 @@ from typing import Any, cast, overload
 from spear_tts_pytorch.recipe.clips import divide, read_clips
 from spear_tts_pytorch.recipe.new_voice import counts, data_settings, draw, undone_on_error
 from spear_tts_pytorch.recipe.presets import preset
-from spear_tts_pytorch.recipe.records import Record, begin, reasons, without
+from spear_tts_pytorch.recipe.records import RECORD, Record, begin, reasons, without
 from spear_tts_pytorch.recipe.report import write_report
 from spear_tts_pytorch.recipe.results import STAGES, Results
 from spear_tts_pytorch.recipe.saying import Said, say
 from spear_tts_pytorch.recipe.settings import Settings, change_file, changed
-from spear_tts_pytorch.recipe.sources import read_sources
+from spear_tts_pytorch.recipe.sources import CUTS, read_sources
 from spear_tts_pytorch.recipe.starts import beginning
 from spear_tts_pytorch.recipe.survey import Survey, survey
 from spear_tts_pytorch.recipe.work import CAUSES, WORK, grown, sync_ids
 from spear_tts_pytorch.utils.distributed import in_first_process, rank_and_world
-from spear_tts_pytorch.utils.files import FULL, locked
+from spear_tts_pytorch.utils.files import FULL, check_free, locked
 from spear_tts_pytorch.utils.values import absolute_path, listed, shown, unicode_text
 
-SETTINGS, TEST, LABELLED = "voice.toml", "test.txt", "labelled.txt"
+SETTINGS = "voice.toml"
+OURS = (SETTINGS, CUTS, "corpus", f"*/{RECORD}")  # in a voice folder, or one whose voice.toml was removed
 
 
 class Voice:
@@ -113,11 +114,12 @@ class Voice:
             TypeError: `labelled` or `test` is no number.
             ValueError: no clip has a text, too few are labelled, a number out of range, or a change that cannot be.
         """
-        folder = Path(folder).resolve()
+        folder = absolute_path("folder", folder).resolve()
         labelled, test = counts(labelled, test)
         if (folder / SETTINGS).exists():
             raise FileExistsError(f"{folder} holds a voice already: choose another folder, or remove this one")
         data = data_settings(folder, corpus, text, unpaired_text)
+        check_free("the voice", folder, OURS)
         asked = data | (beginning(init, folder) if init else {}) | dict(changes or {})
         drawn = Settings().replaced(asked)
         sources = read_sources(drawn.data, folder, progress=progress)

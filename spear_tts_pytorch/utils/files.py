@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +252,40 @@ def _exchanger() -> Callable[[bytes, bytes], int] | None:
         return None
     here = ctypes.c_int(-100)  # AT_FDCWD: relative paths start in the working folder
     return lambda first, second: rename(here, first, here, second, ctypes.c_uint(2))  # RENAME_EXCHANGE
+
+
+def check_free(name: str, folder: str | Path, ours: Sequence[str]) -> None:
+    """Checks, before any work, that a folder may be written: it is new or empty, or a former run wrote it.
+
+    Args:
+        name: what the folder is to the user, for messages.
+        folder: where files shall go.
+        ours: patterns of names; a folder of a former run holds one of these. Hidden files count for nothing.
+
+    Raises:
+        ValueError: the folder holds other files, or it or a parent is a file.
+    """
+    folder = Path(folder)
+    file = next((path for path in (folder, *folder.absolute().parents) if path.exists() and not path.is_dir()), None)
+    if file is not None:
+        raise ValueError(f"{name} {folder}: {file} is a file: give a new or an empty folder")
+    there = sorted(path.name for path in folder.glob("[!.]*"))
+    if there and not any(next(folder.glob(pattern), None) for pattern in ours):
+        named = f"{', '.join(there[:3])}{' and others' if len(there) > 3 else ''}"
+        raise ValueError(f"{name} {folder} holds other files ({named}): give a new or an empty folder")
+
+
+def check_file(name: str, path: Path) -> None:
+    """Checks, before any work, that a file may be written or replaced.
+
+    Raises:
+        FileNotFoundError: its folder is missing.
+        ValueError: there is a folder of its name.
+    """
+    if path.is_dir():
+        raise ValueError(f"{name} {path} is a folder: give the name of a file in it")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{name} {path}: there is no folder {path.parent}; make it first")
 
 
 def with_usual_mode(folder: Path) -> None:

@@ -33,6 +33,9 @@ def test_the_shell(tmp_path, capsys):
     one, two = fill(tmp_path / "1", numbered(0, 20)), fill(tmp_path / "2", numbered(19, 30), model_hash="x")
     code, error = shell(capsys, "merge", one, two, "--out", tmp_path / "all")
     assert code == 2 and error.startswith("error: ") and error.count("\n") == 1 and "model_hash" in error
+    assert "--mixed" in error and "mixed=True" not in error
+    code, error = shell(capsys, "merge", one, two, "--out", tmp_path / "all", "--mixed")
+    assert code == 2 and "pass --drop-duplicates" in error and "duplicates=" not in error
     code, found = shell(capsys, "merge", one, two, "--out", tmp_path / "all", "--mixed", "--drop-duplicates")
     assert (code, found) == (0, {"pairs": 30, "removed": 1})
     assert rows_of(tmp_path / "all") == numbered(0, 30)

@@ -113,3 +113,39 @@ def test_a_bug_is_not_dressed_up_as_a_user_error(monkeypatch):
     monkeypatch.setattr(program, "_version", fail)
     with pytest.raises(AttributeError):
         cli.main(["version"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["tokenize", "photos", "photos"],
+            ["OUT photos", "other files (a.jpg, b.jpg, c.jpg and others)", "empty folder"],
+        ),
+        (["tokenize", "photos", "file"], ["OUT file", "is a file", "give a new"]),
+        (["tokenize", "photos", "file/below"], ["OUT file/below", "is a file", "give a new"]),
+        (["label", "model", "photos", "photos"], ["OUT photos", "a.jpg", "empty folder"]),
+        (["label", "model", "photos", "file"], ["OUT file", "is a file", "give a new"]),
+        (["label", "model", "photos", "out", "--report", "file"], ["--report file", "is a file"]),
+        (["new", "photos", "sounds"], ["voice", "photos holds other files", "empty folder"]),
+        (["new", "file", "sounds"], ["voice", "is a file", "give a new"]),
+        (["say", "voice", "one", "--wav", "a.txt"], ["--wav a.txt", "give a.wav, or a folder"]),
+        (["say", "voice", "one", "--wav", "file"], ["--wav file", "is a file"]),
+        (["say", "voice", "one", "--wav", "file/below"], ["--wav file/below", "is a file"]),
+        (["say", "voice", "one", "--wav", "folder.wav"], ["--wav folder.wav is a folder", "name of a file"]),
+        (["generate", "model", "one", "--wav", "folder.wav"], ["--wav folder.wav is a folder", "name of a file"]),
+        (["generate", "model", "one", "--output", "folder.json"], ["--output folder.json is a folder"]),
+        (["pairs", "dedupe", "photos", "--out", "file/below"], ["--out file/below", "is a file"]),
+        (["demo", "--output", "file/below"], ["file is a file", "--output"]),
+    ],
+)
+def test_an_output_over_other_files_is_refused_by_name_before_any_work(arguments, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("photos", "sounds", "folder.wav", "folder.json"):
+        (tmp_path / folder).mkdir()
+    for path in ("file", *(f"photos/{letter}.jpg" for letter in "abcd")):
+        (tmp_path / path).write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main(arguments) == 2
+    one_line_error(capsys, *words)
+    assert sorted(tmp_path.rglob("*")) == before and (tmp_path / "file").read_text() == "mine"
