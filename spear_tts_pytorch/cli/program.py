@@ -46,12 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after the program's name; those of the process if None.
 
     Returns:
-        An exit code: 0, 1, 2, 130 or 143; see the docstring of the package `cli`.
+        An exit code: 0, 1, 2, 130, 141 or 143; see the docstring of the package `cli`.
     """
     try:
         args = parser().parse_args(argv)
         with terminating():
-            return args.command(args)
+            code: int = args.command(args)
+            if sys.stdout is not None:  # None if the shell closed it
+                sys.stdout.flush()
+            return code
+    except BrokenPipeError:  # the reader, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the flush when Python ends
+        return 141
     except SystemExit as exit_request:  # --help was printed, or SIGTERM came
         return int(exit_request.code or 0)
     except KeyboardInterrupt:

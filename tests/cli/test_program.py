@@ -149,3 +149,14 @@ def test_an_output_over_other_files_is_refused_by_name_before_any_work(arguments
     assert cli.main(arguments) == 2
     one_line_error(capsys, *words)
     assert sorted(tmp_path.rglob("*")) == before and (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    """As `spear-tts version | true`."""
+    code = "import sys; from spear_tts_pytorch.cli import main; sys.stdin.read(); sys.exit(main(['version']))"
+    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+    process = subprocess.Popen([sys.executable, "-c", code], **pipes)
+    process.stdout.close()
+    process.stdin.close()
+    assert process.stderr.read() == b"" and process.wait(60) == 141
+    process.stderr.close()
