@@ -58,6 +58,19 @@ def test_the_demo_is_a_voice_and_nothing_is_left_to_do(demo_folder):
 
 
 @pytest.mark.slow
+def test_a_voice_from_python_gives_what_the_demo_gives(demo_folder, tmp_path):
+    corpus = demo_folder[0] / "corpus"
+    lists = {f"data.{name}": str(corpus / f"{name}.txt") for name in ("labelled", "test")}
+    changes = {**voices.TINY, **lists, "label.most": 2000, "evaluate.columns": "d"}
+    voice = Voice.new(tmp_path / "voice", corpus, quick=True, changes=changes, progress=False).run()
+    demo_voice = Voice(demo_folder[0], progress=False)
+    for stage in STAGES[:-1]:
+        assert voice.results.record(stage).output == demo_voice.results.record(stage).output, stage
+    columns = [one.results.record("evaluate").figures["columns"]["d"] for one in (voice, demo_voice)]
+    assert columns[0] == columns[1]
+
+
+@pytest.mark.slow
 def test_demo_model_speaks_from_the_shell(demo_folder, capsys, tmp_path):
     folder, _ = demo_folder
     wav = tmp_path / "said.wav"
