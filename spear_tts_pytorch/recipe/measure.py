@@ -19,6 +19,7 @@ from spear_tts_pytorch.recipe.evaluate import SemanticASR
 from spear_tts_pytorch.recipe.settings import Settings
 from spear_tts_pytorch.recipe.stages import Pair, Rows
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer
+from spear_tts_pytorch.utils.distributed import in_first_process
 from spear_tts_pytorch.utils.metrics import bootstrap_interval, character_error_rate, character_errors
 
 
@@ -72,6 +73,30 @@ def train_judge(
         progress=progress,
     )
     return judge, losses
+
+
+def make_judge(
+    path: Path,
+    pairs: Sequence[Pair],
+    characters: CharacterTokenizer,
+    ids: int,
+    settings: Settings,
+    progress: bool = True,
+) -> tuple[SemanticASR, list[float]]:
+    """`train_judge` in the first process, which writes the judge to `path`; the others read it. Collective.
+
+    Returns:
+        The judge, and its loss at each step in the first process.
+    """
+    losses: list[float] = []
+
+    def train() -> None:
+        judge, found = train_judge(pairs, characters, ids, settings, progress)
+        write_judge(judge, path)
+        losses.extend(found)
+
+    in_first_process(train)
+    return read_judge(path, characters, ids), losses
 
 
 def read_texts(judge: SemanticASR, characters: CharacterTokenizer, rows: Sequence[Tensor]) -> list[str]:

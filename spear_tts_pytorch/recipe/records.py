@@ -124,12 +124,3 @@ def digest(parts: Iterable[str]) -> str:
     for part in parts:
         made.update(part.encode("utf-8", "surrogatepass") + b"\0")
     return made.hexdigest()[:16]
-
-
-def digest_of_file(path: Path) -> str:
-    """A short fingerprint of a file's contents."""
-    made = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            made.update(block)
-    return made.hexdigest()[:16]

@@ -29,6 +29,14 @@ RESULTS, REPORT, PAGE, METRICS = "results.json", "report.md", "report.html", "me
 FEW_TESTS = 20
 FLOOR_TOO_HIGH = 15.0  # percent: above it the judge's own errors hide those of the models
 POOR_LABELS = 40.0  # percent
+RISE = 1.05, 0.02  # of a validation loss over its lowest: as a factor, and at least so many nats
+LEAST_VALIDATIONS = 3
+STEPS = {
+    "pretraining": "pretrain.steps",
+    "backtranslator": "backtranslate.steps",
+    "text to speech": "train.steps",
+    "text to speech, real pairs": "train.finetune_steps",
+}  # the setting of each training
 
 
 def write_report(results: Results, stage: str | None = None) -> dict[str, Any]:
@@ -48,10 +56,10 @@ def write_report(results: Results, stage: str | None = None) -> dict[str, Any]:
         sounds["labels"] = label_sounds(results)
     if stage in (None, "train") and "train" in done:
         examples = said_sounds(results)
-    summary = summarize(results, examples, sounds)
+    history = histories(results)
+    summary = summarize(results, history, examples, sounds)
     write_whole(results.folder / RESULTS, (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
     write_whole(results.folder / REPORT, markdown(summary).encode())
-    history = histories(results)
     lines = [json.dumps({"stage": name, **record}) for name, records in history.items() for record in records]
     write_whole(results.folder / METRICS, "".join(f"{line}\n" for line in lines).encode())
     if importlib.util.find_spec("matplotlib"):
@@ -69,12 +77,16 @@ def _old(path: Path) -> dict[str, Any]:
 
 
 def summarize(
-    results: Results, examples: list[dict[str, Any]], sounds: Mapping[str, list[dict[str, Any]]]
+    results: Results,
+    history: Mapping[str, list[dict[str, Any]]],
+    examples: list[dict[str, Any]],
+    sounds: Mapping[str, list[dict[str, Any]]],
 ) -> dict[str, Any]:
     """The contents of results.json.
 
     Args:
         results: of the voice.
+        history: the training records of all stages.
         examples: files and readings of test texts that the voice says.
         sounds: files and texts of clips, for "units" and "labels".
     """
@@ -108,6 +120,7 @@ def summarize(
         "sounds": dict(sounds),
         "settings": {name: results.settings.section(name) for name in results.settings.sections()},
     }
+    summary["rising"] = rising(history)
     summary["warnings"] = list(_warnings(summary))
     summary["summary"] = _line(summary)
     return json.loads(json.dumps(summary))  # equal to the file as read back: lists in place of tuples
@@ -160,6 +173,29 @@ def histories(results: Results) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def rising(history: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """The trainings whose validation loss ended clearly above its lowest, of the last round of each kind.
+
+    Args:
+        history: the training records by the name of the training.
+
+    Returns:
+        By the setting of the training's length: its `name`, the `lowest` loss and its `step`, and the `last` loss.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    factor, nats = RISE
+    for name, records in history.items():
+        setting = STEPS.get(name.partition(", round")[0])
+        losses = [(one["valid_loss"], one["step"]) for one in records if one.get("valid_loss") is not None]
+        if setting is None or not losses:
+            continue
+        (lowest, step), (last, _) = min(losses), losses[-1]
+        found.pop(setting, None)
+        if len(losses) >= LEAST_VALIDATIONS and last > max(factor * lowest, lowest + nats):
+            found[setting] = {"name": name, "lowest": lowest, "step": step, "last": last}
+    return found
+
+
 def _is_done(results: Results, stage: str) -> bool:
     record = results.record(stage)
     return record is not None and record.done
@@ -187,7 +223,14 @@ def _warnings(summary: Mapping[str, Any]) -> Iterator[str]:
     stages, floor, tests = summary["stages"], summary["floor"], summary["data"]["test"]
     labels = stages.get("label", {}).get("cer", stages.get("backtranslate", {}).get("cer"))
     if labels is not None and labels > POOR_LABELS:
-        yield f"{labels:.0f} % of the characters of labels are wrong: label more minutes, or give --unpaired-text"
+        further = "" if summary["data"]["unpaired"] else ", or give --unpaired-text"
+        yield f"{labels:.0f} % of the characters of labels are wrong: label more minutes{further}"
+    for setting, one in summary["rising"].items():
+        yield (
+            f"{one['name']}: the validation loss rose from {one['lowest']:.2f} at step {one['step']} to {one['last']:.2f}: it "
+            f"learned its clips by heart; take fewer steps (`--set {setting}={one['step']}`), more dropout "
+            "(`--set model.dropout=0.2`), or give more audio and text"
+        )
     if floor is not None and floor > FLOOR_TOO_HIGH:
         yield (
             f"the judge misreads {floor:.0f} % of the characters of true speech: too many to tell columns apart; more "

@@ -26,9 +26,9 @@ from spear_tts_pytorch.data.corpora.cutting import between, join_passages, part_
 from spear_tts_pytorch.data.corpora.lhotse_cuts import is_cuts, read_lhotse
 from spear_tts_pytorch.data.corpora.readers import read_corpus
 from spear_tts_pytorch.data.corpora.tables import read_table
-from spear_tts_pytorch.data.corpora.transcripts import TIMED_SUFFIXES, is_timed, read_passages
+from spear_tts_pytorch.data.corpora.transcripts import TIMED_SUFFIXES, Passage, is_timed, read_passages
 from spear_tts_pytorch.recipe.settings import Data
-from spear_tts_pytorch.utils.files import write_whole
+from spear_tts_pytorch.utils.files import digest_of_file, write_whole
 
 CUTS, COLUMNS = "cuts.csv", ("id", "file", "start", "end", "text", "key")
 SHORTEST = 2.0  # seconds of a clip of a long recording, where its pauses allow it
@@ -118,6 +118,8 @@ def _read(data: Data, folder: Path, progress: bool) -> Sources:
         warnings.warn(f"{len(short)} clips are shorter than {data.shortest:g} s ({few(short)}): left out", stacklevel=2)
         for id_ in short:
             del sources.every[id_]
+        for name, one in sources.transcripts.items():
+            sources.transcripts[name] = replace(one, clips=tuple(id_ for id_ in one.clips if id_ in sources.every))
     return sources
 
 
@@ -147,11 +149,8 @@ def file_digest(one: Utterance) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _digest_of(path: Path, size: int, changed: int) -> str:
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+    """`digest_of_file`, which is read once while size and time of the file are these."""
+    return digest_of_file(path)
 
 
 def _recordings(data: Data, folder: Path, column: str | int | None) -> dict[str, Utterance]:
@@ -245,7 +244,10 @@ def _cut(
                 if clip.id in found.every or clip.id in every:
                     raise ValueError(f"{folder / CUTS}: the clip {clip.id!r} comes twice: remove one of them")
                 found.every[clip.id] = clip
-            if one.text and id_ not in timed:
+            if id_ in timed:
+                by_id = {clip.id: row for clip, row in zip(clips, rows, strict=True)}
+                found.transcripts |= _long_passages(one, timed[id_], by_id, data)
+            elif one.text:
                 found.transcripts[id_] = Transcript(tuple(clip.id for clip in clips), one.text)
             bar.update()
     return found
@@ -273,13 +275,11 @@ def _rows(one: Utterance, transcript: Path | None, data: Data, folder: Path, key
     if transcript is None:
         spans = [(span, "") for span in silent_cuts(one, shortest, data.longest)]
     else:
-        passages = [passage for passage in read_passages(transcript) if passage.start < one.seconds]
-        if not passages:
-            raise ValueError(f"{transcript}: its passages begin after the end of the recording: correct its times")
-        passages[-1] = replace(passages[-1], end=min(passages[-1].end, one.seconds))
-        joined = join_passages(passages, data.longest)
-        free = silent_cuts(one, shortest, data.longest, between(joined, one.seconds, shortest))
-        spans = sorted([((part.start, part.end), part.text) for part in joined] + [(span, "") for span in free])
+        joined = _joined(one, transcript, data)
+        spans = [((part.start, part.end), part.text) for part in joined if part.end - part.start <= data.longest]
+        long = [(part.start, part.end) for part in joined if part.end - part.start > data.longest]
+        free = silent_cuts(one, shortest, data.longest, [*between(joined, one.seconds, shortest), *long])
+        spans = sorted([*spans, *((span, "") for span in free)])
     file = "" if one.path is None else relative(one.path, folder)
     rows: list[dict[str, str]] = []
     for (start, end), text in spans:
@@ -287,6 +287,48 @@ def _rows(one: Utterance, transcript: Path | None, data: Data, folder: Path, key
         values = (part_of(one, span).id, file, f"{span[0]:.3f}", f"{span[1]:.3f}", text, key)
         rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
+
+
+def _joined(one: Utterance, transcript: Path, data: Data) -> list[Passage]:
+    """The passages of a recording's transcript; those that follow each other closely are one."""
+    passages = [passage for passage in read_passages(transcript) if passage.start < one.seconds]
+    if not passages:
+        raise ValueError(f"{transcript}: its passages begin after the end of the recording: correct its times")
+    passages[-1] = replace(passages[-1], end=min(passages[-1].end, one.seconds))
+    return join_passages(passages, data.longest)
+
+
+def _long_passages(
+    one: Utterance, path: Path, rows: Mapping[str, Mapping[str, str]], data: Data
+) -> dict[str, Transcript]:
+    """The texts of passages that are longer than a clip may be, by the recording and the seconds at which they begin.
+
+    A passage is left out if one of its clips has a text of its own, written into `cuts.csv` by hand.
+
+    Args:
+        one: the recording.
+        path: its transcript.
+        rows: of `cuts.csv`, by the ids of the recording's clips.
+        data: the settings.
+    """
+    found: dict[str, Transcript] = {}
+    for passage in _joined(one, path, data):
+        if passage.end - passage.start <= data.longest:
+            continue
+        within = {id_: row for id_, row in rows.items() if passage.start <= _middle(row) < passage.end}
+        if within and not any(row["text"] for row in within.values()):
+            found[f"{one.id}, {passage.start:.2f} s"] = Transcript(tuple(within), passage.text)
+    if found:
+        warnings.warn(
+            f"{path}: {len(found)} passages are longer than data.longest={data.longest:g} s ({few(list(found))}): they are "
+            "cut, and their texts are divided among the parts once a reader is trained",
+            stacklevel=2,
+        )
+    return found
+
+
+def _middle(row: Mapping[str, str]) -> float:
+    return (float(row["start"]) + float(row["end"])) / 2
 
 
 def _read_cuts(path: Path) -> list[dict[str, str]]:

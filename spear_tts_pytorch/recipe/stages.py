@@ -29,6 +29,7 @@ from spear_tts_pytorch.tokenizers.text import CharacterTokenizer
 from spear_tts_pytorch.training.stages import SemanticToTextTrainer, SpeechSpeechPretrainer, TextToSemanticTrainer
 from spear_tts_pytorch.training.trainer import Trainer
 
+VALIDATIONS = 5  # of each training
 Pair = tuple[Tensor, Tensor]
 """Speech ids `[n]` and text ids `[m]`, int64, without padding and end-of-sequence."""
 
@@ -229,8 +230,31 @@ class Stages:
             progress=self.progress,
             **options,
         )
-        training.train()
-        return Trained(model, training.history, training.validation.measure())
+        return Trained(model, *_validated(training, max(1, steps // VALIDATIONS)))
+
+
+def _validated(training: Trainer, every: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Trains to the end, and adds a validation to the records after `every` updates and at the end. Collective.
+
+    Returns:
+        The records, and the last validation.
+    """
+
+    def validate(step: int) -> dict[str, float]:
+        found = training.validation.measure()
+        if not any(one["step"] == step and "valid_loss" in one for one in training.history):
+            training.records.add({"step": step, **found})
+        return found
+
+    def watch(logs: dict[str, Any]) -> None:
+        if logs["step"] % every == 0 and logs["step"] < training.num_train_steps:
+            validate(logs["step"])
+
+    begun = int(training.steps)
+    if begun:  # the run may have been interrupted between a checkpoint and its validation
+        watch({"step": begun})
+    training.train(watch)
+    return training.history, validate(training.num_train_steps)
 
 
 @dataclass
@@ -271,7 +295,7 @@ def backtranslator(model: TextToSemantic, texts: Sequence[str], settings: Settin
 
 
 def surest(pairs: GeneratedAudioTextDataset, share: float, ids: Collection[str] | None = None) -> list[Pair]:
-    """A share of the pairs, those of the highest scores, in their order, without those in which nothing was read.
+    """A share of the pairs, those of the highest scores, ordered by name, without those in which nothing was read.
 
     Args:
         pairs: pseudo-labelled pairs.
@@ -279,7 +303,8 @@ def surest(pairs: GeneratedAudioTextDataset, share: float, ids: Collection[str] 
         ids: names of the pairs that are considered; None is all.
     """
     scores = pairs.column("score")
-    places = [place for place, id_ in enumerate(pairs.ids) if ids is None or id_ in ids]
+    named = sorted((id_, place) for place, id_ in enumerate(pairs.ids) if ids is None or id_ in ids)
+    places = [place for _, place in named]  # several processes write the pairs in another order than one
     given = torch.tensor([-torch.inf if scores[place] is None else scores[place] for place in places])
     order = given.argsort(descending=True, stable=True)[: max(1, round(share * len(places)))]
     chosen = [pairs[places[int(index)]] for index in order.sort().values]

@@ -17,10 +17,9 @@ from typing import Any
 from spear_tts_pytorch.model.pretrained import load_weights, model_folder, read_package, rename_old_keys
 from spear_tts_pytorch.model.saving import CONFIG, SEMANTIC_TOKENIZER, WEIGHTS
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
-from spear_tts_pytorch.recipe.records import digest_of_file
 from spear_tts_pytorch.recipe.results import Results
 from spear_tts_pytorch.recipe.sources import relative
-from spear_tts_pytorch.utils.files import whole_folder
+from spear_tts_pytorch.utils.files import digest_of_file, whole_folder
 from spear_tts_pytorch.utils.json_files import read_object
 
 SETTINGS, TOKENIZER_FILE = "voice.toml", "tokenizer.json"

@@ -62,6 +62,8 @@ class Voice:
     def open(cls, folder: str | os.PathLike[str], changes: Mapping[str, Any], *, progress: bool = True) -> Voice:
         """Opens a voice folder and writes changed settings into its voice.toml, whose other lines stay as they are.
 
+        With `changes`, all processes call it; the first one writes.
+
         Args:
             folder: the voice folder.
             changes: settings by "section.setting"; texts are read as the kind of the setting.
@@ -71,10 +73,7 @@ class Voice:
             TypeError, ValueError: an unknown setting, or a value that cannot be.
         """
         if changes:
-            data = Settings.load(Path(folder) / SETTINGS).replaced(changes).data
-            if any(name.startswith("data.") for name in changes):
-                read_clips(data, Path(folder).resolve())  # what cannot be read is not written
-            change_file(Path(folder) / SETTINGS, changes)
+            in_first_process(lambda: _change(absolute_path("folder", folder).resolve(), changes))
         return cls(folder, progress=progress)
 
     @classmethod
@@ -308,6 +307,7 @@ class Voice:
         rank, _ = rank_and_world()
         with locked(self.folder) if rank == 0 else nullcontext():
             try:
+                in_first_process(lambda: self.results.clips)  # cuts recordings; the others read the cuts
                 yield
             except OSError as error:
                 if error.errno not in FULL or "make room" in str(error):
@@ -318,6 +318,14 @@ class Voice:
     def _tell(self, line: str) -> None:
         if self.progress and rank_and_world()[0] == 0:
             print(line, file=sys.stdout, flush=True)
+
+
+def _change(folder: Path, changes: Mapping[str, Any]) -> None:
+    """Writes changed settings into a voice.toml, unless they name data that cannot be read."""
+    data = Settings.load(folder / SETTINGS).replaced(changes).data
+    if any(name.startswith("data.") for name in changes):
+        read_clips(data, folder)
+    change_file(folder / SETTINGS, changes)
 
 
 FORGOTTEN = {

@@ -20,8 +20,8 @@ from spear_tts_pytorch.data.tokenized import TokenizedSpeech, tokenize_corpus
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.recipe.aligning import align, write_aligned
 from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator
-from spear_tts_pytorch.recipe.measure import Column, floor, measure, train_judge, write_judge
-from spear_tts_pytorch.recipe.records import clear, digest, digest_of_file
+from spear_tts_pytorch.recipe.measure import Column, floor, make_judge, measure
+from spear_tts_pytorch.recipe.records import clear, digest
 from spear_tts_pytorch.recipe.results import IDS, MODEL, TEXTS, TOKENIZER, Results
 from spear_tts_pytorch.recipe.stages import SpeechIds, Trained, backtranslator, fit_units, surest
 from spear_tts_pytorch.recipe.starts import copy_units, starting
@@ -29,7 +29,7 @@ from spear_tts_pytorch.tokenizers.semantic import load_semantic_tokenizer
 from spear_tts_pytorch.tokenizers.text import normalize_text
 from spear_tts_pytorch.tokens import pad_sequences
 from spear_tts_pytorch.utils.distributed import in_first_process
-from spear_tts_pytorch.utils.files import write_whole
+from spear_tts_pytorch.utils.files import digest_of_file, write_whole
 from spear_tts_pytorch.utils.json_files import read_object
 from spear_tts_pytorch.utils.metrics import character_error_rate
 
@@ -282,7 +282,7 @@ def _label(results: Results) -> Made:
     pairs = results.stages.label(results.reader, SpeechIds(chosen.semantic, chosen.ids), folder)
     results.forget("pairs")
     scores = [score for score in pairs.column("score") if score is not None]
-    texts = dict(zip(pairs.ids, pairs.column("text"), strict=True))
+    texts = dict(sorted(zip(pairs.ids, pairs.column("text"), strict=True)))  # several processes write in another order
     figures: dict[str, Any] = {
         "clips": len(pairs),
         "confidence": round(float(np.mean(np.exp(scores))), 4) if scores else None,
@@ -318,10 +318,8 @@ def _evaluate(results: Results) -> Made:
     if not test.ids:
         raise ValueError("data.test names no clips: write ids of clips with a text into a file, one a line")
     judge_pairs = results.rows(_judged(results)).pairs()
-    judge, losses = train_judge(
-        judge_pairs, results.characters, results.settings.units.clusters, results.settings, results.progress
-    )
-    in_first_process(lambda: write_judge(judge, folder / JUDGE))
+    clusters, path = results.settings.units.clusters, folder / JUDGE
+    judge, losses = make_judge(path, judge_pairs, results.characters, clusters, results.settings, results.progress)
     history = {"judge": [{"step": step + 1, "loss": loss} for step, loss in enumerate(losses)]}
     columns: dict[str, Column] = {}
     for name in sorted(results.settings.evaluate.columns):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -200,6 +201,15 @@ def _made(path: Path, make: Callable[[Path], None]) -> int | None:
         if path.exists():
             return held
         _release(held)  # another process took it for a leftover before it was marked
+
+
+def digest_of_file(path: Path) -> str:
+    """A short fingerprint of a file's contents."""
+    made = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            made.update(block)
+    return made.hexdigest()[:16]
 
 
 def _hold(path: Path, wait: bool = False) -> int | None:

@@ -52,6 +52,12 @@ def test_new_looks_at_the_data_and_writes_what_was_asked(tmp_path, capfd):
     one_line_error(capfd, "holds a voice already")
 
 
+def test_a_corpus_whose_clips_all_have_a_text_is_allowed_and_says_what_applies(tmp_path, capsys):
+    corpus = voices.corpus(tmp_path / "corpus", clips=12, texts=12)
+    assert main(["new", str(tmp_path / "voice"), str(corpus), "--test", "2"]) == 0
+    assert "only columns (a) and (b) of the paper apply" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("texts", "options", "words"),
     [
@@ -64,12 +70,24 @@ def test_new_looks_at_the_data_and_writes_what_was_asked(tmp_path, capfd):
         (14, ["--set", "train.stepz=3"], ["'stepz'", "did you mean steps?"]),
         (14, ["--set", "train.steps"], ["SECTION.KEY=VALUE"]),
         (14, ["--unpaired-text", "nowhere.txt"], ["data.unpaired_text", "nowhere.txt"]),
+        (
+            14,
+            ["--unpaired-text", "{}/cyrillic.txt"],
+            ["data.unpaired_text", "CYRILLIC SMALL LETTER", "give sentences in"],
+        ),
+        (15, ["--test", "{}/test.txt"], ["data.test: 1 texts share no letter", "clip14", "write both in one script"]),
     ],
 )
 def test_a_corpus_that_cannot_be_used_leaves_nothing(texts, options, words, tmp_path, capsys):
     corpus = voices.corpus(tmp_path / "corpus", texts=texts)
     if not texts:
         (corpus / "metadata.csv").unlink()
+    if texts == 15:
+        table = corpus / "metadata.csv"
+        table.write_text(table.read_text().replace(f"clip14|{voices.text(14)}", "clip14|раз два"), encoding="utf-8")
+    (tmp_path / "cyrillic.txt").write_text("раз два\nтри\n", encoding="utf-8")
+    (tmp_path / "test.txt").write_text("clip03\nclip14\n")
+    options = [option.format(tmp_path) for option in options]
     assert main(["new", str(tmp_path / "voice"), str(corpus), *options, "--no-progress"]) == 2
     one_line_error(capsys, *words)
     assert not (tmp_path / "voice").exists()
@@ -105,6 +123,40 @@ def test_texts_of_the_test_in_training_are_refused(voice, capsys):
     for command in ("run", "train", "evaluate"):
         assert main([command, str(voice), "--no-progress"]) == 2
         one_line_error(capsys, "1 texts of the test are also texts of labelled clips", test[0], "data.test")
+    assert files(voice) == before
+
+
+@pytest.mark.slow
+def test_texts_in_another_script_are_refused_by_a_voice_that_is_done(voice, capsys):
+    """A further text is not in the alphabet; unpaired sentences and a text to say are the same."""
+    (voice.parent / "other.txt").write_text("раз два\n", encoding="utf-8")
+    before = files(voice)
+    command = ["run", str(voice), "--set", "data.unpaired_text=../other.txt", "--no-progress"]
+    assert main(command) == 2
+    one_line_error(capsys, "data.unpaired_text", "CYRILLIC SMALL LETTER", "in the script of the texts")
+    assert main(["say", str(voice), "раз"]) == 2
+    one_line_error(capsys, "CYRILLIC SMALL LETTER")
+    assert files(voice) == before
+
+
+@pytest.mark.slow
+def test_a_changed_corpus_under_a_stage_that_is_done(voice, capsys):
+    """Changed audio is heard again, and says so. A stage alone is not made from outdated ones; a lost test clip is named."""
+    wavs = voice.parent / "corpus" / "wavs"
+    shutil.copy(wavs / "clip21.wav", wavs / "clip20.wav")
+    before = files(voice / "model")
+    assert main(["train", str(voice), "--no-progress"]) == 2
+    one_line_error(capsys, "pretrain comes before train (1 clips that it heard are gone or changed)", "spear-tts run")
+    assert files(voice / "model") == before
+    assert main(["run", str(voice)]) == 0
+    printed = capsys.readouterr().out
+    assert "units: kept" in printed and "pretrain: 1 clips that it heard are gone or changed" in printed
+    assert main(["run", str(voice)]) == 0
+    assert capsys.readouterr().out.count(": kept") == 6
+    test, before = (voice / "test.txt").read_text().split(), files(voice)
+    (wavs / f"{test[0]}.wav").unlink()
+    assert main(["run", str(voice), "--no-progress"]) == 2
+    one_line_error(capsys, "test.txt: 1 ids are of no clip", test[0], "restore the audio")
     assert files(voice) == before
 
 

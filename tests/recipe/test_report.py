@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from spear_tts_pytorch.recipe.page import page
-from spear_tts_pytorch.recipe.report import FEW_TESTS, _rows, _warnings, markdown, table
+from spear_tts_pytorch.recipe.report import FEW_TESTS, _rows, _warnings, markdown, rising, table
 
 
 def summary(labels=7.3, tests=100, ratio=1.1, **changes):
@@ -37,6 +37,7 @@ def summary(labels=7.3, tests=100, ratio=1.1, **changes):
         "examples": [{"file": "audio/1.wav", "text": "one two", "read_back": "one too"}],
         "sounds": {"units": [], "labels": [{"files": ["audio/label-1.wav"], "text": "<b>one</b>"}]},
         "settings": {"units": {"clusters": 100}},
+        "rising": {},
         **changes,
     }
     return {**made, "warnings": list(_warnings(made))}
@@ -68,6 +69,10 @@ def test_columns_are_aligned():
         ({"tests": FEW_TESTS - 1}, [f"only {FEW_TESTS - 1} test texts"]),
         ({"floor": 40.0}, ["misreads 40 %", "more speech"]),
         ({"labels": 90.0}, ["90 % of the characters of labels", "--unpaired-text"]),
+        (
+            {"rising": {"train.steps": {"name": "text to speech", "lowest": 2.5, "step": 160, "last": 2.75}}},
+            ["text to speech: the validation loss rose from 2.50 at step 160 to 2.75", "train.steps=160", "dropout"],
+        ),
         ({"ratio": 0.4}, ["(d) says 0.40 times", "more training steps"]),
     ],
 )
@@ -76,6 +81,32 @@ def test_figures_that_mean_little_are_marked_with_a_remedy(changes, words):
     (warning,) = summary(**changes)["warnings"]
     assert all(word in warning for word in words)
     assert warning in table(summary(**changes)) and warning in markdown(summary(**changes))
+
+
+@pytest.mark.parametrize(
+    ("losses", "step"),
+    [
+        ([3.0, 2.0, 2.5, 2.4, 2.2], 40),
+        ([3.0, 2.0, 2.5, 2.4, 2.05], None),  # it came back
+        ([3.0, 2.9, 2.8, 2.7, 2.6], None),
+        ([2.0, 3.0], None),  # too few to tell
+        ([2.0, None, 3.0], None),
+        ([0.010, 0.011, 0.014], None),  # next to nothing
+        ([2.0, 2.1, 2.2], 20),
+    ],
+)
+def test_a_validation_loss_that_ends_above_its_lowest_is_found(losses, step):
+    records = [{"step": 20 * (place + 1), "valid_loss": loss} for place, loss in enumerate(losses)]
+    records.insert(1, {"step": 25, "loss": 9.0})
+    found = rising({"text to speech": records, "judge": [{"step": 1, "loss": 3.0}], "(a)": records})
+    assert {name: one["step"] for name, one in found.items()} == ({} if step is None else {"train.steps": step})
+
+
+def test_of_several_rounds_the_last_counts():
+    up, down = ([{"step": step, "valid_loss": loss} for step, loss in enumerate(row)] for row in ([2, 3, 4], [4, 3, 2]))
+    assert rising({"backtranslator": up, "backtranslator, round 1": down}) == {}
+    (one,) = rising({"backtranslator": down, "backtranslator, round 1": up}).values()
+    assert one == {"name": "backtranslator, round 1", "lowest": 2, "step": 0, "last": 4}
 
 
 def test_a_voice_without_an_evaluation_has_a_report():

@@ -93,6 +93,36 @@ def test_a_transcript_with_times_gives_texts(folder, beside):
     assert set(told) < set(clips.labelled)
 
 
+def test_a_passage_longer_than_a_clip_is_cut_and_its_text_waits(folder):
+    """No clip is longer than the limit, and all of the passage is in a clip; its text is aligned later."""
+    rng = np.random.default_rng(0)
+    save_audio(folder / "corpus/wavs/long.wav", 0.3 * rng.standard_normal(40 * HZ), HZ)
+    text = "1\n00:00:01,000 --> 00:00:05,000\nOne two.\n\n2\n00:00:05,500 --> 00:00:25,000\nthree four\n"
+    (folder / "corpus/wavs/long.srt").write_text(text)
+    for _ in range(2):
+        sources = read_sources(DATA, folder)
+        sources.save_cuts(folder)
+        parts = [(float(row["start"]), float(row["end"])) for row in sources.cuts]
+        assert all(end - start <= 6 for start, end in parts) and parts == sorted(parts)
+        ((name, transcript),) = sources.transcripts.items()
+        assert (name, transcript.text) == ("long, 5.50 s", "three four")
+        within = [part for part, row in zip(parts, sources.cuts, strict=True) if row["id"] in transcript.clips]
+        assert (within[0][0], within[-1][1]) == (5.5, 25.0) and len(within) > 3
+        assert all(a[1] == b[0] for a, b in zip(within[:-1], within[1:], strict=True))
+        assert sources.every["long-0000100-0000500"].text == "One two."
+        assert any("1 passages are longer than data.longest=6 s (long, 5.50 s)" in one for one in sources.remarks)
+    path = folder / CUTS
+    path.write_text(path.read_text().replace(f",{within[0][1]:.3f},,", f",{within[0][1]:.3f},three,"))
+    assert read_sources(DATA, folder).transcripts == {}
+
+
+def test_clips_that_are_left_out_are_in_no_transcript(folder):
+    (folder / "long.txt").write_text("One two three.\nFour\n")
+    sources = read_sources(Data(audio=("corpus",), longest=6, text=("long.txt",), shortest=4), folder)
+    clips = sources.transcripts["long"].clips
+    assert clips and set(clips) <= set(sources.every)
+
+
 def test_a_text_without_times_waits_for_its_alignment(folder):
     (folder / "long.txt").write_text("One two three.\nFour\n")
     clips = read_clips(Data(audio=("corpus",), longest=6, text=("long.txt",)), folder)

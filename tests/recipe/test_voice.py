@@ -15,8 +15,9 @@ import voices
 from babble import HZ, make_clips
 
 from spear_tts_pytorch.data.audio import save_audio
-from spear_tts_pytorch.recipe import Voice
+from spear_tts_pytorch.recipe import Voice, measure, sources
 from spear_tts_pytorch.recipe.results import STAGES, Results
+from spear_tts_pytorch.utils.distributed import in_first_process
 from spear_tts_pytorch.utils.files import locked
 
 pytestmark = pytest.mark.slow
@@ -184,18 +185,28 @@ def test_nothing_is_left_of_a_voice_that_cannot_be(tmp_path):
         Voice(tmp_path / "voice")
 
 
-def units_and_labels(folder):
-    """Makes two stages anew, and says what came out."""
+def made_together(folder):
+    """Makes three stages anew, and says what came out, and which recordings and judges this process has worked on."""
+    works = []
+    for module, name in ((sources, "silent_cuts"), (measure, "train_judge")):
+        work = getattr(module, name)
+        setattr(module, name, lambda *given, name=name, work=work: (works.append(name), work(*given))[1])
     voice = Voice(folder, progress=False)
-    units, label = voice.units(again=True), voice.label(again=True)
-    return units.output, label.output, label.figures["clips"]
+    made = [voice.units(again=True), voice.label(again=True), voice.evaluate(again=True)]
+    voice = Voice.open(folder, {"data.longest": 1.0}, progress=False)
+    in_first_process((folder / sources.CUTS).unlink)
+    voice.units()
+    return [(one.output, one.figures) for one in made], works, list(voice.results.clips.every)
 
 
 def test_two_processes_make_a_voice_together(copied):
     alone = Voice(copied / "voice").results
-    units, labels = alone.output("units"), dict(zip(alone.pairs.ids, alone.pairs.column("text"), strict=True))
-    first, second = many.results(2, units_and_labels, copied / "voice")
-    assert first == second and (first[0], first[2]) == (units, 10)
+    labels = dict(zip(alone.pairs.ids, alone.pairs.column("text"), strict=True))
+    expected = [(alone.output(stage), alone.record(stage).figures) for stage in ("units", "label", "evaluate")]
+    first, second = many.results(2, made_together, copied / "voice")
+    assert first[0] == second[0] == expected
+    assert first[1] == ["train_judge", *["silent_cuts"] * 20] and second[1] == []
+    assert first[2] == second[2] and len(first[2]) > 24
     pairs = Voice(copied / "voice").results.pairs
     assert dict(zip(pairs.ids, pairs.column("text"), strict=True)) == labels
 

@@ -111,7 +111,7 @@ def _levels(wav: np.ndarray, sample_hz: int) -> np.ndarray:
 
 
 def _frame_size(sample_hz: int) -> int:
-    return max(1, round(FRAME * sample_hz))
+    return max(1, sample_hz // round(1 / FRAME))  # at most `FRAME` long, so that clips keep to their limit
 
 
 def _speech(levels: np.ndarray) -> list[tuple[int, int]]:
@@ -132,12 +132,12 @@ def _speech(levels: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _split(span: tuple[int, int], levels: np.ndarray, shortest: float, longest: float) -> list[tuple[int, int]]:
-    """Cuts a stretch that is too long, each time at the quietest frame of the allowed ones."""
+    """Cuts a stretch that is too long, each time at the quietest frame of the allowed ones, the last of equal ones."""
     parts, (start, end), most = list[tuple[int, int]](), span, round(longest / FRAME)
     least = min(round(shortest / FRAME), most // 2)
     while end - start > most:
         last = min(start + most, end - least)
-        cut = start + least + int(np.argmin(levels[start + least : last + 1]))
+        cut = last - int(np.argmin(levels[start + least : last + 1][::-1]))
         parts.append((start, cut))
         start = cut
     return [*parts, (start, end)]

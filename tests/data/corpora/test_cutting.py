@@ -52,6 +52,21 @@ def test_speech_without_a_pause_is_cut_where_it_is_quietest():
     assert all(end - start <= 15 for start, end in cuts)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("sample_hz", [6350, 8000, 15950, 22050])
+def test_a_passage_without_a_silence_is_covered_by_clips_within_the_limits(seed, sample_hz):
+    """Music, hum or a fluent speaker. Also rates of which no frame has a whole number of samples."""
+    rng = np.random.default_rng(seed)
+    wav = 0.3 * rng.standard_normal(round(rng.uniform(15.5, 70) * sample_hz))
+    wav *= (1, 0, 2.5 + np.sin(np.arange(len(wav)) / sample_hz), np.linspace(0.3, 1, len(wav)))[seed]
+    seconds = len(wav) / sample_hz
+    for longest in (15, 7.5):
+        clips = cut_at_silences(wav.astype(np.float32), sample_hz, 2, longest)
+        assert clips[0][0] == 0 and seconds - 0.02 < clips[-1][1] <= seconds + 1e-6
+        assert all(a[1] == b[0] for a, b in zip(clips[:-1], clips[1:], strict=True))
+        assert all(1.98 <= end - start <= longest + 1e-6 for start, end in clips)
+
+
 @pytest.mark.parametrize("sample_hz", [11025, 22050, 44100])
 def test_cuts_of_long_recordings_do_not_drift(sample_hz):
     wav = 1e-3 * np.random.default_rng(0).standard_normal(200 * sample_hz).astype(np.float32)
