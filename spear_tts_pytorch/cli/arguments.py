@@ -57,7 +57,7 @@ def add_command(
 
 
 def add_no_progress(parser: argparse.ArgumentParser) -> None:
-    """Adds `--no-progress`, which sets `progress` to False."""
+    """Adds `--no-progress`, which sets `progress` to False: no bars, but all lines that tell what was done."""
     parser.add_argument("--no-progress", dest="progress", action="store_false", help="show no progress bars")
 
 

@@ -64,6 +64,6 @@ def _demo(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         speaker=args.speaker,
         text_column=args.text_column,
-        progress=args.progress,
+        progress=args.progress or "lines",
     )
     return 0

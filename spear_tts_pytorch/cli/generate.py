@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from spear_tts_pytorch.cli.arguments import (
     Commands,
@@ -25,15 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
-
-
-@runtime_checkable
-class _Resynthesizer(Protocol):
-    """A semantic tokenizer that turns ids `[n]` into a waveform `[t]` at `target_sample_hz`."""
-
-    target_sample_hz: int
-
-    def resynthesize(self, ids: Tensor) -> Tensor: ...
+    from spear_tts_pytorch.recipe.saying import Resynthesizer
 
 
 def add_generate(commands: Commands) -> None:
@@ -106,9 +98,11 @@ def _check(args: argparse.Namespace) -> None:
             check_file(flag, path)
 
 
-def _resynthesizer(model: TextToSemantic, name: str) -> _Resynthesizer:
+def _resynthesizer(model: TextToSemantic, name: str) -> Resynthesizer:
     """The model's tokenizer, if it turns ids into sound; raises ValueError if not."""
-    if isinstance(model.wav2vec, _Resynthesizer):
+    from spear_tts_pytorch.recipe.saying import Resynthesizer
+
+    if isinstance(model.wav2vec, Resynthesizer):
         return model.wav2vec
     have = "no semantic tokenizer" if model.wav2vec is None else type(model.wav2vec).__name__
     raise ValueError(
@@ -116,7 +110,7 @@ def _resynthesizer(model: TextToSemantic, name: str) -> _Resynthesizer:
     )
 
 
-def _write_wavs(resynthesizer: _Resynthesizer, rows: Sequence[Tensor], path: Path) -> None:
+def _write_wavs(resynthesizer: Resynthesizer, rows: Sequence[Tensor], path: Path) -> None:
     """Writes `path`, or for several samples path-1.wav, path-2.wav and so on; skips empty samples and names them."""
     from spear_tts_pytorch.data.audio import save_audio
 

@@ -120,7 +120,7 @@ def _label_voice(args: argparse.Namespace) -> int:
         if getattr(args, name) != args.usual[name]:
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"{option} is for MODEL SPEECH OUT: leave it out, a voice has settings (see --set)")
-    Voice.open(args.model, dict(args.changes), progress=args.progress).label(again=args.again)
+    Voice.open(args.model, dict(args.changes), progress=args.progress or "lines").label(again=args.again)
     return 0
 
 

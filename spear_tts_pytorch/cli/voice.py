@@ -116,7 +116,7 @@ def _new(args: argparse.Namespace) -> int:
         init=args.init,
         quick=args.quick,
         changes=dict(args.changes),
-        progress=args.progress,
+        progress=args.progress or "lines",
     )
     print(f"written: {voice.folder / 'voice.toml'}; now: spear-tts run {args.voice}")
     return 0
@@ -125,7 +125,7 @@ def _new(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     from spear_tts_pytorch.recipe.voice import Voice
 
-    Voice.open(args.voice, dict(args.changes), progress=args.progress).run(again=args.again)
+    Voice.open(args.voice, dict(args.changes), progress=args.progress or "lines").run(again=args.again)
     print(f'done; now: spear-tts say {args.voice} "some text" --wav said.wav', flush=True)
     return 0
 
@@ -133,6 +133,6 @@ def _run(args: argparse.Namespace) -> int:
 def _stage(args: argparse.Namespace) -> int:
     from spear_tts_pytorch.recipe.voice import Voice
 
-    voice = Voice.open(args.voice, dict(args.changes), progress=args.progress)
+    voice = Voice.open(args.voice, dict(args.changes), progress=args.progress or "lines")
     getattr(voice, args.stage)(again=args.again)
     return 0

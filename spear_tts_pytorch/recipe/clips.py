@@ -154,6 +154,8 @@ def ids_in(path: Path, setting: str, every: Mapping[str, Utterance]) -> list[str
     if not path.is_file():
         raise FileNotFoundError(f"{setting}: there is no file {path}: write ids into it, one a line")
     ids = list(dict.fromkeys(line.strip() for line in lines_of(path) if line.strip()))
+    if not ids:
+        raise ValueError(f"{setting}: {path} holds no ids: write ids of clips into it, one a line, or leave it out")
     unknown = [id_ for id_ in ids if id_ not in every]
     if unknown:
         raise ValueError(
@@ -165,7 +167,10 @@ def ids_in(path: Path, setting: str, every: Mapping[str, Utterance]) -> list[str
 def _sentences(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"data.unpaired_text: there is no file {path}: give a text, a sentence a line")
-    return [line.strip() for line in lines_of(path) if line.strip()]
+    lines = [line.strip() for line in lines_of(path) if line.strip()]
+    if not lines:
+        raise ValueError(f"data.unpaired_text: {path} holds no text: write a sentence a line, or leave it out")
+    return lines
 
 
 def _check_labelled(labelled: Sequence[str], with_text: Sequence[str], every: Mapping[str, Utterance]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from spear_tts_pytorch.data.corpora import open_corpus, write_corpus
 from spear_tts_pytorch.recipe.report import RESULTS, table
+from spear_tts_pytorch.recipe.results import Progress
 from spear_tts_pytorch.recipe.settings import Settings
 from spear_tts_pytorch.recipe.voice import SETTINGS, Voice
 from spear_tts_pytorch.utils.files import whole_folder
@@ -34,7 +35,7 @@ def run_demo(
     speaker: str | None = None,
     text_column: str | int | None = None,
     changes: dict[str, Any] | None = None,
-    progress: bool = True,
+    progress: Progress = True,
 ) -> dict[str, Any]:
     """Makes a voice, prints its table and writes its report.
 
@@ -49,7 +50,7 @@ def run_demo(
         speaker: takes the clips of this speaker.
         text_column: column of the text in a folder's table, by name or by number from 1.
         changes: settings by "section.setting".
-        progress: prints a line a stage, and shows bars on terminals.
+        progress: as of `Voice`.
 
     Returns:
         The contents of results.json.
@@ -72,7 +73,7 @@ def run_demo(
         if not is_folder(corpus):
             unlabelled, made["seed"] = QUICK_UNLABELLED if quick else None, seed
             made |= {"unlabelled": unlabelled, "test": TEST, "speaker": speaker, "text_column": text_column}
-            write_corpus(open_corpus(corpus, progress=progress, **made), place / CORPUS)
+            write_corpus(open_corpus(corpus, progress=progress is True, **made), place / CORPUS)
             lists = {"data.labelled": f"{CORPUS}/labelled.txt", "data.test": f"{CORPUS}/test.txt"}
             corpus, made, asked = str(place / CORPUS), {}, asked | lists
         Voice.new(place, corpus or "", changes=asked, quick=quick, progress=progress, **made)

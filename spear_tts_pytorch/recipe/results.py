@@ -7,9 +7,11 @@ names the command that makes it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -26,9 +28,11 @@ from spear_tts_pytorch.recipe.sources import file_digest
 from spear_tts_pytorch.recipe.stages import Pair, Rows, Stages, backtranslator, surest
 from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer, load_semantic_tokenizer
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer, normalize_text
+from spear_tts_pytorch.utils.distributed import rank_and_world
 
 STAGES = ("units", "pretrain", "backtranslate", "label", "train", "evaluate")
 FOLDERS = {stage: stage for stage in STAGES} | {"label": "pairs"}
+Progress = bool | Literal["lines"]
 IDS, MODEL, TOKENIZER, TEXTS = "ids", "model", "tokenizer", "texts.txt"
 LEAST_FOR_DEVELOPMENT = 100  # labelled clips
 MOST_FOR_DEVELOPMENT = 100
@@ -40,11 +44,20 @@ class Results:
     Args:
         folder: the voice folder.
         settings: its settings.
-        progress: shows bars, on terminals.
+        progress: True tells what is done and shows bars, on terminals; "lines" shows no bars; False does neither.
+
+    Attributes:
+        progress: whether there are bars.
+        lines: whether there are lines.
     """
 
-    def __init__(self, folder: Path, settings: Settings, progress: bool = True):
-        self.folder, self.settings, self.progress = folder, settings, progress
+    def __init__(self, folder: Path, settings: Settings, progress: Progress = True):
+        self.folder, self.settings, self.progress, self.lines = folder, settings, progress is True, bool(progress)
+
+    def tell(self, line: str) -> None:
+        """Prints a line in the first process, if lines are wanted."""
+        if self.lines and rank_and_world()[0] == 0:
+            print(line, flush=True)
 
     def place(self, stage: str) -> Path:
         """The folder of a stage."""
@@ -95,15 +108,22 @@ class Results:
     def tokenizer(self) -> SemanticTokenizer:
         """The tokenizer of speech."""
         self.output("units")
-        return load_semantic_tokenizer(self.place("units") / TOKENIZER)
+        return self.saved_tokenizer()
+
+    def saved_tokenizer(self) -> SemanticTokenizer:
+        """The tokenizer of speech, read from its file, also before stage 1 is done."""
+        with self.made_by("units"):
+            return load_semantic_tokenizer(self.place("units") / TOKENIZER)
 
     @cached_property
     def ids(self) -> dict[str, torch.Tensor]:
         """Speech ids `[n]` by the id of the clip. Clips that could not be used are missing."""
         self.output("units")
-        speech = TokenizedSpeech(self.folder / IDS)
-        places = {id_: place for place, id_ in enumerate(speech.ids)}
-        return {id_: speech[places[id_]] for id_ in self.clips.every if id_ in places}
+        wanted = self.clips.every
+        with self.made_by("units"):
+            speech = TokenizedSpeech(self.folder / IDS)
+            places = {id_: place for place, id_ in enumerate(speech.ids)}
+            return {id_: speech[places[id_]] for id_ in wanted if id_ in places}
 
     @cached_property
     def characters(self) -> CharacterTokenizer:
@@ -179,7 +199,8 @@ class Results:
         """The backtranslator of stage 3, with its language model."""
         model = self._model("backtranslate", self.place("backtranslate") / MODEL)
         path = self.place("backtranslate") / TEXTS  # the corpus may be elsewhere when a voice speaks
-        texts = [line for line in lines_of(path) if line]
+        with self.made_by("backtranslate"):
+            texts = [line for line in lines_of(path) if line]
         return backtranslator(model, texts, self.settings)
 
     def texts_for_lm(self) -> list[str]:
@@ -196,12 +217,16 @@ class Results:
     def pairs(self) -> GeneratedAudioTextDataset | None:
         """The pseudo-labelled pairs of stage 4; None if there is no clip without a text."""
         self.output("label")
-        return GeneratedAudioTextDataset(self.place("label")) if self.unlabelled.ids else None
+        if not self.unlabelled.ids:
+            return None
+        with self.made_by("label"):
+            return GeneratedAudioTextDataset(self.place("label"))
 
     @cached_property
     def aligned(self) -> dict[str, str]:
         """Texts by the ids of clips whose recording has a transcript."""
-        return read_aligned(self.place("backtranslate"))
+        with self.made_by("backtranslate"):
+            return read_aligned(self.place("backtranslate"))
 
     def aligned_pairs(self, texts: Mapping[str, str]) -> list[Pair]:
         """The pairs of clips with a text out of a transcript, of which the test has none."""
@@ -223,7 +248,17 @@ class Results:
 
     def _model(self, stage: str, folder: Path) -> TextToSemantic:
         self.output(stage)
-        return TextToSemantic.from_pretrained(folder)
+        with self.made_by(stage):
+            return TextToSemantic.from_pretrained(folder)
+
+    @contextmanager
+    def made_by(self, stage: str) -> Generator[None]:
+        """Names the command that makes a damaged or missing result again."""
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            words = f"the result of {stage} is damaged: make it again by `spear-tts {stage} {self.folder} --again` ({error})"
+            raise ValueError(words) from error
 
 
 def _place(id_: str, seed: int) -> int:

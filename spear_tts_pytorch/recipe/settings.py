@@ -7,7 +7,6 @@ default below is written into the file, above its value.
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
@@ -18,7 +17,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from spear_tts_pytorch.utils.files import write_whole
-from spear_tts_pytorch.utils.values import plain
+from spear_tts_pytorch.utils.values import instance, real_number, settle, shown, switch, unicode_text, whole_number
 
 FORMAT = 1  # of voice.toml; a release refuses files of a higher number
 COLUMNS = {
@@ -166,8 +165,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         for section in fields(self):
-            for name, value, about in _values(getattr(self, section.name)):
-                _check_range(f"{section.name}.{name}", value, about.metadata)
+            given: Any = instance(section.name, getattr(self, section.name), cast("type[Any]", section.default_factory))
+            kinds = _kinds(given)
+            checked = {
+                name: _checked(f"{section.name}.{name}", value, kinds[name], about.metadata)
+                for name, value, about in _values(given)
+            }
+            settle(self, {section.name: replace(given, **checked)})
         _check_choices(self)
 
     def __repr__(self) -> str:
@@ -201,7 +205,7 @@ class Settings:
             key = _known(key, list(kinds), f"setting of [{section}]")
             read = _from_text(name, value, kinds[key]) if isinstance(value, str) else value
             try:
-                kept = _of_kind(name, plain(read), kinds[key])
+                kept = _checked(name, read, kinds[key], old.__dataclass_fields__[key].metadata)
             except TypeError as error:
                 raise (ValueError if isinstance(value, str) else TypeError)(str(error)) from None
             made[section] = replace(old, **{key: kept})
@@ -324,7 +328,7 @@ def _known(name: str, known: Sequence[str], what: str) -> str:
 
 
 def _from_text(name: str, text: str, kind: Any) -> Any:
-    """A value that was typed after `--set`, as its kind; texts of other kinds are left for `_of_kind` to refuse."""
+    """A value that was typed after `--set`, as its kind; texts of other kinds are left for `_checked` to refuse."""
     if kind is str:
         return text
     if kind == tuple[str, ...]:
@@ -337,30 +341,21 @@ def _from_text(name: str, text: str, kind: Any) -> Any:
         return text
 
 
-def _of_kind(name: str, value: Any, kind: Any) -> Any:
-    if kind == tuple[str, ...]:
-        texts = list(cast("list[object]", value)) if isinstance(value, (list, tuple)) else [None]
-        if all(isinstance(one, str) for one in texts):
-            return tuple(cast("list[str]", texts))
-        raise TypeError(f'{name} must be a list of texts such as ["folder"], got {value!r}')
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is float and is_number:
-        return float(value)
-    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    words = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
-    raise TypeError(f"{name} must be {words[kind]}, got {value!r}")
-
-
-def _check_range(name: str, value: Any, about: Mapping[str, Any]) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return
+def _checked(name: str, value: object, kind: Any, about: Mapping[str, Any]) -> Any:
+    """A value of a kind and within the range of its setting."""
     least, below = about["least"], about["below"]
-    in_range = (least is None or value >= least) and (below is None or value < below)
-    if not math.isfinite(value) or not in_range:
-        bounds = "" if least is None else f" of at least {least:g}"
-        bounds += "" if below is None else f" and below {below:g}"
-        raise ValueError(f"{name} must be a finite number{bounds}, got {value}")
+    if kind is float:
+        return real_number(name, value, least, below=below)
+    if kind is int:
+        return whole_number(name, value, least, None if below is None else below - 1)
+    if kind is bool:
+        return switch(name, value)
+    if kind is str:
+        return unicode_text(name, value)
+    texts = list(cast("list[object]", value)) if isinstance(value, (list, tuple)) else [None]
+    if not all(isinstance(one, str) for one in texts):
+        raise TypeError(f'{name} must be a list of texts such as ["folder"], got {shown(cast(object, value))}')
+    return tuple(unicode_text(name, one) for one in texts)
 
 
 def _check_choices(settings: Settings) -> None:

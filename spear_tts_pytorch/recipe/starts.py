@@ -57,8 +57,7 @@ def starting(
         return usual, {}
     model = results.stages.new_model(usual)
     start = start_from(model, source, results.folder, stage)
-    if results.progress:
-        print(f"{stage}: {start}", flush=True)
+    results.tell(f"{stage}: {start}")
     return model, {"start": {"source": source, "loaded": len(start.loaded), "anew": dict(start.anew)}}
 
 

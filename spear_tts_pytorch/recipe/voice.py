@@ -7,7 +7,6 @@ In: folders of recordings, of which some have a text. Out: `Voice`, whose `run` 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,7 +18,7 @@ from spear_tts_pytorch.recipe.new_voice import counts, data_settings, draw, undo
 from spear_tts_pytorch.recipe.presets import preset
 from spear_tts_pytorch.recipe.records import RECORD, Record, begin, reasons, without
 from spear_tts_pytorch.recipe.report import write_report
-from spear_tts_pytorch.recipe.results import STAGES, Results
+from spear_tts_pytorch.recipe.results import STAGES, Progress, Results
 from spear_tts_pytorch.recipe.saying import Said, say
 from spear_tts_pytorch.recipe.settings import Settings, change_file, changed
 from spear_tts_pytorch.recipe.sources import CUTS, read_sources
@@ -28,7 +27,7 @@ from spear_tts_pytorch.recipe.survey import Survey, survey
 from spear_tts_pytorch.recipe.work import CAUSES, WORK, grown, sync_ids
 from spear_tts_pytorch.utils.distributed import in_first_process, rank_and_world
 from spear_tts_pytorch.utils.files import FULL, check_free, locked
-from spear_tts_pytorch.utils.values import absolute_path, listed, shown, unicode_text
+from spear_tts_pytorch.utils.values import absolute_path, listed, shown, switch, unicode_text
 
 SETTINGS = "voice.toml"
 OURS = (SETTINGS, CUTS, "corpus", f"*/{RECORD}")  # in a voice folder, or one whose voice.toml was removed
@@ -39,7 +38,7 @@ class Voice:
 
     Args:
         folder: holds `voice.toml`, as `Voice.new` and `spear-tts new` make it.
-        progress: prints a line a stage, and shows bars on terminals.
+        progress: True prints a line a stage and shows bars, on terminals; "lines" shows no bars; False does neither.
 
     Attributes:
         folder: the path.
@@ -51,15 +50,16 @@ class Voice:
         ValueError: voice.toml holds something that cannot be.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, progress: bool = True):
+    def __init__(self, folder: str | os.PathLike[str], *, progress: Progress = True):
         self.folder = absolute_path("folder", folder).resolve()
         self.settings = Settings.load(self.folder / SETTINGS)
-        self.progress = progress
+        if progress != "lines":
+            switch("progress", progress, also=' or "lines"')
         self.results = Results(self.folder, self.settings, progress)
         self._warned = set[str]()  # warnings that were printed
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], changes: Mapping[str, Any], *, progress: bool = True) -> Voice:
+    def open(cls, folder: str | os.PathLike[str], changes: Mapping[str, Any], *, progress: Progress = True) -> Voice:
         """Opens a voice folder and writes changed settings into its voice.toml, whose other lines stay as they are.
 
         With `changes`, all processes call it; the first one writes.
@@ -70,6 +70,7 @@ class Voice:
             progress: as in the constructor.
 
         Raises:
+            FolderInUseError: a run is at work in the folder; nothing was written.
             TypeError, ValueError: an unknown setting, or a value that cannot be.
         """
         if changes:
@@ -89,7 +90,7 @@ class Voice:
         init: str | os.PathLike[str] | None = None,
         quick: bool = False,
         changes: Mapping[str, Any] | None = None,
-        progress: bool = True,
+        progress: Progress = True,
     ) -> Voice:
         """Looks at the data and writes `voice.toml`, with every setting.
 
@@ -105,7 +106,7 @@ class Voice:
                 or model with a tokenizer of speech gives that, too, and its sizes. Other stages have a setting `init`.
             quick: smaller and shorter, to see that the data go through.
             changes: settings by "section.setting", as for `--set`.
-            progress: prints what is found.
+            progress: True prints what is found and shows bars, on terminals; "lines" shows no bars; False does neither.
 
         Raises:
             FileExistsError: the folder holds a voice.
@@ -121,7 +122,7 @@ class Voice:
         check_free("the voice", folder, OURS)
         asked = data | (beginning(init, folder) if init else {}) | dict(changes or {})
         drawn = Settings().replaced(asked)
-        sources = read_sources(drawn.data, folder, progress=progress)
+        sources = read_sources(drawn.data, folder, progress=progress is True)
         lists = draw(divide(sources, drawn.data, folder), drawn, labelled, test)
         names = {f"data.{name}": f"{name}.txt" for name in lists}
         with undone_on_error(folder, lists):
@@ -130,7 +131,7 @@ class Voice:
             settings = preset(found, quick=quick).replaced(asked | names)
             settings.save(folder / SETTINGS)
         voice = cls(folder, progress=progress)
-        voice._tell(str(found))
+        voice.results.tell(str(found))
         return voice
 
     def __repr__(self) -> str:
@@ -162,7 +163,7 @@ class Voice:
         with self._held():
             for stage in STAGES:
                 if stage == "evaluate" and not self.results.clips.test:
-                    self._tell("evaluate: left out, no clips are kept for testing")
+                    self.results.tell("evaluate: left out, no clips are kept for testing")
                     continue
                 self._stage(stage, again=again)
         return self
@@ -260,9 +261,9 @@ class Voice:
         folder, record = self.results.place(stage), self.results.record(stage)
         why = ["asked for"] if again else self._reasons(stage)
         if record is not None and not why:
-            self._tell(f"{stage}: kept ({record.says}){self._added(stage)}")
+            self.results.tell(f"{stage}: kept ({record.says}){self._added(stage)}")
             return record
-        self._tell(f"{stage}: {'; '.join(why[:3])}{' ...' if len(why) > 3 else ''}")
+        self.results.tell(f"{stage}: {'; '.join(why[:3])}{' ...' if len(why) > 3 else ''}")
         causes = CAUSES[stage](self.results)
         growing = "clips" if stage == "label" else ""
         in_first_process(lambda: begin(folder, causes, anew=again, growing=growing))
@@ -271,14 +272,14 @@ class Voice:
         record = Record(causes, True, made.output, made.figures, made.says, round(time.perf_counter() - start, 1))
         in_first_process(lambda: record.save(folder))
         self.results.forget(*FORGOTTEN.get(stage, ()))
-        self._tell(f"{stage}: {made.says} ({record.seconds:.0f} s)")
+        self.results.tell(f"{stage}: {made.says} ({record.seconds:.0f} s)")
         in_first_process(lambda: self._report(stage))
         return record
 
     def _report(self, stage: str) -> None:
         for warning in write_report(self.results, stage)["warnings"]:
             if warning not in self._warned:
-                self._tell(f"warning: {warning}")
+                self.results.tell(f"warning: {warning}")
                 self._warned.add(warning)
 
     def _reasons(self, stage: str) -> list[str]:
@@ -315,17 +316,14 @@ class Voice:
                 words = f"{error.strerror} in {self.folder}: make room and run it again; what is done is kept"
                 raise OSError(error.errno, words) from error
 
-    def _tell(self, line: str) -> None:
-        if self.progress and rank_and_world()[0] == 0:
-            print(line, file=sys.stdout, flush=True)
-
 
 def _change(folder: Path, changes: Mapping[str, Any]) -> None:
     """Writes changed settings into a voice.toml, unless they name data that cannot be read."""
     data = Settings.load(folder / SETTINGS).replaced(changes).data
-    if any(name.startswith("data.") for name in changes):
-        read_clips(data, folder)
-    change_file(folder / SETTINGS, changes)
+    with locked(folder):
+        if any(name.startswith("data.") for name in changes):
+            read_clips(data, folder)
+        change_file(folder / SETTINGS, changes)
 
 
 FORGOTTEN = {

@@ -25,7 +25,6 @@ from spear_tts_pytorch.recipe.records import clear, digest
 from spear_tts_pytorch.recipe.results import IDS, MODEL, TEXTS, TOKENIZER, Results
 from spear_tts_pytorch.recipe.stages import SpeechIds, Trained, backtranslator, fit_units, surest
 from spear_tts_pytorch.recipe.starts import copy_units, starting
-from spear_tts_pytorch.tokenizers.semantic import load_semantic_tokenizer
 from spear_tts_pytorch.tokenizers.text import normalize_text
 from spear_tts_pytorch.tokens import pad_sequences
 from spear_tts_pytorch.utils.distributed import in_first_process
@@ -181,8 +180,8 @@ def _tokenize(results: Results) -> int:
         there = {}
     new = [one for id_, one in results.clips.every.items() if id_ not in there]
     if new:
-        tokenizer = load_semantic_tokenizer(results.place("units") / TOKENIZER)
-        tokenize_corpus(list(results.clips.every.values()), tokenizer, folder, progress=results.progress)
+        every, tokenizer = list(results.clips.every.values()), results.saved_tokenizer()
+        tokenize_corpus(every, tokenizer, folder, progress=results.progress)
         write_whole(path, json.dumps(there | results.digests).encode())
     return len(new)
 

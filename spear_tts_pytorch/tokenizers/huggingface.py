@@ -54,9 +54,13 @@ class HuggingFaceTokenizer:
     __call__ = encode
 
     def decode(self, ids: Tensor) -> list[str]:
-        """Ids `[b, n]` or `[n]` to one text per row; ids outside `1..V-1` are left out."""
-        kept = [[i - 1 for i in row if 0 < i < self.vocab_size] for row in rows_of(ids)]
-        return [self.tokenizer.decode(row) for row in kept]
+        """Ids `[b, n]` or `[n]` to one text per row. Padding (0 and below) and end-of-sequence (V) are left out.
+
+        Raises:
+            TypeError: the ids are no integers.
+            ValueError: an id above V, or another number of dimensions.
+        """
+        return [self.tokenizer.decode([i - 1 for i in row]) for row in rows_of(ids, self.vocab_size)]
 
     def to_dict(self) -> dict[str, Any]:
         """All that `from_dict` needs to make the tokenizer again, as JSON types."""

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from spear_tts_pytorch.tokenizers.mel import MelSettings, features_of, log_mel, nearest, normalized
 from spear_tts_pytorch.tokenizers.semantic import check_wav, problem_with, resampled
 from spear_tts_pytorch.tokens import remove_repeats
-from spear_tts_pytorch.utils.values import plain, shown
+from spear_tts_pytorch.utils.values import plain, settle, shown, switch, whole_number
 
 
 @dataclass
@@ -39,6 +39,17 @@ class FitOptions:
     max_frames: int
     seed: int
     progress: bool
+
+    def __post_init__(self) -> None:
+        most = whole_number("max_frames", self.max_frames, 1)
+        clusters = whole_number("num_clusters", self.num_clusters, 1)
+        if clusters > most:
+            raise ValueError(
+                f"num_clusters={clusters} needs max_frames of at least as many, got {most}: ask for fewer clusters, or raise "
+                "max_frames"
+            )
+        seed, progress = whole_number("seed", self.seed, 0, 2**32 - 1), switch("progress", self.progress)
+        settle(self, {"num_clusters": clusters, "max_frames": most, "seed": seed, "progress": progress})
 
 
 @dataclass
@@ -66,6 +77,8 @@ def fit_clusters(
     stats = _speaker_stats(seen) if per_speaker else {}
     points = [normalized(clip.features, stats.get(clip.speaker or ""), settings) for clip in seen]
     count, num_clusters = sum(len(rows) for rows in points), options.num_clusters
+    if count == 0:
+        raise ValueError("clips holds no clip that can be used (silent, too short, not in -1..1): give clips of speech")
     if count < num_clusters:
         raise ValueError(
             f"num_clusters={num_clusters} needs at least as many frames, but the clips give {count}: "

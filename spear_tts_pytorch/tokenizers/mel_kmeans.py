@@ -153,13 +153,7 @@ class MelKmeans:
         switch("unique_consecutive", unique_consecutive)
         hop_seconds = real_number("hop_seconds", hop_seconds, above=0)
         num_mels = whole_number("num_mels", num_mels, 1, MOST_MELS)
-        num_clusters = whole_number("num_clusters", num_clusters, 1)
-        options = FitOptions(
-            num_clusters,
-            whole_number("max_frames", max_frames, num_clusters),
-            whole_number("seed", seed, 0, 2**32 - 1),
-            switch("progress", progress),
-        )
+        options = FitOptions(num_clusters, max_frames, seed, progress)
         speakers = None if speakers is None else names_of_speakers(speakers)
         if normalize == "speaker" and speakers is None:
             raise ValueError('normalize="speaker" needs speakers: the name of the speaker of each clip')

@@ -84,7 +84,11 @@ class PhonemeTokenizer:
     __call__ = encode
 
     def decode(self, ids: Tensor) -> list[str]:
-        """Ids `[b, n]` or `[n]` to the phonemes of each row, in IPA; the spelling is lost."""
+        """Ids `[b, n]` or `[n]` to the phonemes of each row, in IPA; the spelling is lost.
+
+        Raises:
+            TypeError, ValueError: as `CharacterTokenizer.decode`.
+        """
         return self.characters.decode(ids)
 
     def to_dict(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from spear_tts_pytorch.tokens import INTEGER_DTYPES, SPEECH_PAD_ID, pad_sequences
 from spear_tts_pytorch.utils.json_files import read_object
 from spear_tts_pytorch.utils.replacing import whole
-from spear_tts_pytorch.utils.values import shown, whole_number
+from spear_tts_pytorch.utils.values import plain, shown, whole_number
 
 CONFIG_NAME = "tokenizer.json"
 RATES = range(1000, 768_001)  # Hz; resampling from others turns a small clip into gigabytes
@@ -212,12 +212,16 @@ def check_wav(wav: object, *, name: str = "wav", ndim: int | None = None) -> Ten
         TypeError: not a floating-point tensor or array.
         ValueError: another number of dimensions, or no samples.
     """
+    if name.endswith("]") and isinstance(plain(wav), (int, float)):
+        of = name.partition("[")[0]
+        raise TypeError(f"{of} must be a list of waveforms, got the samples of one: give [waveform]")
     if isinstance(wav, np.ndarray) and cast("np.ndarray", wav).dtype.kind == "f":
         array = cast("np.ndarray[Any, np.dtype[Any]]", wav)
         wav = torch.from_numpy(np.array(array, dtype=cast(Any, array.dtype).newbyteorder("="), order="C"))
     if not isinstance(wav, Tensor) or not wav.is_floating_point():
-        kind = wav.dtype if isinstance(wav, Tensor) else type(cast(object, wav)).__name__
-        remedy = "divide 16-bit samples by 32768" if isinstance(wav, Tensor) else "use torch.as_tensor"
+        has_type = isinstance(wav, (np.ndarray, Tensor))
+        kind = cast(Any, wav).dtype if has_type else type(wav).__name__
+        remedy = "divide 16-bit samples by 32768" if has_type else "use torch.as_tensor"
         raise TypeError(f"{name} must be a floating-point waveform in -1 to 1, got {kind}: {remedy}")
     if wav.ndim not in ((1, 2) if ndim is None else (ndim,)) or wav.numel() == 0:
         shape = {None: "[b, t] or [t]", 1: "[t]", 2: "[b, t]"}[ndim]

@@ -40,7 +40,7 @@ class TextTokenizer(Protocol):
         ...
 
     def decode(self, ids: Tensor) -> list[str]:
-        """Ids `[b, n]` or `[n]` to one text per row; ids outside `1..V-1` are left out."""
+        """Ids `[b, n]` or `[n]` to one text per row. Padding (0 and below) and end-of-sequence (V) are left out."""
         ...
 
     def __call__(self, texts: list[str]) -> Tensor:
@@ -139,9 +139,14 @@ class CharacterTokenizer:
         return torch.tensor([self._id_of.get(character, unknown_id) for character in text_in], dtype=torch.long)
 
     def decode(self, ids: Tensor) -> list[str]:
-        """Ids `[b, n]` or `[n]` to one text per row; ids outside `1..V-1` are left out."""
+        """Ids `[b, n]` or `[n]` to one text per row. Padding (0 and below) and end-of-sequence (V) are left out.
+
+        Raises:
+            TypeError: the ids are no integers.
+            ValueError: an id above V, or another number of dimensions.
+        """
         names = ["", *self.symbols, UNKNOWN_CHARACTER]
-        return ["".join(names[i] for i in row if 0 < i < self.vocab_size) for row in rows_of(ids)]
+        return ["".join(names[i] for i in row) for row in rows_of(ids, self.vocab_size)]
 
     def to_dict(self) -> dict[str, Any]:
         """All that `from_dict` needs to make the tokenizer again, as JSON types."""
@@ -199,8 +204,15 @@ class ByteTokenizer:
     __call__ = encode
 
     def decode(self, ids: Tensor) -> list[str]:
-        """Ids `[b, n]` or `[n]` to one text per row. Broken UTF-8 becomes U+FFFD; ids outside 1..256 are left out."""
-        return [bytes(i - 1 for i in row if 0 < i < 257).decode("utf-8", errors="replace") for row in rows_of(ids)]
+        """Ids `[b, n]` or `[n]` to one text per row. Broken UTF-8 becomes U+FFFD.
+
+        Padding (0 and below) and end-of-sequence (257) are left out.
+
+        Raises:
+            TypeError: the ids are no integers.
+            ValueError: an id above 257, or another number of dimensions.
+        """
+        return [bytes(i - 1 for i in row).decode("utf-8", errors="replace") for row in rows_of(ids, self.vocab_size)]
 
     def to_dict(self) -> dict[str, Any]:
         """All that `from_dict` needs to make the tokenizer again, as JSON types."""
@@ -273,17 +285,23 @@ def _check_type(config: dict[str, Any], expected: str) -> None:
         raise ValueError(f"the configuration has the type {config.get('type')!r}, expected {expected!r}")
 
 
-def rows_of(ids: Tensor) -> list[list[int]]:
-    """Ids `[b, n]` or `[n]` as lists of integers, one for each row.
+def rows_of(ids: Tensor, vocab_size: int) -> list[list[int]]:
+    """Ids `[b, n]` or `[n]` as lists of integers in `1..V-1`, one for each row, without padding and end-of-sequence.
 
     Raises:
         TypeError: they are no integers.
-        ValueError: another number of dimensions.
+        ValueError: an id above V, or another number of dimensions.
     """
     ids = integers("ids", ids)
     if ids.ndim not in (1, 2):
         raise ValueError(f"ids must have the shape [b, n] or [n], got {list(ids.shape)}")
-    return cast("list[list[int]]", (ids if ids.ndim == 2 else ids[None]).tolist())
+    if ids.numel() and (largest := int(ids.max())) > vocab_size:
+        raise ValueError(
+            f"ids holds {largest}, but the vocabulary has {vocab_size} ids, and {vocab_size} ends a sequence: decode ids with "
+            "the tokenizer that made them"
+        )
+    rows = cast("list[list[int]]", (ids if ids.ndim == 2 else ids[None]).tolist())
+    return [[id_ for id_ in row if 0 < id_ < vocab_size] for row in rows]
 
 
 def _listing(items: Sequence[str], limit: int = 10) -> str:

@@ -162,9 +162,39 @@ def test_a_changed_corpus_under_a_stage_that_is_done(voice, capsys):
 
 @pytest.mark.slow
 def test_two_runs_at_once(voice, capsys):
+    before = (voice / "voice.toml").read_bytes()
     with locked(voice):
-        assert main(["run", str(voice), "--no-progress"]) == 2
-    one_line_error(capsys, str(voice), "another process")
+        for options in ([], ["--set", "train.steps=9"]):
+            assert main(["run", str(voice), "--no-progress", *options]) == 2
+            one_line_error(capsys, str(voice), "another process")
+    assert (voice / "voice.toml").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "command", "stage"),
+    [
+        ("model/model.safetensors", ["say", "one two"], "train"),
+        ("model/config.json", ["say", "one two"], "train"),
+        ("backtranslate/model/model.safetensors", ["say", "one two"], "backtranslate"),
+        ("pretrain/model/model.safetensors", ["train", "--again"], "pretrain"),
+        ("units/tokenizer/tokenizer.safetensors", ["train", "--again"], "units"),
+    ],
+)
+def test_a_damaged_result_names_the_stage_to_run_again(file, command, stage, voice, capsys):
+    (voice / file).write_bytes((voice / file).read_bytes()[:-40])
+    assert main([command[0], str(voice), *command[1:]]) == 2
+    one_line_error(capsys, str((voice / file).parent), f"`spear-tts {stage} {voice} --again`", told=True)
+
+
+@pytest.mark.slow
+def test_without_bars_the_lines_of_the_stages_are_told(voice, capsys):
+    assert main(["run", str(voice), "--no-progress"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count(": kept") == 6 and printed.err == ""
+    assert main(["label", str(voice), "--no-progress", "--again"]) == 0
+    printed = capsys.readouterr()
+    assert "label: asked for\n" in printed.out and "label: 10 clips" in printed.out and "%|" not in printed.err
 
 
 @pytest.mark.slow
@@ -174,7 +204,7 @@ def test_a_full_disk_loses_nothing(voice, capfd):
     for most in (600, 2_000, 60_000):
         with full_disk(most):
             assert main(["run", str(voice), "--set", "units.fit_clips=5", "--no-progress"]) == 2
-        one_line_error(capfd, "too large", "make room")
+        one_line_error(capfd, "too large", "make room", told=True)
         assert (voice / "model" / "model.safetensors").read_bytes() == weights
     assert main(["run", str(voice), "--set", "units.fit_clips=600", "--no-progress"]) == 0
     assert (voice / "model" / "model.safetensors").read_bytes() == weights

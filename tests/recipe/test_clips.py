@@ -41,6 +41,8 @@ def test_lists_of_ids_make_the_parts(folder):
     ("names", "ids", "words"),
     [
         (["test"], ["clip03", "clip77"], ["test.txt", "clip77", "no clip"]),
+        (["test"], [], ["data.test", "test.txt holds no ids", "leave it out"]),
+        (["labelled"], [], ["data.labelled", "labelled.txt holds no ids", "leave it out"]),
         (["test"], ["clip20"], ["data.test", "no text", "clip20"]),
         (["test"], [f"clip{n:02d}" for n in range(10)], ["only 4 labelled", "at least 5"]),
         (["test", "labelled"], [f"clip{n:02d}" for n in range(6)], ["in data.labelled and in data.test"]),

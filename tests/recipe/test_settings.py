@@ -3,9 +3,10 @@
 import re
 from dataclasses import FrozenInstanceError, fields
 
+import numpy as np
 import pytest
 
-from spear_tts_pytorch.recipe.settings import Settings, as_toml, change_file, changed
+from spear_tts_pytorch.recipe.settings import Data, Model, Settings, Train, Units, as_toml, change_file, changed
 
 
 def test_the_file_is_read_back_as_it_was(tmp_path):
@@ -61,7 +62,7 @@ def test_texts_are_read_as_the_kind_of_the_setting():
         {"pretrain.steps": "7", "train.lr": "1e-4", "units.unique": "false", "data.audio": "a, b"}
     )
     assert (read.pretrain.steps, read.train.lr, read.units.unique, read.data.audio) == (7, 1e-4, False, ("a", "b"))
-    with pytest.raises(ValueError, match=r"pretrain\.steps must be a whole number, got 'many'"):
+    with pytest.raises(ValueError, match=r"pretrain\.steps must be a whole number at least 1, got 'many'"):
         Settings().replaced({"pretrain.steps": "many"})
 
 
@@ -81,6 +82,25 @@ def test_differences_in_words():
     before, after = {"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"x": 1, "y": 5}, "c": 4}
     assert changed(before, after) == ["a.y was 2 and is 5", "b was 3 and is unset", "c was unset and is 4"]
     assert changed(before, before) == []
+
+
+@pytest.mark.parametrize(
+    ("sections", "error", "words"),
+    [
+        ({"model": Model(dim="64")}, TypeError, "model.dim must be a whole number at least 8, got '64'"),
+        ({"model": Model(dim=64.0)}, TypeError, "model.dim must be a whole number"),
+        ({"data": Data(audio="here")}, TypeError, "data.audio must be a list of texts"),
+        ({"units": Units(unique=1)}, TypeError, "units.unique must be True or False, got 1"),
+        ({"train": Train(lr=float("nan"))}, ValueError, "train.lr must be a finite number"),
+        ({"model": Train()}, TypeError, "model must be a Model"),
+    ],
+)
+def test_sections_are_checked_as_the_file_is(sections, error, words):
+    with pytest.raises(error, match=words):
+        Settings(**sections)
+    same = Settings(model=Model(dim=np.int64(64), dropout=0), data=Data(audio=["a"]))
+    assert same == Settings().replaced({"model.dim": 64, "model.dropout": 0.0, "data.audio": ("a",)})
+    assert type(same.model.dim) is int and type(same.model.dropout) is float and same.data.audio == ("a",)
 
 
 def test_settings_do_not_change_in_place():

@@ -9,6 +9,7 @@ import sys
 import killed
 import many
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import voices
@@ -17,6 +18,7 @@ from babble import HZ, make_clips
 from spear_tts_pytorch.data.audio import save_audio
 from spear_tts_pytorch.recipe import Voice, measure, sources
 from spear_tts_pytorch.recipe.results import STAGES, Results
+from spear_tts_pytorch.recipe.work import WORK
 from spear_tts_pytorch.utils.distributed import in_first_process
 from spear_tts_pytorch.utils.files import locked
 
@@ -251,3 +253,15 @@ def test_arguments_of_a_new_voice_are_named(tmp_path, options, name):
     with pytest.raises((TypeError, ValueError), match=f"^{name} must be"):
         Voice.new(tmp_path / "voice", **{"corpus": corpus, "progress": False, **options})
     assert not (tmp_path / "voice").exists()
+
+
+def test_the_fingerprint_of_labels_does_not_depend_on_which_process_wrote_them(copied):
+    voice = Voice(copied / "voice", progress=False)
+    (shard,) = (copied / "voice" / "pairs").glob("pairs-*.parquet")
+    rows = pq.read_table(shard)
+    found = WORK["label"](voice.results)
+    for rank, part in enumerate((rows.slice(4), rows.slice(0, 4))):
+        pq.write_table(part, shard.with_name(f"pairs-{rank:05d}-000000.parquet"))
+    again = WORK["label"](Voice(copied / "voice", progress=False).results)
+    assert again == found and again.output == voice.results.output("label")
+    assert len(list(shard.parent.glob("pairs-*.parquet"))) == 2

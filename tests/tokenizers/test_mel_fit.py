@@ -1,5 +1,7 @@
 """Fitting MelKmeans: seeds, much audio, loudness, clips that cannot be used, refused options."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,8 @@ def test_fitting_on_part_of_much_audio(clips):
     [
         ({"num_clusters": 0}, "num_clusters must be at least 1"),
         ({"num_clusters": 10_000}, "num_clusters=10000 needs at least as many frames, but the clips give"),
+        ({"num_clusters": 10**6}, "num_clusters=1000000 needs max_frames of at least as many, got 400000"),
+        ({"clips": [np.zeros(8000, np.float32)]}, "clips holds no clip that can be used .silent"),
         ({"normalize": "speaker"}, "needs speakers"),
         ({"normalize": "speaker", "speakers": ["a"] * 3}, "3 speakers, but there are more clips"),
         ({"normalize": "speaker", "speakers": ["a"] * 99}, "each of the 40 clips, got 99"),
@@ -44,8 +48,26 @@ def test_fitting_on_part_of_much_audio(clips):
     ],
 )
 def test_bad_fits_are_refused(clips, options, message):
-    with pytest.raises(ValueError, match=message):
-        MelKmeans.fit(clips, HZ, **{"num_clusters": 5, "progress": False, **options})
+    with warnings.catch_warnings(), pytest.raises(ValueError, match=message):
+        warnings.simplefilter("ignore")
+        MelKmeans.fit(**{"clips": clips, "sample_hz": HZ, "num_clusters": 5, "progress": False, **options})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            lambda wav: [(wav * 32767).astype(np.int16)],
+            r"clips\[0\] must be .*got int16: divide 16-bit samples by 32768",
+        ),
+        (lambda wav: wav, r"the samples of one: give \[waveform\]"),
+        (lambda wav: torch.from_numpy(wav), r"the samples of one: give \[waveform\]"),
+        (lambda wav: wav.tolist(), r"the samples of one: give \[waveform\]"),
+    ],
+)
+def test_clips_of_another_kind_are_refused_with_a_remedy_that_helps(clips, wrong, message):
+    with pytest.raises(TypeError, match=message):
+        MelKmeans.fit(wrong(clips[0]), HZ, 5, progress=False)
 
 
 def test_unusable_clips_are_left_out_with_a_warning(clips, tokenizer):
@@ -54,7 +76,7 @@ def test_unusable_clips_are_left_out_with_a_warning(clips, tokenizer):
             [*clips, np.zeros(8000, np.float32), clips[0][:99], clips[0] * np.nan], HZ, 20, progress=False
         )
     assert made.fingerprint == tokenizer.fingerprint
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="the clips give 0"):
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="no clip that can be used"):
         MelKmeans.fit([np.zeros(8000, np.float32)], HZ, 5, progress=False)
 
 

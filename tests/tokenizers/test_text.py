@@ -58,11 +58,17 @@ def test_every_symbol_has_its_own_id_from_one():
     assert tokenizer.vocab_size == 3
 
 
-def test_decode_leaves_out_padding_and_ids_beyond_the_vocabulary():
+def test_decode_leaves_out_padding_and_end_of_sequence_and_refuses_ids_beyond_them():
     tokenizer = CharacterTokenizer("ab")
-    assert tokenizer.decode(torch.tensor([[1, 2, 3, 0], [-1, 2, 99, 1]])) == ["ab", "ba"]
+    assert tokenizer.decode(torch.tensor([[1, 2, 3, 0], [-1, 2, 3, 1]])) == ["ab", "ba"]
     assert tokenizer.decode(torch.tensor([1, 1], dtype=torch.int32)) == ["aa"]
     assert tokenizer.decode(torch.zeros(0, dtype=torch.long)) == [""]
+    for one, ids in ((tokenizer, [[1, 0], [2, 99]]), (ByteTokenizer(), [98, 999])):
+        with pytest.raises(
+            ValueError, match=f"ids holds {'99' if one is tokenizer else '999'}, but.*{one.vocab_size} ids"
+        ):
+            one.decode(torch.tensor(ids))
+    assert ByteTokenizer().decode(torch.tensor([98, 257, 0])) == ["a"]
 
 
 def test_normalize_composes_lowers_and_joins_white_space():
