@@ -26,6 +26,7 @@ from spear_tts_pytorch.utils.files import recover_folder
 from spear_tts_pytorch.utils.json_files import REQUIRED, field, read_object
 from spear_tts_pytorch.utils.replacing import whole
 from spear_tts_pytorch.utils.restricted import load_tensors
+from spear_tts_pytorch.utils.values import given_path
 from spear_tts_pytorch.utils.weight_files import read_shapes, shape_problems, shown
 
 LEAST_TENSORS = 7  # of a layer
@@ -155,7 +156,7 @@ def load(model: Pretrained, path: str | Path, strict: bool = True) -> dict[str, 
         FileNotFoundError: nothing at `path`.
         ValueError: the file holds no model, or one of another architecture (the message lists keys and shapes).
     """
-    path = Path(path)
+    path = given_path("path", path)
     if not path.exists():
         raise FileNotFoundError(f"path {path} does not exist")
     if path.is_dir():

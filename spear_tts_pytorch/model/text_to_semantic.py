@@ -29,7 +29,7 @@ from spear_tts_pytorch.tokenizers.huggingface import HuggingFaceTokenizer
 from spear_tts_pytorch.tokenizers.text import openai_tokenizer
 from spear_tts_pytorch.tokens import MODALITIES, Batch, Modality, append_eos, valid_mask, with_start
 from spear_tts_pytorch.utils.arguments import check_keywords, show_keywords
-from spear_tts_pytorch.utils.values import switch
+from spear_tts_pytorch.utils.values import given_path, switch
 
 
 class TextToSemantic(
@@ -366,7 +366,7 @@ class TextToSemantic(
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Writes a folder that `from_pretrained` opens. `options` are huggingface_hub's: `push_to_hub`, `repo_id`, ..."""
-        here, hub = saving.split_options(options, Path(save_directory).name)
+        here, hub = saving.split_options(options, given_path("save_directory", save_directory).name)
         with saving.replaced_model(save_directory) as folder:
             super().save_pretrained(folder, **here)
         return self.push_to_hub(**here, **hub) if hub else None

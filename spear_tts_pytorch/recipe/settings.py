@@ -17,7 +17,16 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from spear_tts_pytorch.utils.files import write_whole
-from spear_tts_pytorch.utils.values import instance, real_number, settle, shown, switch, unicode_text, whole_number
+from spear_tts_pytorch.utils.values import (
+    given_path,
+    instance,
+    real_number,
+    settle,
+    shown,
+    switch,
+    unicode_text,
+    whole_number,
+)
 
 FORMAT = 1  # of voice.toml; a release refuses files of a higher number
 COLUMNS = {
@@ -213,7 +222,7 @@ class Settings:
 
     def save(self, path: str | Path) -> None:
         """Writes the file, with a comment for each setting. It appears complete or not at all."""
-        write_whole(path, as_toml(self).encode())
+        write_whole(given_path("path", path), as_toml(self).encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Settings:
@@ -223,7 +232,7 @@ class Settings:
             FileNotFoundError: there is no such file.
             ValueError: it is no TOML, of a newer release, or holds an unknown name or a value that cannot be.
         """
-        path = Path(path)
+        path = given_path("path", path)
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: make a voice by `spear-tts new {path.parent} CORPUS`")
         if path.stat().st_size > LARGEST_FILE:

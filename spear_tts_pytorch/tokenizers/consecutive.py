@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from spear_tts_pytorch.tokenizers.semantic import (
 )
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences, remove_repeats
 from spear_tts_pytorch.utils.replacing import replaced, whole
-from spear_tts_pytorch.utils.values import integers
+from spear_tts_pytorch.utils.values import given_path, integers
 
 MOST_FRAMES = 2**22  # of a row: 23 hours at 50 a second
 INNER, KIND = "frames", "unique_consecutive"
@@ -137,7 +136,7 @@ class UniqueConsecutive:
             FileNotFoundError: a file is missing.
             ValueError: a file is damaged, or the inner tokenizer removes repeats itself.
         """
-        inner = whole(Path(folder), CONFIG_NAME) / INNER
+        inner = whole(given_path("folder", folder), CONFIG_NAME) / INNER
         if (inner / CONFIG_NAME).is_file() and read_config(inner / CONFIG_NAME).get("type") == KIND:
             raise ValueError(
                 f"{inner} holds a tokenizer of the type {KIND!r} inside another one: save the tokenizer again"

@@ -40,7 +40,7 @@ from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences
 from spear_tts_pytorch.utils.files import with_usual_mode
 from spear_tts_pytorch.utils.json_files import field
 from spear_tts_pytorch.utils.replacing import replaced, whole
-from spear_tts_pytorch.utils.values import absolute_path, plain, shown, switch, whole_number
+from spear_tts_pytorch.utils.values import absolute_path, given_path, plain, shown, switch, whole_number
 
 CENTROIDS, ENCODER = "centroids.safetensors", "encoder"
 WINDOW, OVERLAP = 1000, 100  # frames: clips over 20 s pass in windows; 2 s at each inner end of a window are dropped
@@ -223,7 +223,7 @@ class HubertWithKmeans(nn.Module):
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> HubertWithKmeans:
         """Opens the tokenizer that `save` wrote. Errors as the constructor."""
-        folder = whole(Path(folder), CONFIG_NAME)
+        folder = whole(given_path("folder", folder), CONFIG_NAME)
         config = read_config(folder / CONFIG_NAME)
         try:
             kind, version = field(config, "type", str), field(config, "format_version", int, 0)

@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -47,7 +46,7 @@ from spear_tts_pytorch.tokenizers.semantic import (
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences
 from spear_tts_pytorch.utils.json_files import field, texts
 from spear_tts_pytorch.utils.replacing import replaced, whole
-from spear_tts_pytorch.utils.values import instance, integers, one_of, real_number, switch, whole_number
+from spear_tts_pytorch.utils.values import given_path, instance, integers, one_of, real_number, switch, whole_number
 
 FORMAT_VERSION = 1
 TENSORS_NAME = "tokenizer.safetensors"
@@ -276,7 +275,7 @@ class MelKmeans:
             FileNotFoundError: one of the two files is missing.
             ValueError: the files are of another kind of tokenizer, of a later format, or broken.
         """
-        folder = whole(Path(folder), CONFIG_NAME)
+        folder = whole(given_path("folder", folder), CONFIG_NAME)
         for name in (CONFIG_NAME, TENSORS_NAME):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"no MelKmeans in {folder}: {name} is missing")

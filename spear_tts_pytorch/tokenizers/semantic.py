@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from spear_tts_pytorch.tokens import INTEGER_DTYPES, SPEECH_PAD_ID, pad_sequences
 from spear_tts_pytorch.utils.json_files import read_object
 from spear_tts_pytorch.utils.replacing import whole
-from spear_tts_pytorch.utils.values import plain, shown, whole_number
+from spear_tts_pytorch.utils.values import given_path, plain, shown, whole_number
 
 CONFIG_NAME = "tokenizer.json"
 RATES = range(1000, 768_001)  # Hz; resampling from others turns a small clip into gigabytes
@@ -345,7 +345,7 @@ def load_semantic_tokenizer(folder: str | os.PathLike[str]) -> SemanticTokenizer
         FileNotFoundError: the folder holds no tokenizer.json.
         ValueError: a broken tokenizer.json or a kind that this version cannot read.
     """
-    folder = whole(Path(folder), CONFIG_NAME)
+    folder = whole(given_path("folder", folder), CONFIG_NAME)
     path = folder / CONFIG_NAME
     if not path.is_file():
         raise FileNotFoundError(f"no semantic tokenizer in {folder}: {CONFIG_NAME} is missing")

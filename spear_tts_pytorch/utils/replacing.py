@@ -23,6 +23,7 @@ from spear_tts_pytorch.utils.files import (
     temporary_folder,
     whole_folder,
 )
+from spear_tts_pytorch.utils.values import given_path
 
 if sys.platform == "win32":
     fcntl = None
@@ -46,7 +47,7 @@ def replaced(folder: str | os.PathLike[str], names: Sequence[str], keep: Sequenc
     Raises:
         NotADirectoryError: there is a file at `folder`.
     """
-    target = Path(os.path.realpath(folder))
+    target = Path(os.path.realpath(given_path("folder", folder)))
     if os.path.lexists(target) and not target.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder: choose another")
     recover_folder(target)

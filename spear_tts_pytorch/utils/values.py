@@ -123,6 +123,16 @@ def absolute_path(name: str, value: object, *, also: str = "") -> Path:
     return path.absolute()
 
 
+def given_path(name: str, value: object) -> Path:
+    """A path as it was given.
+
+    Raises:
+        TypeError, ValueError: as `absolute_path`.
+    """
+    absolute_path(name, value)
+    return Path(cast("str | os.PathLike[str]", value))
+
+
 def unicode_text(name: str, value: object, *, also: str = "") -> str:
     """A text that files of UTF-8 can hold. `also` names other choices in messages.
 

@@ -9,8 +9,12 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import small
 import torch
 
+from spear_tts_pytorch import MelKmeans, UniqueConsecutive
+from spear_tts_pytorch.recipe.settings import Settings
+from spear_tts_pytorch.tokenizers.semantic import load_semantic_tokenizer
 from spear_tts_pytorch.utils.values import (
     Fixed,
     absolute_path,
@@ -165,3 +169,10 @@ def test_indices_of_items():
             TypeError, match="index must be a whole number .torch.utils.data.Subset takes several.* got"
         ):
             place(index, 3)
+
+
+def test_a_path_that_is_none_is_refused_by_its_name():
+    calls = (Settings.load, Settings().save, MelKmeans.load, UniqueConsecutive.load, load_semantic_tokenizer)
+    for call in (*calls, small.make_model().load, small.make_model().save_pretrained):
+        with pytest.raises(TypeError, match="(path|folder|save_directory) must be a path, got None"):
+            call(None)

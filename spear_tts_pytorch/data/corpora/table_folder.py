@@ -24,6 +24,7 @@ from spear_tts_pytorch.data.corpora.clip_files import (
 from spear_tts_pytorch.data.corpora.corpus import Utterance
 from spear_tts_pytorch.data.corpora.layouts import file_utterance
 from spear_tts_pytorch.data.corpora.tables import SUFFIXES, Table, is_table, read_table
+from spear_tts_pytorch.utils.values import given_path
 
 LEAST = 0.5  # share of the rows of a table that name audio
 NO_TABLES = (".trans.", ".normalized.", ".original.", ".book.")  # texts of LibriSpeech and LibriTTS
@@ -47,7 +48,7 @@ def read_table_folder(
         FileNotFoundError: the folder has no audio, or no such table.
         ValueError: no table names audio, tables with different texts of one clip, several columns that may be the text.
     """
-    folder = Path(folder)
+    folder = given_path("folder", folder)
     if table is not None and not (folder / table).is_file():
         raise FileNotFoundError(f"{folder} has no table {table}: give the name of a file in it")
     files = audio_under(folder)
