@@ -246,6 +246,16 @@ def _warnings(summary: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
+def warnings_until(summary: Mapping[str, Any], stage: str) -> list[str]:
+    """The warnings of the stages up to this one. Those of later stages are of what will be made anew."""
+    if stage == STAGES[-1]:
+        return summary["warnings"]
+    done = STAGES[: STAGES.index(stage) + 1]
+    stages = {name: one for name, one in summary["stages"].items() if name in done}
+    rises = {setting: one for setting, one in summary["rising"].items() if setting.partition(".")[0] in done}
+    return list(_warnings({**summary, "stages": stages, "rising": rises, "columns": {}, "floor": None}))
+
+
 def _error_rates(summary: Mapping[str, Any]) -> list[str]:
     if not summary["columns"]:
         return []

@@ -92,6 +92,9 @@ def read_sources(data: Data, folder: Path, *, progress: bool = False) -> Sources
         sources = _read(data, folder, progress)
     found = [one for one in caught if issubclass(one.category, UserWarning)]
     sources.remarks = [str(one.message) for one in found if not issubclass(one.category, NoTextWarning)]
+    if sources.cuts:
+        count = len({row["key"] for row in sources.cuts})
+        sources.remarks.append(f"{count} recordings are cut into {len(sources.cuts)} clips, which {CUTS} lists")
     return sources
 
 

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, overload
 
@@ -17,14 +18,14 @@ from spear_tts_pytorch.recipe.clips import divide, read_clips
 from spear_tts_pytorch.recipe.new_voice import counts, data_settings, draw, undone_on_error
 from spear_tts_pytorch.recipe.presets import preset
 from spear_tts_pytorch.recipe.records import RECORD, Record, begin, reasons, without
-from spear_tts_pytorch.recipe.report import write_report
+from spear_tts_pytorch.recipe.report import warnings_until, write_report
 from spear_tts_pytorch.recipe.results import STAGES, Progress, Results
 from spear_tts_pytorch.recipe.saying import Said, say
 from spear_tts_pytorch.recipe.settings import Settings, change_file, changed
 from spear_tts_pytorch.recipe.sources import CUTS, read_sources
 from spear_tts_pytorch.recipe.starts import beginning
 from spear_tts_pytorch.recipe.survey import Survey, survey
-from spear_tts_pytorch.recipe.work import CAUSES, WORK, grown, sync_ids
+from spear_tts_pytorch.recipe.work import CAUSES, WORK, described, grown, sync_ids
 from spear_tts_pytorch.utils.distributed import in_first_process, rank_and_world
 from spear_tts_pytorch.utils.files import FULL, check_free, locked
 from spear_tts_pytorch.utils.values import absolute_path, listed, shown, switch, unicode_text
@@ -261,7 +262,8 @@ class Voice:
         folder, record = self.results.place(stage), self.results.record(stage)
         why = ["asked for"] if again else self._reasons(stage)
         if record is not None and not why:
-            self.results.tell(f"{stage}: kept ({record.says}){self._added(stage)}")
+            says, _, _ = record.says.partition("\n")
+            self.results.tell(f"{stage}: kept ({says}){self._added(stage)}")
             return record
         self.results.tell(f"{stage}: {'; '.join(why[:3])}{' ...' if len(why) > 3 else ''}")
         causes = CAUSES[stage](self.results)
@@ -277,7 +279,7 @@ class Voice:
         return record
 
     def _report(self, stage: str) -> None:
-        for warning in write_report(self.results, stage)["warnings"]:
+        for warning in warnings_until(write_report(self.results, stage), stage):
             if warning not in self._warned:
                 self.results.tell(f"warning: {warning}")
                 self._warned.add(warning)
@@ -297,8 +299,12 @@ class Voice:
     def _added(self, stage: str) -> str:
         """Takes up clips that were added under a stage that is done, and says so."""
         if stage == "units":
-            count = sync_ids(self.results)
-            return f"; {count} clips added" if count else ""
+            count, record = sync_ids(self.results), self.results.record(stage)
+            if not count or record is None:
+                return ""
+            made = described(self.results, record.output)
+            replace(record, figures=made.figures, says=made.says).save(self.results.place(stage))
+            return f"; {count} clips added"
         if stage == "pretrain" and (share := grown(self.results)[1]):
             return f"; {share:.0%} of clips were added since, `spear-tts pretrain {self.folder} --again` hears them too"
         return ""

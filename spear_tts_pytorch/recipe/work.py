@@ -143,7 +143,8 @@ def grown(results: Results) -> tuple[int, float]:
 def _units(results: Results) -> Made:
     in_first_process(lambda: _fit(results))
     files = sorted((results.place("units") / TOKENIZER).rglob("*"))
-    return _described(results, digest(digest_of_file(path) for path in files if path.is_file()))
+    sync_ids(results)
+    return described(results, digest(digest_of_file(path) for path in files if path.is_file()))
 
 
 def _fit(results: Results) -> None:
@@ -186,8 +187,8 @@ def _tokenize(results: Results) -> int:
     return len(new)
 
 
-def _described(results: Results, output: str) -> Made:
-    sync_ids(results)
+def described(results: Results, output: str) -> Made:
+    """The first stage's result in figures, of all clips that have ids."""
     speech = TokenizedSpeech(results.folder / IDS)
     counts = Counter[int]()
     for row in speech:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from spear_tts_pytorch.recipe.page import page
-from spear_tts_pytorch.recipe.report import FEW_TESTS, _rows, _warnings, markdown, rising, table
+from spear_tts_pytorch.recipe.report import FEW_TESTS, _rows, _warnings, markdown, rising, table, warnings_until
 
 
 def summary(labels=7.3, tests=100, ratio=1.1, **changes):
@@ -100,6 +100,14 @@ def test_a_validation_loss_that_ends_above_its_lowest_is_found(losses, step):
     records.insert(1, {"step": 25, "loss": 9.0})
     found = rising({"text to speech": records, "judge": [{"step": 1, "loss": 3.0}], "(a)": records})
     assert {name: one["step"] for name, one in found.items()} == ({} if step is None else {"train.steps": step})
+
+
+def test_a_stage_is_not_warned_of_what_later_ones_had():
+    rise = {"name": "", "lowest": 2.0, "step": 1, "last": 3.0}
+    made = summary(labels=90.0, tests=3, ratio=0.4, floor=40.0, rising={"pretrain.steps": rise, "train.steps": rise})
+    counts = {stage: len(warnings_until(made, stage)) for stage in ("units", "pretrain", "label", "train", "evaluate")}
+    assert counts == {"units": 0, "pretrain": 1, "label": 2, "train": 3, "evaluate": 6}
+    assert len(made["warnings"]) == 6
 
 
 def test_of_several_rounds_the_last_counts():

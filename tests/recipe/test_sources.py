@@ -36,6 +36,7 @@ def test_a_long_recording_becomes_clips_and_a_table(folder):
     sources = read_sources(DATA, folder)
     clips = [one for id_, one in sources.every.items() if id_.startswith("long-")]
     assert len(sources.every) == 8 + len(clips) and len(clips) > 2 and "long" not in sources.every
+    assert sources.remarks == [f"1 recordings are cut into {len(clips)} clips, which cuts.csv lists"]
     assert all(0.5 <= one.seconds <= 6 for one in clips)
     sources.save_cuts(folder)
     wav = load_audio(folder / "corpus/wavs/long.wav")[0]

@@ -1,6 +1,5 @@
 """A voice from a small folder: all stages run, what is done is kept, what changed is made again, and says so."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -101,7 +100,12 @@ def test_added_audio_is_taken_up(copied, capsys):
     assert "units: kept" in printed and "1 clips added" in printed
     assert "pretrain: kept" in printed and "5% of clips were added since" in printed
     assert "label: 11 clips" in printed and "backtranslate: kept" in printed
-    assert json.loads((copied / "voice" / "pairs" / "stage.json").read_text())["figures"]["clips"] == 11
+    figures = {stage: Voice(copied / "voice").results.record(stage).figures for stage in ("units", "label")}
+    assert (figures["units"]["clips"], figures["label"]["clips"]) == (25, 11)
+    Voice(copied / "voice").run()
+    printed = capsys.readouterr().out
+    assert "units: kept (25 clips," in printed and "added" not in printed.splitlines()[0]
+    assert printed.count("\n") == len(STAGES)  # a line a stage, without examples of labels
 
 
 def test_changed_audio_is_heard_again(copied, capsys):
