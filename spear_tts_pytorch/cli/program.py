@@ -63,11 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except USER_ERRORS as error:
-        if os.environ.get("SPEAR_TTS_DEBUG") == "1":
+    except (*USER_ERRORS, RuntimeError) as error:
+        if os.environ.get("SPEAR_TTS_DEBUG") == "1" or not (isinstance(error, USER_ERRORS) or _is_of_another(error)):
             raise
         print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
+
+
+def _is_of_another(error: Exception) -> bool:
+    """Whether the first of several processes failed, and says why itself."""
+    from spear_tts_pytorch.utils.distributed import FirstProcessError  # slow to import
+
+    return isinstance(error, FirstProcessError)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -125,8 +125,8 @@ def _new(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     from spear_tts_pytorch.recipe.voice import Voice
 
-    Voice.open(args.voice, dict(args.changes), progress=args.progress or "lines").run(again=args.again)
-    print(f'done; now: spear-tts say {args.voice} "some text" --wav said.wav', flush=True)
+    voice = Voice.open(args.voice, dict(args.changes), progress=args.progress or "lines").run(again=args.again)
+    voice.results.tell(f'done; now: spear-tts say {args.voice} "some text" --wav said.wav')
     return 0
 
 

@@ -23,6 +23,10 @@ LONGEST_WORK, LONGEST_READING = timedelta(days=365), timedelta(minutes=1)
 _works = itertools.count()
 
 
+class FirstProcessError(RuntimeError):
+    """The first process failed in work that it did for all. Raised in the other processes."""
+
+
 def num_processes() -> int:
     """Number of processes that train together; 1 without `torch.distributed`."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -55,7 +59,7 @@ def in_first_process(work: Callable[[], object]) -> None:
     """Does some work in the first process; the others wait, however long it takes. If it fails, it fails in all. Collective.
 
     Raises:
-        BaseException: the error of `work`; in the other processes a RuntimeError with its message.
+        BaseException: the error of `work`; in the other processes a `FirstProcessError` with its message.
     """
     rank, world = rank_and_world()
     if world == 1:
@@ -74,7 +78,7 @@ def in_first_process(work: Callable[[], object]) -> None:
     store.wait([key], LONGEST_WORK)
     if failure := store.get(key).decode():
         store.set(f"{key}, read by {rank}", "")
-        raise RuntimeError(f"the first process failed: {failure}")
+        raise FirstProcessError(f"the first process failed: {failure}")
     wait_for_everyone()
 
 

@@ -9,6 +9,7 @@ from shell import one_line_error, spear_tts
 
 from spear_tts_pytorch import __version__, cli
 from spear_tts_pytorch.cli import program
+from spear_tts_pytorch.utils.distributed import FirstProcessError
 
 STAGES = ["units", "pretrain", "backtranslate", "label", "train", "evaluate"]
 TOOLS = ["demo", "generate", "tokenize", "pairs", "version"]
@@ -93,6 +94,11 @@ def test_traceback_on_request_only():
         (FileExistsError("out is there"), 2, "error: out is there\n"),
         (ImportError("pip install x"), 2, "error: pip install x\n"),
         (OSError(28, "No space left on device"), 2, "error: [Errno 28] No space left on device\n"),
+        (
+            FirstProcessError("the first process failed: ValueError: x"),
+            2,
+            "error: the first process failed: ValueError: x\n",
+        ),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (SystemExit(143), 143, ""),
     ],
@@ -106,12 +112,13 @@ def test_errors_become_exit_codes(error, code, line, capsys, monkeypatch):
     assert capsys.readouterr().err == line
 
 
-def test_a_bug_is_not_dressed_up_as_a_user_error(monkeypatch):
+@pytest.mark.parametrize("kind", [AttributeError, RuntimeError])
+def test_a_bug_is_not_dressed_up_as_a_user_error(kind, monkeypatch):
     def fail(args):
-        raise AttributeError("a bug")
+        raise kind("a bug")
 
     monkeypatch.setattr(program, "_version", fail)
-    with pytest.raises(AttributeError):
+    with pytest.raises(kind):
         cli.main(["version"])
 
 

@@ -79,6 +79,6 @@ def test_the_first_process_works_for_all(tmp_path):
     assert many.results(2, work_of_the_first, tmp_path, True) == [["0"], ["0"]]
     first, second = many.run(2, work_of_the_first, tmp_path, False)
     assert not first[0] and first[1].startswith("KeyError: 'lost'")
-    assert not second[0] and second[1].startswith("RuntimeError: the first process failed: KeyError: 'lost'")
+    assert not second[0] and second[1].startswith("FirstProcessError: the first process failed: KeyError: 'lost'")
     in_first_process((tmp_path / "alone").touch)
     assert (tmp_path / "alone").exists()
