@@ -23,8 +23,8 @@ def add_new(commands: Commands) -> None:
         _new,
         help="look at your recordings and write the settings of a voice",
         description="Look at folders of recordings, of which some have a text, and write VOICE/voice.toml: every setting, "
-        "with a comment, to be edited. Sizes and steps are chosen by hours of audio, minutes of text, and CPU or GPU. Then "
-        "`spear-tts run VOICE` makes the voice.",
+        "with a comment, to be edited. Sizes and steps are chosen by hours of audio, minutes of text, and CPU or GPU; how "
+        "long these take here is timed and printed. Then `spear-tts run VOICE` makes the voice.",
         example="new my-voice spear-tts-demo/corpus --quick",
     )
     new.add_argument("voice", metavar="VOICE", help="folder to make")
@@ -49,7 +49,7 @@ def add_new(commands: Commands) -> None:
         metavar="VOICE|MODEL",
         help="start from an earlier voice, a model folder, a file of weights or a Hub id; a voice gives its units, too",
     )
-    new.add_argument("--quick", action="store_true", help="small and short, to see that the data go through")
+    new.add_argument("--quick", action="store_true", help="small and short for all data: see that they go through")
     add_set(new)
     add_no_progress(new)
 

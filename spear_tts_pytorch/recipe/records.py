@@ -22,6 +22,7 @@ from spear_tts_pytorch.utils.json_files import read_object
 from spear_tts_pytorch.version import __version__
 
 RECORD = "stage.json"
+INTERRUPTED = "it was interrupted"
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def reasons(folder: Path, causes: Mapping[str, Any]) -> list[str]:
     differing = changed(there.causes, causes)
     if differing:
         return differing
-    return [] if there.done else ["it was interrupted"]
+    return [] if there.done else [INTERRUPTED]
 
 
 def digest(parts: Iterable[str]) -> str:

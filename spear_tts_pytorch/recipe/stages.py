@@ -209,8 +209,21 @@ class Stages:
         **options: Any,
     ) -> Trained:
         """Trains `model` in place. `options` are keywords of the trainer beyond those of all stages."""
+        training = self._trainer(trainer, model, steps, lr, folder, **options)
+        return Trained(model, *_validated(training, max(1, steps // VALIDATIONS)))
+
+    def _trainer(
+        self,
+        trainer: Callable[..., Trainer],
+        model: TextToSemantic,
+        steps: int,
+        lr: float,
+        folder: Path | None,
+        **options: Any,
+    ) -> Trainer:
+        """A trainer with the options of all stages."""
         common = self.settings.training
-        training = trainer(
+        return trainer(
             model,
             num_train_steps=steps,
             num_warmup_steps=min(80, steps // 4),
@@ -230,7 +243,6 @@ class Stages:
             progress=self.progress,
             **options,
         )
-        return Trained(model, *_validated(training, max(1, steps // VALIDATIONS)))
 
 
 def _validated(training: Trainer, every: int) -> tuple[list[dict[str, Any]], dict[str, float]]:

@@ -11,13 +11,16 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast, overload
 
+from spear_tts_pytorch.recipe import costs
 from spear_tts_pytorch.recipe.clips import divide, read_clips
+from spear_tts_pytorch.recipe.estimate import Estimate, Pace, in_words
 from spear_tts_pytorch.recipe.new_voice import counts, data_settings, draw, undone_on_error
 from spear_tts_pytorch.recipe.presets import preset
-from spear_tts_pytorch.recipe.records import RECORD, Record, begin, reasons, without
+from spear_tts_pytorch.recipe.records import INTERRUPTED, RECORD, Record, begin, reasons, without
 from spear_tts_pytorch.recipe.report import warnings_until, write_report
 from spear_tts_pytorch.recipe.results import STAGES, Progress, Results
 from spear_tts_pytorch.recipe.saying import Said, say
@@ -58,6 +61,7 @@ class Voice:
             switch("progress", progress, also=' or "lines"')
         self.results = Results(self.folder, self.settings, progress)
         self._warned = set[str]()  # warnings that were printed
+        self._pace: Pace | None = None  # of the run at work
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], changes: Mapping[str, Any], *, progress: Progress = True) -> Voice:
@@ -93,7 +97,8 @@ class Voice:
         changes: Mapping[str, Any] | None = None,
         progress: Progress = True,
     ) -> Voice:
-        """Looks at the data and writes `voice.toml`, with every setting.
+        """Looks at the data and writes `voice.toml`, with every setting. Sizes, steps and dropout are chosen by hours of audio,
+        minutes of text, and CPU or GPU.
 
         Args:
             folder: the voice folder; it must not hold a voice.
@@ -107,7 +112,8 @@ class Voice:
                 or model with a tokenizer of speech gives that, too, and its sizes. Other stages have a setting `init`.
             quick: smaller and shorter, to see that the data go through.
             changes: settings by "section.setting", as for `--set`.
-            progress: True prints what is found and shows bars, on terminals; "lines" shows no bars; False does neither.
+            progress: True prints what is found and how long the stages will take here, and shows bars, on terminals; "lines"
+                shows no bars; False does neither.
 
         Raises:
             FileExistsError: the folder holds a voice.
@@ -133,11 +139,23 @@ class Voice:
             settings.save(folder / SETTINGS)
         voice = cls(folder, progress=progress)
         voice.results.tell(str(found))
+        if progress and voice.estimate is not None:
+            voice.results.tell(str(voice.estimate))
         return voice
 
     def __repr__(self) -> str:
         done = [stage for stage in STAGES if (record := self.results.record(stage)) is not None and record.done]
-        return f"Voice({str(self.folder)!r}, {self.settings!r}, done: {', '.join(done) or 'nothing'})"
+        known = self.__dict__.get("estimate")
+        takes = "" if known is None else f", about {in_words(known.total)}"
+        return f"Voice({str(self.folder)!r}, {self.settings!r}{takes}, done: {', '.join(done) or 'nothing'})"
+
+    @cached_property
+    def estimate(self) -> Estimate | None:
+        """How long the stages take on this machine, from a few clips and updates that are timed when it is first asked for.
+
+        `estimate.json` in the voice folder keeps it. None if nothing can be timed.
+        """
+        return costs.estimate(self.settings, self.results.clips, self.folder)
 
     def survey(self) -> Survey:
         """A look at the data."""
@@ -162,11 +180,11 @@ class Voice:
             ValueError, OSError: data that cannot be used.
         """
         with self._held():
-            for stage in STAGES:
-                if stage == "evaluate" and not self.results.clips.test:
-                    self.results.tell("evaluate: left out, no clips are kept for testing")
-                    continue
-                self._stage(stage, again=again)
+            stages = STAGES if self.results.clips.test else STAGES[:-1]
+            for number, stage in enumerate(stages, 1):
+                self._stage(stage, again=again, later=stages[number:])
+            if len(stages) < len(STAGES):
+                self.results.tell("evaluate: left out, no clips are kept for testing")
         return self
 
     def units(self, *, again: bool = False) -> Record:
@@ -257,8 +275,8 @@ class Voice:
                     sync_ids(self.results)
             return self._stage(stage, again=again)
 
-    def _stage(self, stage: str, *, again: bool) -> Record:
-        """Runs a stage if it must be, and prints a line."""
+    def _stage(self, stage: str, *, again: bool, later: Sequence[str] = ()) -> Record:
+        """Runs a stage if it must be, and prints some lines. `later` are the stages of the run that come after it."""
         folder, record = self.results.place(stage), self.results.record(stage)
         why = ["asked for"] if again else self._reasons(stage)
         if record is not None and not why:
@@ -266,6 +284,7 @@ class Voice:
             self.results.tell(f"{stage}: kept ({says}){self._added(stage)}")
             return record
         self.results.tell(f"{stage}: {'; '.join(why[:3])}{' ...' if len(why) > 3 else ''}")
+        self._tell_pace(stage, later)
         causes = CAUSES[stage](self.results)
         growing = "clips" if stage == "label" else ""
         in_first_process(lambda: begin(folder, causes, anew=again, growing=growing))
@@ -276,7 +295,15 @@ class Voice:
         self.results.forget(*FORGOTTEN.get(stage, ()))
         self.results.tell(f"{stage}: {made.says} ({record.seconds:.0f} s)")
         in_first_process(lambda: self._report(stage))
+        if self._pace is not None and INTERRUPTED not in why:  # of an interrupted one a part was done before
+            self._pace.took(stage, time.perf_counter() - start)
         return record
+
+    def _tell_pace(self, stage: str, later: Sequence[str]) -> None:
+        """Says how long the stage will take, and the run."""
+        if self.results.lines and self.estimate is not None:
+            self._pace = self._pace or Pace(self.estimate)
+            self.results.tell(self._pace.line(stage, later))
 
     def _report(self, stage: str) -> None:
         for warning in warnings_until(write_report(self.results, stage), stage):

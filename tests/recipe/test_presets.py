@@ -1,34 +1,15 @@
 """The settings of a new voice follow from its data: defaults for little, never less for more, bounded on CPUs."""
 
-from collections import Counter
 from itertools import pairwise
 
 import pytest
+from voices import found
 
 from spear_tts_pytorch.recipe.presets import preset
 from spear_tts_pytorch.recipe.settings import Settings
-from spear_tts_pytorch.recipe.survey import Survey
 
 HOURS = (0.02, 0.4, 1.0, 1.5, 3.0, 4.0, 8.0, 20.0, 60.0, 100.0, 1000.0)
 MINUTES = (0.3, 2.0, 5.0, 15.0, 20.0, 60.0, 200.0, 1500.0)
-
-
-def found(hours: float, minutes: float, *, known: float | None = None, transcribed: float = 0.0) -> Survey:
-    """A survey of so many hours of audio and minutes of text."""
-    nothing = Counter[str]()
-    return Survey(
-        clips=100,
-        seconds=3600 * hours,
-        labelled=50,
-        labelled_seconds=60 * minutes,
-        test=10,
-        unlabelled=40,
-        rates=Counter[int](),
-        speakers=nothing,
-        alphabet=nothing,
-        transcribed_seconds=60 * transcribed,
-        known_seconds=3600 * (hours if known is None else known),
-    )
 
 
 def updates(settings: Settings) -> list[int]:

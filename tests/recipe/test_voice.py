@@ -85,6 +85,9 @@ def test_changed_settings_run_what_depends_on_them(copied, capsys):
     printed = capsys.readouterr().out
     assert "train: train.steps was 5 and is 6\n" in printed
     assert [line.partition(":")[0] for line in printed.splitlines() if ": kept" in line] == list(STAGES[:4])
+    train, evaluate = [line for line in printed.splitlines() if line.startswith("stage ")]
+    assert train.startswith("stage 5 of 6: train, about ") and train.endswith(" left of the run")
+    assert evaluate.startswith("stage 6 of 6: evaluate, about ") and "left" not in evaluate
 
 
 def test_the_same_run_gives_the_same_weights(copied):
