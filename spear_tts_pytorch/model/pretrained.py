@@ -72,7 +72,7 @@ class Pretrained(Saved, Protocol):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> object: ...
 
 
-def model_folder(name: str, hub: Mapping[str, Any]) -> Path:
+def model_folder(name: str | Path, hub: Mapping[str, Any]) -> Path:
     """The folder of a saved model; one on the Hub is downloaded to the cache.
 
     Args:
@@ -82,7 +82,8 @@ def model_folder(name: str, hub: Mapping[str, Any]) -> Path:
     Raises:
         FileNotFoundError: there is no such folder, or it is not a model's.
     """
-    folder = Path(name)
+    folder = given_path("pretrained_model_name_or_path", name, also=" or a Hub id")
+    name = str(name)
     recover_folder(folder)
     if folder.is_dir():
         return whole(folder, CONFIG)

@@ -388,7 +388,7 @@ class TextToSemantic(
             ValueError: damaged files, or a model of a newer release.
         """
         hub = {name: kwargs.pop(name) for name in pretrained.HUB_KEYWORDS if name in kwargs}
-        folder = pretrained.model_folder(str(pretrained_model_name_or_path), hub)
+        folder = pretrained.model_folder(pretrained_model_name_or_path, hub)
         known = set(inspect.signature(cls.__init__).parameters) - {"self"}
         arguments = pretrained.saved_arguments(folder, kwargs, known)
         model = cls(**pretrained.check_sizes(folder, TextToSemantic, arguments))

@@ -123,13 +123,13 @@ def absolute_path(name: str, value: object, *, also: str = "") -> Path:
     return path.absolute()
 
 
-def given_path(name: str, value: object) -> Path:
-    """A path as it was given.
+def given_path(name: str, value: object, *, also: str = "") -> Path:
+    """A path as it was given. `also` names other choices in messages.
 
     Raises:
         TypeError, ValueError: as `absolute_path`.
     """
-    absolute_path(name, value)
+    absolute_path(name, value, also=also)
     return Path(cast("str | os.PathLike[str]", value))
 
 

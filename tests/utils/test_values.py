@@ -12,7 +12,16 @@ import pytest
 import small
 import torch
 
-from spear_tts_pytorch import MelKmeans, UniqueConsecutive
+from spear_tts_pytorch import MelKmeans, TextToSemantic, UniqueConsecutive
+from spear_tts_pytorch.data.corpora.layouts import read_ljspeech
+from spear_tts_pytorch.data.corpora.readers import (
+    read_common_voice,
+    read_folder,
+    read_librispeech,
+    read_libritts,
+    read_vctk,
+)
+from spear_tts_pytorch.data.pairs.shards import list_shards, read_metadata
 from spear_tts_pytorch.recipe.settings import Settings
 from spear_tts_pytorch.tokenizers.semantic import load_semantic_tokenizer
 from spear_tts_pytorch.utils.values import (
@@ -171,8 +180,11 @@ def test_indices_of_items():
             place(index, 3)
 
 
-def test_a_path_that_is_none_is_refused_by_its_name():
+def test_what_is_no_path_is_refused_by_its_name():
     calls = (Settings.load, Settings().save, MelKmeans.load, UniqueConsecutive.load, load_semantic_tokenizer)
-    for call in (*calls, small.make_model().load, small.make_model().save_pretrained):
-        with pytest.raises(TypeError, match="(path|folder|save_directory) must be a path, got None"):
-            call(None)
+    readers = (read_folder, read_librispeech, read_libritts, read_common_voice, read_vctk, read_ljspeech)
+    models = (small.make_model().load, small.make_model().save_pretrained, TextToSemantic.from_pretrained)
+    for call in (*calls, *readers, *models, list_shards, read_metadata):
+        for wrong in (None, 5, b"x"):
+            with pytest.raises(TypeError, match="(path|folder|save_directory) must be a path( or a Hub id)?, got"):
+                call(wrong)

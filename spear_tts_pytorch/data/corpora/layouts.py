@@ -31,6 +31,7 @@ from spear_tts_pytorch.data.corpora.clip_files import (
 from spear_tts_pytorch.data.corpora.corpus import Corpus, Utterance, check_counts
 from spear_tts_pytorch.data.corpora.tables import ljspeech_table
 from spear_tts_pytorch.tokenizers.text import normalize_text
+from spear_tts_pytorch.utils.values import given_path
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WITHOUT_TEXT = "without text"  # what is done with a clip
@@ -59,7 +60,7 @@ def read_ljspeech(
         ValueError: no rows, rows that repeat an id or lack a text, rows and audio that do not match, several columns that
             may be the text, two files of one name, audio that cannot be read.
     """
-    folder = Path(folder)
+    folder = given_path("folder", folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no corpus folder {folder}: give a folder that holds metadata.csv and wavs/")
     table = folder / "metadata.csv"
@@ -231,7 +232,7 @@ def fsdd_corpus(
     check_counts(labelled=labelled, unlabelled=unlabelled, test=test)
     if labelled + unlabelled + test > 1_000_000:
         raise ValueError(f"at most 1,000,000 strings can be made, got {labelled + unlabelled + test}: ask for fewer")
-    speaker, recordings, sample_hz = _load_recordings(Path(folder), speaker)
+    speaker, recordings, sample_hz = _load_recordings(given_path("folder", folder), speaker)
     taken: set[tuple[int, ...]] = set()
     parts: list[list[Utterance]] = []
     # Each part has its own random numbers, in this order: a larger part does not change the parts before it.

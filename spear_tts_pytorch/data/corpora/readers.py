@@ -41,7 +41,7 @@ from spear_tts_pytorch.data.corpora.layouts import file_utterance, read_ljspeech
 from spear_tts_pytorch.data.corpora.table_folder import candidates_in, read_table_folder, tables_in
 from spear_tts_pytorch.data.corpora.tables import is_table
 from spear_tts_pytorch.tokenizers.semantic import checked_rate
-from spear_tts_pytorch.utils.values import place, plain, shown
+from spear_tts_pytorch.utils.values import given_path, place, plain, shown
 
 VCTK_FOLDERS = ("wav48_silence_trimmed", "wav48", "wav16")
 UNLISTED = "audio files in clips/ have no row here: left out"
@@ -284,9 +284,10 @@ def _without_text(found: list[Utterance]) -> list[str]:
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:
-    if not Path(path).is_dir():
-        raise FileNotFoundError(f"no corpus folder {path}: give the path of a folder")
-    return Path(path)
+    folder = given_path("folder", path)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no corpus folder {folder}: give the path of a folder")
+    return folder
 
 
 def _checked(found: list[Utterance], folder: Path) -> list[Utterance]:

@@ -12,6 +12,7 @@ from spear_tts_pytorch.data.audio import save_audio
 from spear_tts_pytorch.data.corpora.clip_files import check_unique
 from spear_tts_pytorch.data.corpora.corpus import Corpus, Utterance
 from spear_tts_pytorch.utils.files import whole_folder, write_whole
+from spear_tts_pytorch.utils.values import given_path, instance
 
 NOT_IN_NAMES = set("/\\|\0\r\n")
 
@@ -23,6 +24,7 @@ def write_corpus(corpus: Corpus, folder: str | Path) -> None:
         FileExistsError: the folder exists and is not empty.
         ValueError: an id that comes twice, or cannot be both a file's name and a cell of the table.
     """
+    instance("corpus", corpus, Corpus)
     check_unique([one.id for one in (*corpus.test, *corpus.labelled, *corpus.unlabelled)])
     for one in (*corpus.test, *corpus.labelled, *corpus.unlabelled):
         if one.id != one.id.strip() or not one.id or one.id.startswith(".") or set(one.id) & NOT_IN_NAMES:
@@ -30,7 +32,7 @@ def write_corpus(corpus: Corpus, folder: str | Path) -> None:
                 f"the id {one.id!r} cannot be the name of a file: rename the clip, without blanks and dots at its start, "
                 "slashes, bars and line breaks"
             )
-    with whole_folder(folder) as place:
+    with whole_folder(given_path("folder", folder)) as place:
         (place / "wavs").mkdir()
         every = [*corpus.test, *corpus.labelled, *corpus.unlabelled]
         for one in every:

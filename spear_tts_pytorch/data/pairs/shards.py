@@ -20,6 +20,7 @@ from spear_tts_pytorch.data.id_columns import check_filled, check_id_columns, of
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, TEXT_PAD_ID
 from spear_tts_pytorch.utils.files import write_whole
 from spear_tts_pytorch.utils.json_files import field, read_object
+from spear_tts_pytorch.utils.values import given_path
 from spear_tts_pytorch.version import __version__
 
 DATASET_NAME = "dataset.json"
@@ -75,7 +76,8 @@ def shard_numbers(path: Path) -> tuple[int, int]:
 
 def list_shards(folder: str | Path) -> list[Path]:
     """The shards of a folder, sorted by rank and number."""
-    return sorted((path for path in Path(folder).iterdir() if _SHARD.fullmatch(path.name)), key=shard_numbers)
+    files = given_path("folder", folder).iterdir()
+    return sorted((path for path in files if _SHARD.fullmatch(path.name)), key=shard_numbers)
 
 
 def _unreadable(shard: Path, error: Exception) -> ValueError:
@@ -154,7 +156,7 @@ def read_metadata(folder: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: it is not JSON, or was written by a later version of the format.
     """
-    path = Path(folder) / DATASET_NAME
+    path = given_path("folder", folder) / DATASET_NAME
     if not os.path.lexists(path):
         return {}
     what, remedy = "the description of a folder of pairs", "restore or remove it"
