@@ -1,5 +1,6 @@
 """A voice from a small folder: all stages run, what is done is kept, what changed is made again, and says so."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from babble import HZ, make_clips
 
 from spear_tts_pytorch.data.audio import save_audio
 from spear_tts_pytorch.recipe import Voice, measure, sources
+from spear_tts_pytorch.recipe.report import METRICS
 from spear_tts_pytorch.recipe.results import STAGES, Results
 from spear_tts_pytorch.recipe.work import WORK
 from spear_tts_pytorch.utils.distributed import in_first_process
@@ -60,6 +62,25 @@ def test_all_stages_are_done_and_have_figures(made):
     assert voice.results.record("units").figures["clips"] == 24
     assert voice.results.record("label").figures["clips"] == 10
     assert repr(voice).count("\n") == 0 and "done: units, pretrain" in repr(voice)
+
+
+def validations(folder):
+    """The validations of all trainings."""
+    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    return [line for line in lines if "valid_loss" in line]
+
+
+def test_each_training_validates_several_times_and_at_its_end(made):
+    steps = {}
+    for one in validations(made[0] / "voice"):
+        steps.setdefault(one["stage"], []).append(one["step"])
+    assert steps == {
+        "pretraining": [1, 2, 3, 4, 5],
+        "backtranslator": [1, 2, 3, 4, 5, 6],
+        "backtranslator, round 1": [1, 2, 3, 4, 5, 6],
+        "text to speech": [1, 2, 3, 4, 5],
+        "text to speech, real pairs": [1, 2],
+    }
 
 
 def test_it_says_text(made):
@@ -168,6 +189,7 @@ def test_a_run_that_is_killed_in_every_stage_ends_as_one_that_is_not(made, tmp_p
             Results(folder, made[1].settings).record(stage) for folder in (made[0] / "voice", tmp_path / "voice")
         )
         assert (first.output, first.figures) == (second.output, second.figures), stage
+    assert validations(tmp_path / "voice") == validations(made[0] / "voice")
     left = [path for path in (tmp_path / "voice").rglob("*") if path.name.endswith((".tmp", ".old"))]
     assert left == []
 
