@@ -23,6 +23,7 @@ if _TYPE_CHECKING:
     from spear_tts_pytorch.objectives import TextToSemanticWrapper as TextToSemanticWrapper
     from spear_tts_pytorch.recipe.voice import Voice as Voice
     from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive as UniqueConsecutive
+    from spear_tts_pytorch.tokenizers.encoder_kmeans import EncoderKmeans as EncoderKmeans
     from spear_tts_pytorch.tokenizers.hubert import HubertWithKmeans as HubertWithKmeans
     from spear_tts_pytorch.tokenizers.huggingface import HuggingFaceTokenizer as HuggingFaceTokenizer
     from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans as MelKmeans
@@ -39,6 +40,7 @@ if _TYPE_CHECKING:
 _MODULES = {
     "ByteTokenizer": "tokenizers.text",
     "CharacterTokenizer": "tokenizers.text",
+    "EncoderKmeans": "tokenizers.encoder_kmeans",
     "GeneratedAudioTextDataset": "data.pairs.dataset",
     "HubertWithKmeans": "tokenizers.hubert",
     "HuggingFaceTokenizer": "tokenizers.huggingface",
@@ -62,6 +64,7 @@ _MODULES = {
 __all__ = [
     "ByteTokenizer",
     "CharacterTokenizer",
+    "EncoderKmeans",
     "GeneratedAudioTextDataset",
     "HubertWithKmeans",
     "HuggingFaceTokenizer",

@@ -46,6 +46,12 @@ def _hubert_kmeans(folder: Path) -> SemanticTokenizer:
     return HubertWithKmeans.load(folder)
 
 
+def _encoder_kmeans(folder: Path) -> SemanticTokenizer:
+    from spear_tts_pytorch.tokenizers.encoder_kmeans import EncoderKmeans
+
+    return EncoderKmeans.load(folder)
+
+
 def _unique_consecutive(folder: Path) -> SemanticTokenizer:
     from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive
 
@@ -66,6 +72,7 @@ def _huggingface(config: dict[str, Any]) -> TextTokenizer:
 
 register_semantic_tokenizer("mel_kmeans", MelKmeans.load)
 register_semantic_tokenizer("hubert_kmeans", _hubert_kmeans)
+register_semantic_tokenizer("encoder_kmeans", _encoder_kmeans)
 register_semantic_tokenizer("unique_consecutive", _unique_consecutive)
 register_text_tokenizer("phonemes", _phonemes)
 register_text_tokenizer("huggingface", _huggingface)

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,8 +21,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from spear_tts_pytorch.tokenizers.encoder_files import open_encoder
+from spear_tts_pytorch.tokenizers.encoders import WaveformEncoder
 from spear_tts_pytorch.tokenizers.fairseq_hubert import read_centroids
-from spear_tts_pytorch.tokenizers.hubert_files import read_model
 from spear_tts_pytorch.tokenizers.mel import nearest
 from spear_tts_pytorch.tokenizers.mel_fit import minibatch_kmeans
 from spear_tts_pytorch.tokenizers.semantic import (
@@ -43,8 +42,6 @@ from spear_tts_pytorch.utils.replacing import replaced, whole
 from spear_tts_pytorch.utils.values import absolute_path, given_path, plain, shown, switch, whole_number
 
 CENTROIDS, ENCODER = "centroids.safetensors", "encoder"
-WINDOW, OVERLAP = 1000, 100  # frames: clips over 20 s pass in windows; 2 s at each inner end of a window are dropped
-BATCH_FRAMES = 3000  # most frames, with padding, that pass together
 FRAMES_TO_FIT = 1_000_000
 FORMAT_VERSION = 1
 
@@ -72,7 +69,6 @@ class HubertWithKmeans(nn.Module):
     """
 
     centroids: Tensor
-    model: Any  # a model of transformers, cut after `output_layer`
 
     def __init__(
         self,
@@ -90,12 +86,16 @@ class HubertWithKmeans(nn.Module):
         for name, path in (("checkpoint_path", checkpoint_path), ("kmeans_path", kmeans_path)):
             if not (path is None and name == "kmeans_path"):
                 absolute_path(name, path)
-        self.model, self.normalize = read_model(os.fspath(checkpoint_path))
-        _cut(self.model, output_layer, checkpoint_path)
-        self.downsample_factor = math.prod(self.model.config.conv_stride)
-        self.window = _receptive_field(self.model.config)
-        dim = self.model.config.hidden_size
-        self.encoder_digest = b""  # computed at the first use of `fingerprint`
+        self.encoder = WaveformEncoder(
+            open_encoder(
+                *(checkpoint_path, output_layer),
+                name="checkpoint_path",
+                layer_name="output_layer",
+                kinds=None,
+            )
+        )
+        self.downsample_factor = self.encoder.hop
+        dim = self.encoder.dim
         self.register_buffer("centroids", torch.empty(0, dim))
         if kmeans_path is not None:
             centroids = read_centroids(Path(kmeans_path))
@@ -110,6 +110,21 @@ class HubertWithKmeans(nn.Module):
     @property
     def codebook_size(self) -> int:
         return self.centroids.shape[0]
+
+    @property
+    def model(self) -> Any:
+        """The model of `transformers`, cut after `output_layer`."""
+        return self.encoder.model
+
+    @property
+    def normalize(self) -> bool:
+        """Whether waveforms are brought to mean 0 and variance 1."""
+        return self.encoder.normalize
+
+    @property
+    def window(self) -> int:
+        """Samples on which one id of the convolutions depends: the fewest of a clip."""
+        return self.encoder.least_samples
 
     @torch.no_grad()
     def forward(
@@ -138,7 +153,8 @@ class HubertWithKmeans(nn.Module):
             raise ValueError("this tokenizer has no centroids: give kmeans_path, or fit them with fit_kmeans")
         wav = check_wav(wav_input, name="wav_input")
         clips = self._clips(wav, lengths, input_sample_hz, "wav_input")
-        ids = pad_sequences(self._taken(clips, partial(nearest, centroids=self.centroids)), SPEECH_PAD_ID)
+        rows = self.encoder.taken(clips, lambda _, found: nearest(found, self.centroids))
+        ids = pad_sequences(rows, SPEECH_PAD_ID)
         return ids.to(wav_input.device) if isinstance(wav_input, Tensor) else ids.cpu()
 
     @torch.no_grad()
@@ -146,7 +162,7 @@ class HubertWithKmeans(nn.Module):
         self, wav: Tensor | np.ndarray, lengths: Tensor | None = None, input_sample_hz: int | None = None
     ) -> list[Tensor]:
         """The layer's output, which is clustered: float32 `[n, d]` for each row of `wav`. Arguments and errors as the call."""
-        return self._taken(self._clips(wav, lengths, input_sample_hz), torch.Tensor.clone)
+        return self.encoder.taken(self._clips(wav, lengths, input_sample_hz), lambda _, found: found.clone())
 
     @torch.no_grad()
     def fit_kmeans(
@@ -239,7 +255,7 @@ class HubertWithKmeans(nn.Module):
             raise ValueError(
                 f"{folder / CONFIG_NAME} is not the configuration of a HubertWithKmeans ({error}): save the tokenizer again"
             ) from error
-        tokenizer.normalize = normalize
+        tokenizer.encoder.normalize = normalize
         return tokenizer
 
     def to_dict(self) -> dict[str, Any]:
@@ -259,123 +275,14 @@ class HubertWithKmeans(nn.Module):
     @property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that are equal for equal weights of the encoder and equal centroids."""
-        if not self.encoder_digest:
-            self.encoder_digest = _digest(self.model)
-        return hashlib.sha256(self.encoder_digest + self.centroids.cpu().numpy().tobytes()).hexdigest()[:16]
+        return hashlib.sha256(self.encoder.digest + self.centroids.cpu().numpy().tobytes()).hexdigest()[:16]
 
     def __repr__(self) -> str:
         source = f"layer {self.output_layer} of {type(self.model).__name__}"
         return f"HubertWithKmeans({source}: {shown_rates(self)})"
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """For pickling, which torch refuses for the model's weight norm."""
-        names = ["target_sample_hz", "seq_len_multiple_of", "output_layer", "normalize", "downsample_factor", "window"]
-        attributes = {name: getattr(self, name) for name in [*names, "encoder_digest"]}
-        return _rebuilt, (type(self.model), self.model.config, self.model.state_dict(), self.centroids, attributes)
-
     def _clips(
         self, wav: Tensor | np.ndarray, lengths: Tensor | None, input_sample_hz: int | None, name: str = "wav"
     ) -> list[Tensor]:
         rates = input_sample_hz, self.target_sample_hz
-        clips = list(clips_of(wav, lengths, *rates, self.window, self.seq_len_multiple_of or 1, name))
-        if self.normalize:
-            clips = [(clip - clip.mean()) / (clip.var(unbiased=False) + 1e-7).sqrt() for clip in clips]
-        return clips
-
-    def _taken(self, clips: list[Tensor], take: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """The results of `take` on the features `[n, d]` of each window, joined for each clip.
-
-        Windows of all clips pass together. Their features are dropped once `take` has returned, to save memory.
-        """
-        windows = [(index, *window) for index, clip in enumerate(clips) for window in _windows(self._frames(clip))]
-        parts: list[list[Tensor]] = [[] for _ in clips]
-        batch: list[tuple[int, int, int, int, int]] = []
-        for place, window in enumerate(windows):
-            batch.append(window)
-            following = [*batch, windows[place + 1]] if place + 1 < len(windows) else batch
-            longest = max(end - begin for _, begin, end, _, _ in following)
-            if place + 1 == len(windows) or len(following) * longest > BATCH_FRAMES:
-                for (index, begin, _, first, last), found in zip(batch, self._encoded(clips, batch), strict=True):
-                    parts[index].append(take(found[first - begin : last - begin]))
-                batch = []
-        return [torch.cat(part) for part in parts]
-
-    def _frames(self, clip: Tensor) -> int:
-        return (len(clip) - self.window) // self.downsample_factor + 1
-
-    def _encoded(self, clips: list[Tensor], batch: list[tuple[int, int, int, int, int]]) -> list[Tensor]:
-        """Outputs `[end - begin, d]` of the layer, for frames `begin` to `end` of clip `index`."""
-        device, hop = self.centroids.device, self.downsample_factor
-        rows: list[Tensor] = []
-        for index, begin, end, _, _ in batch:
-            clip = clips[index]
-            stop = len(clip) if end == self._frames(clip) else (end - 1) * hop + self.window  # in samples
-            wav = clip[begin * hop : stop].to(device)
-            found = self.model.feature_projection(self.model.feature_extractor(wav[None]).transpose(1, 2))
-            found = cast("Tensor", found[0] if isinstance(found, tuple) else found)  # [1, n, d]
-            rows.append(found[0])
-        lengths = [len(row) for row in rows]
-        x = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        mask = (
-            None
-            if min(lengths) == max(lengths)
-            else torch.arange(x.shape[1], device=device) < torch.tensor(lengths, device=device)[:, None]
-        )
-        out: Tensor = self.model.encoder(x, attention_mask=mask).last_hidden_state  # [windows, n, d]
-        return [row[:length].float() for row, length in zip(out, lengths, strict=True)]
-
-
-def _windows(frames: int) -> list[tuple[int, int, int, int]]:
-    """Begin and end of each window, and begin and end of its part that is used. The parts cover each frame once."""
-    if frames <= WINDOW:
-        return [(0, frames, 0, frames)]
-    step = WINDOW - 2 * OVERLAP
-    number = math.ceil((frames - 2 * OVERLAP) / step)
-    found: list[tuple[int, int, int, int]] = []
-    for i in range(number):
-        begin, end = i * step, min(i * step + WINDOW, frames)
-        found.append((begin, end, begin + OVERLAP * (i > 0), frames if i == number - 1 else end - OVERLAP))
-    return found
-
-
-def _digest(model: nn.Module) -> bytes:
-    """SHA-256 of all weights that are used, by name."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if name != "masked_spec_embed":  # only pretraining uses it
-            found.update(f"{name} {list(tensor.shape)}".encode())
-            found.update(tensor.float().cpu().contiguous().numpy().data)
-    return found.digest()
-
-
-def _receptive_field(config: Any) -> int:
-    """Samples on which one frame depends."""
-    field = 1
-    for kernel, stride in reversed(list(zip(config.conv_kernel, config.conv_stride, strict=True))):
-        field = (field - 1) * stride + kernel
-    return field
-
-
-def _rebuilt(
-    kind: Callable[[Any], Any], config: Any, state: dict[str, Tensor], centroids: Tensor, attributes: dict[str, Any]
-) -> HubertWithKmeans:
-    """The tokenizer of which `__reduce__` gave the parts."""
-    tokenizer = HubertWithKmeans.__new__(HubertWithKmeans)
-    nn.Module.__init__(tokenizer)
-    tokenizer.model = kind(config)
-    _cut(tokenizer.model, config.num_hidden_layers, "the model")
-    tokenizer.model.load_state_dict(state)
-    tokenizer.register_buffer("centroids", centroids)
-    vars(tokenizer).update(attributes)
-    return tokenizer.requires_grad_(False).eval()
-
-
-def _cut(model: Any, output_layer: int, path: Any) -> None:
-    """Removes the layers above `output_layer`, and the norm after the last layer."""
-    depth = len(model.encoder.layers)
-    if not 1 <= output_layer <= depth:
-        raise ValueError(f"output_layer must be between 1 and {depth}, the layers of {path}, got {output_layer}")
-    model.encoder.layers = model.encoder.layers[:output_layer]
-    model.config.num_hidden_layers = output_layer
-    if getattr(model.config, "do_stable_layer_norm", False):
-        model.encoder.layer_norm = nn.Identity()
+        return list(clips_of(wav, lengths, *rates, self.window, self.seq_len_multiple_of or 1, name))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from spear_tts_pytorch.data.audio import load_audio
 from spear_tts_pytorch.data.corpora import Utterance
 from spear_tts_pytorch.data.tokenized import tokenize_corpus
-from spear_tts_pytorch.tokenizers import hubert
+from spear_tts_pytorch.tokenizers import encoders, hubert
 from spear_tts_pytorch.tokenizers.fairseq_hubert import read_fairseq_hubert
 from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer, load_semantic_tokenizer
 from spear_tts_pytorch.utils.restricted import RefusedError
@@ -70,7 +70,7 @@ def test_a_huggingface_folder_whose_weights_lack_some_is_refused(files, tmp_path
     del weights[name]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=f"weights lack {name}"):
-        hubert.HubertWithKmeans(tmp_path)
+        hubert.HubertWithKmeans(tmp_path, output_layer=2)
 
 
 class Evil:
@@ -166,9 +166,9 @@ def test_clips_have_the_ids_in_a_batch_that_they_have_alone(tokenizer, corpora):
 def test_long_clips_pass_in_windows(tokenizer, corpora, monkeypatch):
     clip = torch.cat(real_clips(corpora, 4))
     whole = tokenizer(clip)[0]
-    monkeypatch.setattr(hubert, "WINDOW", 300)
-    monkeypatch.setattr(hubert, "OVERLAP", 60)
-    monkeypatch.setattr(hubert, "BATCH_FRAMES", 700)
+    monkeypatch.setattr(tokenizer.encoder, "window_frames", 300)
+    monkeypatch.setattr(tokenizer.encoder, "overlap", 60)
+    monkeypatch.setattr(tokenizer.encoder, "batch_frames", 700)
     cut = tokenizer(clip)[0]
     assert cut.shape == whole.shape and (cut == whole).float().mean() > 0.7
     both = tokenizer(
@@ -179,9 +179,9 @@ def test_long_clips_pass_in_windows(tokenizer, corpora, monkeypatch):
 
 @pytest.mark.slow
 def test_features_of_windows_go_once_their_ids_are_known(tokenizer, monkeypatch):
-    monkeypatch.setattr(hubert, "WINDOW", 100)
-    monkeypatch.setattr(hubert, "OVERLAP", 10)
-    monkeypatch.setattr(hubert, "BATCH_FRAMES", 100)
+    monkeypatch.setattr(tokenizer.encoder, "window_frames", 100)
+    monkeypatch.setattr(tokenizer.encoder, "overlap", 10)
+    monkeypatch.setattr(tokenizer.encoder, "batch_frames", 100)
     dim, alive = tokenizer.centroids.shape[1], []
 
     def count(*_):
@@ -204,10 +204,10 @@ def test_features_of_windows_go_once_their_ids_are_known(tokenizer, monkeypatch)
 
 @pytest.mark.parametrize("frames", [1, 1500, 1501, 2700, 2701, 10_000, 123_457])
 def test_windows_use_every_frame_once(frames):
-    found = hubert._windows(frames)
+    found = encoders.windows_of(frames)
     used = [frame for begin, end, first, last in found for frame in range(first, last)]
     assert used == list(range(frames))
-    assert all(begin <= first < last <= end <= begin + hubert.WINDOW for begin, end, first, last in found)
+    assert all(begin <= first < last <= end <= begin + encoders.WINDOW for begin, end, first, last in found)
 
 
 def test_bad_arguments_are_named(files, tmp_path, expected):
