@@ -7,7 +7,6 @@ An interrupted run continues with the items that the folder lacks.
 from __future__ import annotations
 
 import warnings
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +23,7 @@ from spear_tts_pytorch.data.tokenized import check_made_by
 from spear_tts_pytorch.decoding.options import DecodingOptions, RestrictionKeywords, with_options
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.utils.arguments import check_keywords
-from spear_tts_pytorch.utils.distributed import rank_and_world, wait_for_everyone
-from spear_tts_pytorch.utils.files import locked
+from spear_tts_pytorch.utils.distributed import locked_for_all, rank_and_world, wait_for_everyone
 from spear_tts_pytorch.utils.values import absolute_path, instance, number_of_items, one_of, shown, switch, whole_number
 
 WINDOW_BATCHES = 32  # number of batches whose items are read, and sorted by length, together
@@ -178,7 +176,7 @@ class SemanticToTextDatasetGenerator(nn.Module):
         rank, world = rank_and_world()
         ids = self._ids()
         self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder) if rank == 0 else nullcontext():
+        with locked_for_all(self.folder):
             labeller = Labeller(self.model, self.batch_size, self.batch_tokens, how, seed or 0)
             if rank == 0 and overwrite:
                 remove_pairs(self.folder)

@@ -341,6 +341,11 @@ def _from_text(name: str, text: str, kind: Any) -> Any:
     if kind is str:
         return text
     if kind == tuple[str, ...]:
+        if text.startswith("["):  # as in voice.toml
+            try:
+                return tomlkit.parse(f"value = {text}").unwrap()["value"]
+            except TOMLKitError as error:
+                raise ValueError(f"{name} is no list of texts, {text!r} ({error}): name them between commas") from None
         return [part.strip() for part in text.split(",") if part.strip()]
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)

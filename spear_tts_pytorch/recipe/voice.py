@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from spear_tts_pytorch.recipe.sources import CUTS, read_sources
 from spear_tts_pytorch.recipe.starts import beginning
 from spear_tts_pytorch.recipe.survey import Survey, survey
 from spear_tts_pytorch.recipe.work import CAUSES, WORK, described, grown, sync_ids
-from spear_tts_pytorch.utils.distributed import in_first_process, rank_and_world
+from spear_tts_pytorch.utils.distributed import in_first_process, locked_for_all
 from spear_tts_pytorch.utils.files import FULL, check_free, locked
 from spear_tts_pytorch.utils.values import absolute_path, listed, shown, switch, unicode_text
 
@@ -338,8 +338,7 @@ class Voice:
 
     @contextmanager
     def _held(self) -> Generator[None]:
-        rank, _ = rank_and_world()
-        with locked(self.folder) if rank == 0 else nullcontext():
+        with locked_for_all(self.folder):
             try:
                 in_first_process(lambda: self.results.clips)  # cuts recordings; the others read the cuts
                 yield

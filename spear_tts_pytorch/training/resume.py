@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from spear_tts_pytorch.training.fingerprint import CHANGEABLE, Fingerprint, diff
 from spear_tts_pytorch.training.processes import gather_objects, load_optimizer, whole_optimizer
 from spear_tts_pytorch.training.run import Records, RunFolder, load_state, save_checkpoint
 from spear_tts_pytorch.training.state import RunState, check_state, random_state
-from spear_tts_pytorch.utils.distributed import in_first_process, whole_weights
-from spear_tts_pytorch.utils.files import FolderInUseError, locked, write_whole
+from spear_tts_pytorch.utils.distributed import in_first_process, locked_for_all, whole_weights
+from spear_tts_pytorch.utils.files import FolderInUseError, write_whole
 
 WriteModel = Callable[[Path], None]
 
@@ -35,10 +35,7 @@ def folder_held(folder: RunFolder) -> Generator[None]:
     Raises:
         RuntimeError: another run is at work in the folder.
     """
-    path = folder.path
-    with ExitStack() as stack:
-        if path is not None:
-            in_first_process(lambda: stack.enter_context(locked(path)))
+    with nullcontext() if folder.path is None else locked_for_all(folder.path):
         yield
 
 

@@ -10,14 +10,17 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+from spear_tts_pytorch.utils.files import locked
 
 LONGEST_WORK, LONGEST_READING = timedelta(days=365), timedelta(minutes=1)
 _works = itertools.count()
@@ -80,6 +83,18 @@ def in_first_process(work: Callable[[], object]) -> None:
         store.set(f"{key}, read by {rank}", "")
         raise FirstProcessError(f"the first process failed: {failure}")
     wait_for_everyone()
+
+
+@contextlib.contextmanager
+def locked_for_all(folder: str | Path) -> Generator[None]:
+    """Inside, the folder is for these processes alone: the first one holds its lock. Collective.
+
+    Raises:
+        FolderInUseError: another run is at work in the folder; in the other processes a `FirstProcessError`.
+    """
+    with contextlib.ExitStack() as stack:
+        in_first_process(lambda: stack.enter_context(locked(folder)))
+        yield
 
 
 class _Gather(torch.autograd.Function):

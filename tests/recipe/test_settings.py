@@ -66,6 +66,14 @@ def test_texts_are_read_as_the_kind_of_the_setting():
         Settings().replaced({"pretrain.steps": "many"})
 
 
+def test_lists_are_typed_between_commas_or_as_in_the_file():
+    for typed in ("a.txt,b c.txt", '["a.txt", "b c.txt"]'):
+        assert Settings().replaced({"data.unpaired_text": typed}).data.unpaired_text == ("a.txt", "b c.txt")
+    for wrong in ('["a.txt"', "[1]"):
+        with pytest.raises(ValueError, match=r"^data\.unpaired_text "):
+            Settings().replaced({"data.unpaired_text": wrong})
+
+
 def test_changing_the_file_keeps_what_else_it_holds(tmp_path):
     path = tmp_path / "voice.toml"
     path.write_text("# mine\n[train]\nsteps = 9  # enough\n")

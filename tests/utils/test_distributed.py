@@ -7,7 +7,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from spear_tts_pytorch.utils.distributed import gather_rows, in_first_process
+from spear_tts_pytorch.utils.distributed import gather_rows, in_first_process, locked_for_all
+from spear_tts_pytorch.utils.files import locked
 
 ROWS = {0: slice(0, 3), 1: slice(3, 5)}  # unequal on purpose
 
@@ -74,11 +75,20 @@ def work_of_the_first(folder, succeeds):
     return [path.name for path in folder.iterdir()]
 
 
+def hold(folder):
+    with locked_for_all(folder):
+        pass
+
+
 @pytest.mark.slow
 def test_the_first_process_works_for_all(tmp_path):
     assert many.results(2, work_of_the_first, tmp_path, True) == [["0"], ["0"]]
     first, second = many.run(2, work_of_the_first, tmp_path, False)
     assert not first[0] and first[1].startswith("KeyError: 'lost'")
     assert not second[0] and second[1].startswith("FirstProcessError: the first process failed: KeyError: 'lost'")
+    with locked(tmp_path):
+        first, second = many.run(2, hold, tmp_path)
+    assert not first[0] and first[1].startswith("FolderInUseError")
+    assert not second[0] and second[1].startswith("FirstProcessError: the first process failed: FolderInUseError")
     in_first_process((tmp_path / "alone").touch)
     assert (tmp_path / "alone").exists()
