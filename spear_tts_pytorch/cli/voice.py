@@ -49,6 +49,11 @@ def add_new(commands: Commands) -> None:
         metavar="VOICE|MODEL",
         help="start from an earlier voice, a model folder, a file of weights or a Hub id; a voice gives its units, too",
     )
+    new.add_argument(
+        "--encoder",
+        metavar="FOLDER|HUB_ID",
+        help="find the units in this speech encoder (HuBERT, WavLM, wav2vec 2.0, w2v-BERT 2.0, Whisper): far fewer errors",
+    )
     new.add_argument("--quick", action="store_true", help="small and short for all data: see that they go through")
     add_set(new)
     add_no_progress(new)
@@ -104,6 +109,7 @@ def _add_voice(parser: argparse.ArgumentParser) -> None:
 
 
 def _new(args: argparse.Namespace) -> int:
+    from spear_tts_pytorch.recipe.units import WITHOUT_ENCODER
     from spear_tts_pytorch.recipe.voice import Voice
 
     voice = Voice.new(
@@ -114,10 +120,13 @@ def _new(args: argparse.Namespace) -> int:
         labelled=args.labelled,
         test=int(args.test) if (args.test or "").isdecimal() else args.test,
         init=args.init,
+        encoder=args.encoder,
         quick=args.quick,
         changes=dict(args.changes),
         progress=args.progress or "lines",
     )
+    if not (voice.settings.units.encoder or voice.settings.units.init):
+        print(WITHOUT_ENCODER)
     print(f"written: {voice.folder / 'voice.toml'}; now: spear-tts run {args.voice}")
     return 0
 

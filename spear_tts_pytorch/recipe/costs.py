@@ -28,9 +28,10 @@ from spear_tts_pytorch.recipe.estimate import Costs, Estimate, estimated
 from spear_tts_pytorch.recipe.evaluate import SemanticASR
 from spear_tts_pytorch.recipe.records import digest
 from spear_tts_pytorch.recipe.settings import Settings
-from spear_tts_pytorch.recipe.stages import Pair, Stages, Trained, backtranslator, fit_units
+from spear_tts_pytorch.recipe.stages import Pair, Stages, Trained, backtranslator
 from spear_tts_pytorch.recipe.starts import copy_units
 from spear_tts_pytorch.recipe.survey import survey
+from spear_tts_pytorch.recipe.units import fit_units, on_gpu
 from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer, load_semantic_tokenizer
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer
 from spear_tts_pytorch.tokens import pad_sequences
@@ -165,10 +166,10 @@ def _sample(clips: Clips, clusters: int) -> list[Utterance]:
 
 def _tokenizer(settings: Settings, sample: Sequence[Utterance], folder: Path) -> SemanticTokenizer:
     if not settings.units.init:
-        return fit_units(sample, settings, progress=False)
+        return fit_units(sample, settings, folder, progress=False)
     with tempfile.TemporaryDirectory() as place:
         copy_units(settings.units.init, folder, Path(place) / "tokenizer")
-        return load_semantic_tokenizer(Path(place) / "tokenizer")
+        return on_gpu(load_semantic_tokenizer(Path(place) / "tokenizer"))
 
 
 def _tokenized(sample: Sequence[Utterance], tokenizer: SemanticTokenizer) -> list[Tensor]:

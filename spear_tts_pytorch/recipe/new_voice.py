@@ -6,7 +6,7 @@ In: arguments of `Voice.new`. Out: settings of `[data]`, and ids for `test.txt` 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,7 @@ from typing import Any, cast
 from spear_tts_pytorch.recipe.clips import LEAST_LABELLED, MOST_TEST, TEST_SHARE, Clips, hold_out, ids_in
 from spear_tts_pytorch.recipe.settings import Settings
 from spear_tts_pytorch.recipe.sources import CUTS, relative
-from spear_tts_pytorch.utils.files import write_whole
+from spear_tts_pytorch.utils.files import check_free, write_whole
 from spear_tts_pytorch.utils.values import absolute_path, shown, whole_number
 
 Test = int | str | os.PathLike[str] | None
@@ -27,6 +27,13 @@ def counts(labelled: int | None, test: Test) -> tuple[int | None, Test]:
     if test is not None and not isinstance(test, (str, os.PathLike)):
         test = whole_number("test", test, 0, also=", a file of ids, or None")
     return labelled, test
+
+
+def check_new(folder: Path, ours: Sequence[str]) -> None:
+    """Raises FileExistsError if a folder holds a voice, or files of others. `ours` are a voice's files; it has the first."""
+    if (folder / ours[0]).exists():
+        raise FileExistsError(f"{folder} holds a voice already: choose another folder, or remove this one")
+    check_free("the voice", folder, ours)
 
 
 def _paths(name: str, given: object) -> list[Path]:

@@ -67,6 +67,10 @@ class Data:
 class Units:
     """The tokenizer of speech."""
 
+    encoder: str = _setting(
+        "", "Speech encoder that the ids are found in: a folder of transformers or a Hub id; '' takes mel features."
+    )
+    layer: int = _setting(0, "Its layer; 0 is half of its layers, rounded up.", least=0)
     clusters: int = _setting(100, "Number of different ids.", least=2)
     unique: bool = _setting(True, "Leave out repeated ids.")
     fit_clips: int = _setting(600, "Clips that the clusters are fitted on.", least=1)

@@ -16,10 +16,8 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from spear_tts_pytorch.data.corpora.corpus import Utterance
 from spear_tts_pytorch.data.generator import SemanticToTextDatasetGenerator
 from spear_tts_pytorch.data.pairs.dataset import GeneratedAudioTextDataset
-from spear_tts_pytorch.data.tokenized import fit_tokenizer
 from spear_tts_pytorch.decoding.ctc import CharacterLM
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator
@@ -282,20 +280,6 @@ class Trained:
     model: TextToSemantic
     history: list[dict[str, Any]]
     valid: dict[str, float]
-
-
-def fit_units(utterances: Sequence[Utterance], settings: Settings, progress: bool = True) -> SemanticTokenizer:
-    """Stage 1: a tokenizer of speech, fitted on evenly spaced clips."""
-    units = settings.units
-    chosen = utterances[:: max(1, len(utterances) // units.fit_clips)]
-    return fit_tokenizer(
-        chosen,
-        units.clusters,
-        unique_consecutive=units.unique,
-        highest_hz=16_000,
-        seed=settings.training.seed,
-        progress=progress,
-    )
 
 
 def backtranslator(model: TextToSemantic, texts: Sequence[str], settings: Settings) -> CTCBacktranslator:

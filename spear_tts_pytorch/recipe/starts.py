@@ -170,4 +170,5 @@ def _same_units(model: TextToSemantic, place: Path) -> bool:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    return {path.name: digest_of_file(path) for path in folder.iterdir() if path.is_file()}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): digest_of_file(path) for path in files}

@@ -18,7 +18,7 @@ from typing import Any, cast, overload
 from spear_tts_pytorch.recipe import costs
 from spear_tts_pytorch.recipe.clips import divide, read_clips
 from spear_tts_pytorch.recipe.estimate import Estimate, Pace, in_words
-from spear_tts_pytorch.recipe.new_voice import counts, data_settings, draw, undone_on_error
+from spear_tts_pytorch.recipe.new_voice import check_new, counts, data_settings, draw, undone_on_error
 from spear_tts_pytorch.recipe.presets import preset
 from spear_tts_pytorch.recipe.records import INTERRUPTED, RECORD, Record, begin, reasons, without
 from spear_tts_pytorch.recipe.report import warnings_until, write_report
@@ -28,9 +28,10 @@ from spear_tts_pytorch.recipe.settings import Settings, change_file, changed
 from spear_tts_pytorch.recipe.sources import CUTS, read_sources
 from spear_tts_pytorch.recipe.starts import beginning
 from spear_tts_pytorch.recipe.survey import Survey, survey
+from spear_tts_pytorch.recipe.units import with_encoder
 from spear_tts_pytorch.recipe.work import CAUSES, WORK, described, grown, sync_ids
 from spear_tts_pytorch.utils.distributed import in_first_process, locked_for_all
-from spear_tts_pytorch.utils.files import FULL, check_free, locked
+from spear_tts_pytorch.utils.files import FULL, locked
 from spear_tts_pytorch.utils.values import absolute_path, listed, shown, switch, unicode_text
 
 SETTINGS = "voice.toml"
@@ -93,6 +94,7 @@ class Voice:
         labelled: int | None = None,
         test: int | str | os.PathLike[str] | None = None,
         init: str | os.PathLike[str] | None = None,
+        encoder: str | os.PathLike[str] | None = None,
         quick: bool = False,
         changes: Mapping[str, Any] | None = None,
         progress: Progress = True,
@@ -110,6 +112,7 @@ class Voice:
                 the clips with a text, at most 100.
             init: an earlier voice, a model folder, a file of weights or a Hub id. Pretraining starts from its weights; a voice
                 or model with a tokenizer of speech gives that, too, and its sizes. Other stages have a setting `init`.
+            encoder: a folder of `transformers` or a Hub id of a speech encoder, which gives the units. The voice keeps it.
             quick: smaller and shorter, to see that the data go through.
             changes: settings by "section.setting", as for `--set`.
             progress: True prints what is found and how long the stages will take here, and shows bars, on terminals; "lines"
@@ -123,11 +126,10 @@ class Voice:
         """
         folder = absolute_path("folder", folder).resolve()
         labelled, test = counts(labelled, test)
-        if (folder / SETTINGS).exists():
-            raise FileExistsError(f"{folder} holds a voice already: choose another folder, or remove this one")
         data = data_settings(folder, corpus, text, unpaired_text)
-        check_free("the voice", folder, OURS)
-        asked = data | (beginning(init, folder) if init else {}) | dict(changes or {})
+        check_new(folder, OURS)
+        units, remark = with_encoder(encoder, folder, changes or {})
+        asked = data | (beginning(init, folder) if init else {}) | units | dict(changes or {})
         drawn = Settings().replaced(asked)
         sources = read_sources(drawn.data, folder, progress=progress is True)
         lists = draw(divide(sources, drawn.data, folder), drawn, labelled, test)
@@ -138,7 +140,7 @@ class Voice:
             settings = preset(found, quick=quick).replaced(asked | names)
             settings.save(folder / SETTINGS)
         voice = cls(folder, progress=progress)
-        voice.results.tell(str(found))
+        voice.results.tell(f"{found}{remark}")
         if progress and voice.estimate is not None:
             voice.results.tell(str(voice.estimate))
         return voice

@@ -23,8 +23,9 @@ from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator
 from spear_tts_pytorch.recipe.measure import Column, floor, make_judge, measure
 from spear_tts_pytorch.recipe.records import clear, digest
 from spear_tts_pytorch.recipe.results import IDS, MODEL, TEXTS, TOKENIZER, Results
-from spear_tts_pytorch.recipe.stages import SpeechIds, Trained, backtranslator, fit_units, surest
+from spear_tts_pytorch.recipe.stages import SpeechIds, Trained, backtranslator, surest
 from spear_tts_pytorch.recipe.starts import copy_units, starting
+from spear_tts_pytorch.recipe.units import fit_units, on_gpu
 from spear_tts_pytorch.tokenizers.text import normalize_text
 from spear_tts_pytorch.tokens import pad_sequences
 from spear_tts_pytorch.utils.distributed import in_first_process
@@ -157,7 +158,7 @@ def _fit(results: Results) -> None:
         if init:
             copy_units(init, results.folder, folder)
         else:
-            cast(Any, fit_units(every, results.settings, results.progress)).save(folder)
+            cast(Any, fit_units(every, results.settings, results.folder, results.progress)).save(folder)
 
 
 def sync_ids(results: Results) -> int:
@@ -181,7 +182,7 @@ def _tokenize(results: Results) -> int:
         there = {}
     new = [one for id_, one in results.clips.every.items() if id_ not in there]
     if new:
-        every, tokenizer = list(results.clips.every.values()), results.saved_tokenizer()
+        every, tokenizer = list(results.clips.every.values()), on_gpu(results.saved_tokenizer())
         tokenize_corpus(every, tokenizer, folder, progress=results.progress)
         write_whole(path, json.dumps(there | results.digests).encode())
     return len(new)
