@@ -317,7 +317,7 @@ def _tokenized(tokenizer: SemanticTokenizer, batch: list[Utterance]) -> list[Row
                     unicode_text(name, words)
             wav = as_tensor(one.audio())
             rate = one.sample_hz or tokenizer.target_sample_hz
-            row = tokenize_clips(tokenizer, [wav], rate)[0]
+            row = tokenize_clips(tokenizer, [wav], rate, speakers=[one.speaker])[0]
             ids, seconds = row.cpu().numpy().astype(np.int32), len(wav) / rate
         except FATAL:
             raise

@@ -91,6 +91,8 @@ class UniqueConsecutive:
         lengths: Tensor | None = None,
         input_sample_hz: int | None = None,
         flatten: bool = True,
+        *,
+        speakers: Sequence[str | None] | None = None,
     ) -> Tensor:
         """Waveforms to ids without repeats.
 
@@ -99,17 +101,23 @@ class UniqueConsecutive:
             lengths: `[b]`, samples of each row that are audio; all of them if None.
             input_sample_hz: rate of `wav` in Hz, `target_sample_hz` if None.
             flatten: has no effect, ids always are `[b, n]`; accepted because other tokenizers have it.
+            speakers: name of the speaker of each row, for tokenizers that normalise by speaker.
 
         Returns:
             int64 ids `[b, n]`, padded with -1.
         """
-        return self.encode_with_durations(wav, lengths, input_sample_hz)[0]
+        return self.encode_with_durations(wav, lengths, input_sample_hz, speakers=speakers)[0]
 
     def encode_with_durations(
-        self, wav: Tensor | np.ndarray, lengths: Tensor | None = None, input_sample_hz: int | None = None
+        self,
+        wav: Tensor | np.ndarray,
+        lengths: Tensor | None = None,
+        input_sample_hz: int | None = None,
+        *,
+        speakers: Sequence[str | None] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Ids without repeats `[b, n]`, padded with -1, and their durations in frames `[b, n]`, padded with 0."""
-        frames = tokenize_waveform(self.tokenizer, check_wav(wav), lengths, input_sample_hz)
+        frames = tokenize_waveform(self.tokenizer, check_wav(wav), lengths, input_sample_hz, speakers=speakers)
         return without_repeats(row[row != SPEECH_PAD_ID] for row in frames)
 
     def save(self, folder: str | os.PathLike[str]) -> None:

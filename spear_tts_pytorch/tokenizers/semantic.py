@@ -86,14 +86,17 @@ def tokenize_waveform(
     wav: Tensor,
     lengths: Tensor | None = None,
     input_sample_hz: int | None = None,
+    *,
+    speakers: Sequence[str | None] | None = None,
 ) -> Tensor:
     """Calls any semantic tokenizer on a padded batch. A tokenizer without the argument `lengths` is called clip by clip.
 
     Args:
-        tokenizer: called with `wav`, and with `lengths` and `input_sample_hz` if they are given and accepted.
+        tokenizer: called with `wav`, and with `lengths`, `input_sample_hz` and `speakers` if they are given and accepted.
         wav: `[b, t]` or `[t]`, floating point, in -1..1.
         lengths: `[b]`, integers: samples of each row that are audio; all of them if None.
         input_sample_hz: rate of `wav` in Hz; the tokenizer's own if None.
+        speakers: name of the speaker of each row, for tokenizers that normalise by speaker.
 
     Returns:
         int64 ids `[b, n]`, padded with -1.
@@ -112,6 +115,8 @@ def tokenize_waveform(
         options["input_sample_hz"] = checked_rate("input_sample_hz", input_sample_hz)
     if accepts_argument(tokenizer, "flatten"):
         options["flatten"] = False
+    if speakers is not None and accepts_argument(tokenizer, "speakers"):
+        options["speakers"] = speakers
     if not bool(torch.isfinite(wav).all()):
         row = int((~torch.isfinite(wav)).flatten(1).any(dim=1).nonzero()[0])
         raise ClipError(row, NOT_FINITE)
@@ -123,6 +128,7 @@ def tokenize_waveform(
         if accepts_argument(tokenizer, "lengths"):
             return tokenizer(wav, lengths=lengths, **options).reshape(wav.shape[0], -1).long()
         ends = cast("list[int]", lengths.tolist())
+        options.pop("speakers", None)
         rows = [tokenizer(row[None, :end], **options).reshape(-1) for row, end in zip(wav, ends, strict=True)]
         return pad_sequences(rows, SPEECH_PAD_ID)
 
@@ -132,6 +138,7 @@ def tokenize_clips(
     clips: Sequence[Tensor],
     input_sample_hz: int | None = None,
     *,
+    speakers: Sequence[str | None] | None = None,
     device: torch.device | None = None,
 ) -> list[Tensor]:
     """Clips of uneven lengths to ids, as one padded batch of `tokenize_waveform`.
@@ -140,6 +147,7 @@ def tokenize_clips(
         tokenizer: any semantic tokenizer.
         clips: waveforms `[t]`, floating point, in -1..1, all at one rate.
         input_sample_hz: that rate in Hz; the tokenizer's own if None.
+        speakers: name of the speaker of each clip, for tokenizers that normalise by speaker.
         device: where the batch is put; the device of the clips if None.
 
     Returns:
@@ -158,7 +166,8 @@ def tokenize_clips(
     wav = pad_sequence([clip.float() for clip in clips], batch_first=True)  # [b, t]
     lengths = torch.tensor([len(clip) for clip in clips])
     try:
-        ids = tokenize_waveform(tokenizer, wav if device is None else wav.to(device), lengths, input_sample_hz)
+        wav = wav if device is None else wav.to(device)
+        ids = tokenize_waveform(tokenizer, wav, lengths, input_sample_hz, speakers=speakers)
     except ClipError as error:
         raise ClipError(error.row, error.reason, "clips") from error
     return [row[row != SPEECH_PAD_ID] for row in ids]

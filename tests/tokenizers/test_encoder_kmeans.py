@@ -13,7 +13,8 @@ from babble import babble
 from safetensors.torch import load_file
 
 from spear_tts_pytorch.data.corpora import Utterance
-from spear_tts_pytorch.data.tokenized import tokenize_corpus
+from spear_tts_pytorch.data.tokenized import TokenizedSpeech, tokenize_corpus
+from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive
 from spear_tts_pytorch.tokenizers.encoder_files import open_encoder
 from spear_tts_pytorch.tokenizers.encoder_kmeans import EncoderKmeans
 from spear_tts_pytorch.tokenizers.hubert import HubertWithKmeans
@@ -25,6 +26,15 @@ import small_encoders  # noqa: E402
 from small_encoders import DEPTH, DIM, FAMILIES  # noqa: E402
 
 K = 12
+QUICK = ("hubert", "mhubert", "wavlm", "mms", "w2v-bert", "whisper")
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+FAMILIES_AND_LAYERS = [(family, 2) if family in QUICK else slow(family, 2) for family in FAMILIES]
+FAMILIES_AND_LAYERS += [(one, DEPTH) if one in ("mms", "whisper") else slow(one, DEPTH) for one in FAMILIES]
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +95,7 @@ def shared(folders):
     return functools.cache(lambda family, layer=None: fitted(folders(family), layer=layer))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("layer", [2, DEPTH])
+@pytest.mark.parametrize("family, layer", FAMILIES_AND_LAYERS)
 def test_ids_are_those_of_transformers(folders, shared, family, layer):
     tokenizer = shared(family, layer)
     assert isinstance(tokenizer, SemanticTokenizer) and tokenizer.codebook_size == K
@@ -98,7 +107,7 @@ def test_ids_are_those_of_transformers(folders, shared, family, layer):
         assert agrees(ids, nearest(expected, tokenizer)) and len(ids.unique()) > 2
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family if family in QUICK else slow(family) for family in FAMILIES])
 def test_a_clip_has_the_features_in_a_batch_that_it_has_alone(shared, family):
     tokenizer = shared(family, 2)
     waves = clips(1.0, 0.3, 2.1, 0.47)
@@ -113,8 +122,7 @@ def test_a_clip_has_the_features_in_a_batch_that_it_has_alone(shared, family):
         assert agrees(row[: len(alone)], alone) and bool((row[len(alone) :] == -1).all())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("layer", [2, DEPTH])
+@pytest.mark.parametrize("family, layer", FAMILIES_AND_LAYERS)
 def test_saved_loaded_and_in_other_processes_it_is_the_same(shared, family, layer, tmp_path):
     tokenizer, wav = shared(family, layer), clips(1.1)[0]
     tokenizer.save(tmp_path / "units")
@@ -193,8 +201,14 @@ def test_features_are_normalised_by_speaker(folders, tmp_path):
     assert agrees(as_ann, torch.cdist(points, tokenizer.centroids).argmin(dim=-1))
     assert torch.equal(tokenizer(waves[0], speakers=["eve"]), tokenizer(waves[0]))
     assert not torch.equal(tokenizer(waves[0])[0], as_ann)
-    tokenizer.save(tmp_path)
-    assert torch.equal(EncoderKmeans.load(tmp_path)(waves[0], speakers=["ann"])[0], as_ann)
+    tokenizer.save(tmp_path / "units")
+    assert torch.equal(EncoderKmeans.load(tmp_path / "units")(waves[0], speakers=["ann"])[0], as_ann)
+    clip = Utterance("a", None, "ann", 16000, lambda: waves[0].numpy())
+    for number, (units, ids) in enumerate(
+        [(tokenizer, as_ann), (UniqueConsecutive(tokenizer), torch.unique_consecutive(as_ann))]
+    ):
+        tokenize_corpus([clip], units, tmp_path / str(number), progress=False)
+        assert torch.equal(TokenizedSpeech(tmp_path / str(number))[0], ids)
     with pytest.raises(ValueError, match="speakers must name 1 speakers"):
         tokenizer(waves[0], speakers=["ann", "bob"])
     with pytest.raises(ValueError, match="one speaker for each of the 3 clips, got 4"):
