@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -22,6 +23,7 @@ from spear_tts_pytorch.version import __version__
 
 # OSError covers missing, existing and unreadable files, a full disk and a hub that cannot be reached.
 USER_ERRORS = (ValueError, OSError, ImportError)
+STDOUT = 1
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,19 +57,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             if sys.stdout is not None:  # None if the shell closed it
                 sys.stdout.flush()
             return code
-    except BrokenPipeError:  # the reader, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the flush when Python ends
-        return 141
     except SystemExit as exit_request:  # --help was printed, or SIGTERM came
         return int(exit_request.code or 0)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except (*USER_ERRORS, RuntimeError) as error:
+        if isinstance(error, BrokenPipeError) and not _is_read():  # the reader, such as `head`, has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # for the flush when Python ends
+            return 141
         if os.environ.get("SPEAR_TTS_DEBUG") == "1" or not (isinstance(error, USER_ERRORS) or _is_of_another(error)):
             raise
         print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
+
+
+def _is_read() -> bool:
+    """Whether somebody reads the standard output; where the system cannot tell (Windows), nobody does."""
+    if not hasattr(select, "poll"):
+        return False
+    output = select.poll()
+    output.register(STDOUT, 0)  # errors are always told
+    return not output.poll(0)
 
 
 def _is_of_another(error: Exception) -> bool:

@@ -58,7 +58,8 @@ def estimate(settings: Settings, clips: Clips, folder: Path) -> Estimate | None:
         folder: the voice folder, which keeps the costs.
 
     Returns:
-        None if nothing can be measured: no clip can be tokenized, or several processes work together and no costs are kept.
+        None if nothing can be measured: no clip can be tokenized, a package is missing, a loss is not finite, or several
+        processes work together and no costs are kept.
     """
     key, machine = _key(settings), _machine()
     costs = _kept(folder / FILE, key)
@@ -67,7 +68,7 @@ def estimate(settings: Settings, clips: Clips, folder: Path) -> Estimate | None:
             return None
         try:
             costs = measured(settings, clips, folder)
-        except (ValueError, OSError, torch.OutOfMemoryError):  # the stage that meets the fault names it
+        except (ValueError, OSError, ImportError, RuntimeError, ArithmeticError):  # the stage that meets the fault names it
             return None
     found = estimated(settings, survey(clips), costs, machine)
     if rank_and_world()[0] == 0:

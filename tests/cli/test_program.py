@@ -94,6 +94,7 @@ def test_traceback_on_request_only():
         (FileExistsError("out is there"), 2, "error: out is there\n"),
         (ImportError("pip install x"), 2, "error: pip install x\n"),
         (OSError(28, "No space left on device"), 2, "error: [Errno 28] No space left on device\n"),
+        (BrokenPipeError(32, "Broken pipe"), 2, "error: [Errno 32] Broken pipe\n"),  # of a worker, not of the output
         (
             FirstProcessError("the first process failed: ValueError: x"),
             2,

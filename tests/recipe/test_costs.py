@@ -63,6 +63,21 @@ def test_what_cannot_be_tokenized_has_no_estimate(made):
     assert voice.estimate is None and not (made.folder / costs.FILE).exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [({}, ImportError("no scikit-learn")), ({"pretrain.lr": 1e30}, None), ({}, RuntimeError("no memory"))],
+)
+def test_a_voice_is_made_although_nothing_can_be_measured(made, tmp_path, monkeypatch, changes, error):
+    def fail(*_, **__):
+        raise error
+
+    if error is not None:
+        monkeypatch.setattr(costs, "fit_units", fail)
+    corpus = made.folder.parent / "corpus"
+    voice = Voice.new(tmp_path / "voice", corpus, test=3, changes={**voices.TINY, **changes}, progress="lines")
+    assert voice.estimate is None and (tmp_path / "voice" / "voice.toml").is_file()
+
+
 def test_new_prints_the_estimate(made, tmp_path, capsys):
     voice = Voice.new(tmp_path / "voice", made.folder.parent / "corpus", test=3, changes=voices.TINY)
     assert str(voice.estimate) in capsys.readouterr().out.splitlines()
