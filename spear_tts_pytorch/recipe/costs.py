@@ -47,6 +47,7 @@ UPDATES = 3  # of each training that are timed, after a first one
 CLIPS, SECONDS = 8, 20.0  # that are tokenized, at least
 TEXTS = 16  # clips that are labelled
 STEPS = 16  # ids of each text that are said
+CANNOT = (ValueError, OSError, ImportError, RuntimeError, ArithmeticError)  # faults for which nothing can be timed
 
 
 def estimate(settings: Settings, clips: Clips, folder: Path) -> Estimate | None:
@@ -68,7 +69,7 @@ def estimate(settings: Settings, clips: Clips, folder: Path) -> Estimate | None:
             return None
         try:
             costs = measured(settings, clips, folder)
-        except (ValueError, OSError, ImportError, RuntimeError, ArithmeticError):  # the stage that meets the fault names it
+        except CANNOT:  # the stage that meets the fault names it
             return None
     found = estimated(settings, survey(clips), costs, machine)
     if rank_and_world()[0] == 0:

@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+from spear_tts_pytorch.data.corpora.clip_files import lines_of
 from spear_tts_pytorch.recipe.clips import LEAST_LABELLED, MOST_TEST, TEST_SHARE, Clips, hold_out, ids_in
 from spear_tts_pytorch.recipe.settings import Settings
 from spear_tts_pytorch.recipe.sources import CUTS, relative
 from spear_tts_pytorch.utils.files import check_free, write_whole
 from spear_tts_pytorch.utils.values import absolute_path, shown, whole_number
 
+LISTS = ("test", "labelled")
 Test = int | str | os.PathLike[str] | None
 
 
@@ -27,13 +29,6 @@ def counts(labelled: int | None, test: Test) -> tuple[int | None, Test]:
     if test is not None and not isinstance(test, (str, os.PathLike)):
         test = whole_number("test", test, 0, also=", a file of ids, or None")
     return labelled, test
-
-
-def check_new(folder: Path, ours: Sequence[str]) -> None:
-    """Raises FileExistsError if a folder holds a voice, or files of others. `ours` are a voice's files; it has the first."""
-    if (folder / ours[0]).exists():
-        raise FileExistsError(f"{folder} holds a voice already: choose another folder, or remove this one")
-    check_free("the voice", folder, ours)
 
 
 def _paths(name: str, given: object) -> list[Path]:
@@ -63,6 +58,28 @@ def data_settings(folder: Path, corpus: object, text: object, unpaired_text: obj
     }
 
 
+def check_new(folder: Path, ours: Sequence[str], data: Mapping[str, Any], test: Test) -> None:
+    """Checks that a folder is free for a voice. Data may lie in it, and lists that a killed call has left.
+
+    Args:
+        folder: the voice folder.
+        ours: patterns of a voice's files; it has the first.
+        data: what `data_settings` returned.
+        test: number of clips, or a file of their ids.
+
+    Raises:
+        FileExistsError: it holds a voice.
+        ValueError: it holds other files.
+    """
+    if (folder / ours[0]).exists():
+        raise FileExistsError(f"{folder} holds a voice already: choose another folder, or remove this one")
+    places = [place for of_setting in data.values() for place in of_setting]
+    if test is not None and not isinstance(test, int):
+        places.append(relative(test, folder))
+    within = {Path(place).parts[0] for place in places}
+    check_free("the voice", folder, ours, within | {f"{name}.txt" for name in LISTS})
+
+
 def draw(
     clips: Clips, settings: Settings, labelled: int | None, test: int | str | os.PathLike[str] | None
 ) -> dict[str, list[str]]:
@@ -87,13 +104,22 @@ def draw(
 
 @contextmanager
 def undone_on_error(folder: Path, lists: Mapping[str, list[str]]) -> Generator[None]:
-    """Writes the lists of ids into a new voice folder. After an error it is as before."""
+    """Writes the lists of ids into a new voice folder. After an error it is as before.
+
+    Raises:
+        ValueError: such a file is there, with other ids.
+    """
     is_new = not folder.exists()
+    for name, ids in lists.items():
+        path = folder / f"{name}.txt"
+        if path.exists() and list(dict.fromkeys(line.strip() for line in lines_of(path) if line.strip())) != ids:
+            raise ValueError(f"{path} holds other ids than would be drawn: name it by data.{name}, or remove it")
     folder.mkdir(parents=True, exist_ok=True)
     made = [path for path in (folder / CUTS, *(folder / f"{name}.txt" for name in lists)) if not path.exists()]
     try:
         for name, ids in lists.items():
-            write_whole(folder / f"{name}.txt", "".join(f"{id_}\n" for id_ in ids).encode())
+            if folder / f"{name}.txt" in made:
+                write_whole(folder / f"{name}.txt", "".join(f"{id_}\n" for id_ in ids).encode())
         yield
     except BaseException:
         for path in made:

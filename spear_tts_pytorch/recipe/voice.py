@@ -35,7 +35,7 @@ from spear_tts_pytorch.utils.files import FULL, locked
 from spear_tts_pytorch.utils.values import absolute_path, listed, shown, switch, unicode_text
 
 SETTINGS = "voice.toml"
-OURS = (SETTINGS, CUTS, "corpus", f"*/{RECORD}")  # in a voice folder, or one whose voice.toml was removed
+OURS = (SETTINGS, CUTS, f"*/{RECORD}")  # in a voice folder, or one whose voice.toml was removed
 
 
 class Voice:
@@ -103,7 +103,7 @@ class Voice:
         minutes of text, and CPU or GPU.
 
         Args:
-            folder: the voice folder; it must not hold a voice.
+            folder: the voice folder; it must not hold a voice, nor other files than those that are named here.
             corpus: folders of recordings, with or without texts.
             text: tables of texts for audio in other folders.
             unpaired_text: text files without audio, a sentence a line.
@@ -127,7 +127,7 @@ class Voice:
         folder = absolute_path("folder", folder).resolve()
         labelled, test = counts(labelled, test)
         data = data_settings(folder, corpus, text, unpaired_text)
-        check_new(folder, OURS)
+        check_new(folder, OURS, data, test)
         units, remark = with_encoder(encoder, folder, changes or {})
         asked = data | (beginning(init, folder) if init else {}) | units | dict(changes or {})
         drawn = Settings().replaced(asked)

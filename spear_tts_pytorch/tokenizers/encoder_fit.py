@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +22,7 @@ from tqdm.auto import tqdm
 from spear_tts_pytorch.tokenizers.encoders import SpeechEncoder
 from spear_tts_pytorch.tokenizers.mel_fit import minibatch_kmeans
 from spear_tts_pytorch.tokenizers.semantic import check_wav, clips_of, reason_of
+from spear_tts_pytorch.utils.files import FULL
 from spear_tts_pytorch.utils.values import plain, shown
 
 BLOCK = 8192  # rows that are read from the file together
@@ -146,7 +148,8 @@ def fit_encoder(
     if options.pca is not None and options.pca > encoder.dim:
         raise ValueError(f"pca must be at most {encoder.dim}, the width of the encoder, got {options.pca}")
     with tempfile.TemporaryDirectory(prefix="spear-tts-features-") as folder:
-        drawn = _Drawn(Path(folder) / "features", encoder.dim, options.max_frames)
+        most = max(options.max_frames, 2 * options.num_clusters)  # of which half may be left
+        drawn = _Drawn(Path(folder) / "features", encoder.dim, most)
         try:
             found = _collect(waveforms, encoder, sample_hz, speakers, drawn, options)
             stats = {name: one.stats() for name, one in found.sums.items()}
@@ -155,8 +158,14 @@ def fit_encoder(
             if options.pca is not None:
                 projection = projection[:, None] * _whitening(found, by_speaker, mean, projection, options.pca)
             centroids = _clusters(found, by_speaker, mean, projection, kmeans_class, options, Path(folder))
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            words = f"{error.strerror}; features did not fit into {folder}: make room, name another place by TMPDIR, or"
+            raise OSError(error.errno, f"{words} lower max_frames") from error
         finally:
-            drawn.file.close()
+            with suppress(OSError):  # of a full disk
+                drawn.file.close()
     return Fitted(centroids, mean, projection, by_speaker)
 
 

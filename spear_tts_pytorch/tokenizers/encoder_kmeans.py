@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -39,7 +38,7 @@ from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences
 from spear_tts_pytorch.utils.files import with_usual_mode
 from spear_tts_pytorch.utils.json_files import field, texts
 from spear_tts_pytorch.utils.replacing import replaced, whole
-from spear_tts_pytorch.utils.values import absolute_path, switch, whole_number
+from spear_tts_pytorch.utils.values import absolute_path, given_path, switch, whole_number
 from spear_tts_pytorch.utils.weight_files import read_shapes
 
 FORMAT_VERSION = 1
@@ -126,15 +125,16 @@ class EncoderKmeans(nn.Module):
 
         Args:
             waveforms: float waveforms `[t]` in -1..1, or utterances of a corpus (`data/corpora`). Clips that cannot be used
-                are left out with a warning. They may be more than memory holds: features are kept in a temporary file, of
-                4 d bytes a frame (200 KB for a second of 768 features); `TMPDIR` says where.
+                are left out with a warning. They may be more than memory holds: features are kept in temporary files, of
+                8 d bytes a frame (300 KB for a second of 768 features); `TMPDIR` says where.
             encoder: as in the constructor.
             layer: as in the constructor.
             num_clusters: K, the number of ids.
             sample_hz: sampling rate in Hz of waveforms; that of the encoder if None. Utterances have their own.
             speakers: name of the speaker of each clip, None where unknown: features are normalised by speaker.
             pca: number of principal components that are kept and whitened; None clusters the features themselves.
-            max_frames: bound on time and disk, at least `num_clusters`: of more frames, evenly spaced ones are used.
+            max_frames: bound on time and disk, at least `num_clusters`: of more frames, and more than `2 num_clusters`, evenly
+                spaced ones are used.
             device: where the encoder runs, such as "cuda"; None leaves it where it is.
             seed: fixes the random choices.
             progress: shows a bar, on terminals.
@@ -256,7 +256,7 @@ class EncoderKmeans(nn.Module):
             FileNotFoundError: a file is missing.
             ValueError: the files are of another kind of tokenizer, of a later format, or damaged.
         """
-        folder = whole(Path(folder), CONFIG_NAME)
+        folder = whole(given_path("folder", folder), CONFIG_NAME)
         if not (folder / TENSORS_NAME).is_file():
             raise FileNotFoundError(f"no EncoderKmeans in {folder}: {TENSORS_NAME} is missing")
         config = read_config(folder / CONFIG_NAME)
@@ -265,7 +265,7 @@ class EncoderKmeans(nn.Module):
             if kind != KIND or version > FORMAT_VERSION:
                 raise ValueError(f"it has the type {kind!r:.60} and the format {version}: upgrade the package")
             layer, depth = field(config, "layer", int), field(config, "depth", int)
-            opened = open_encoder(folder / ENCODER, layer, depth=depth)
+            opened = open_encoder((folder / ENCODER).absolute(), layer, depth=depth)  # "units/encoder" may be a Hub id
             sample_hz = checked_rate("target_sample_hz", field(config, "target_sample_hz", int))
             opened = replace(opened, sample_hz=sample_hz, normalize=field(config, "normalize", bool))
             read_shapes(folder / TENSORS_NAME)

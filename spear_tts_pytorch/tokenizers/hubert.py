@@ -248,7 +248,8 @@ class HubertWithKmeans(nn.Module):
             size, normalize = field(config, "codebook_size", int), field(config, "normalize", bool)
             if kind != "hubert_kmeans" or version > FORMAT_VERSION:
                 raise ValueError(f"it has the type {kind!r:.60} and the format {version}: upgrade the package")
-            tokenizer = cls(folder / ENCODER, folder / CENTROIDS if size else None, **options)
+            encoder = (folder / ENCODER).absolute()  # "units/encoder" may be a Hub id
+            tokenizer = cls(encoder, folder / CENTROIDS if size else None, **options)
             if tokenizer.codebook_size != size:
                 raise ValueError(f"its codebook_size is {tokenizer.codebook_size}, not {size}")
         except ValueError as error:

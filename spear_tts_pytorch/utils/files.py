@@ -16,7 +16,7 @@ import re
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -264,13 +264,14 @@ def _exchanger() -> Callable[[bytes, bytes], int] | None:
     return lambda first, second: rename(here, first, here, second, ctypes.c_uint(2))  # RENAME_EXCHANGE
 
 
-def check_free(name: str, folder: str | Path, ours: Sequence[str]) -> None:
+def check_free(name: str, folder: str | Path, ours: Sequence[str], given: Collection[str] = ()) -> None:
     """Checks, before any work, that a folder may be written: it is new or empty, or a former run wrote it.
 
     Args:
         name: what the folder is to the user, for messages.
         folder: where files shall go.
         ours: patterns of names; a folder of a former run holds one of these. Hidden files count for nothing.
+        given: names in the folder that the caller knows of; they count for nothing, either.
 
     Raises:
         ValueError: the folder holds other files, or it or a parent is a file.
@@ -279,7 +280,7 @@ def check_free(name: str, folder: str | Path, ours: Sequence[str]) -> None:
     file = next((path for path in (folder, *folder.absolute().parents) if path.exists() and not path.is_dir()), None)
     if file is not None:
         raise ValueError(f"{name} {folder}: {file} is a file: give a new or an empty folder")
-    there = sorted(path.name for path in folder.glob("[!.]*"))
+    there = sorted(path.name for path in folder.glob("[!.]*") if path.name not in given)
     if there and not any(next(folder.glob(pattern), None) for pattern in ours):
         named = f"{', '.join(there[:3])}{' and others' if len(there) > 3 else ''}"
         raise ValueError(f"{name} {folder} holds other files ({named}): give a new or an empty folder")

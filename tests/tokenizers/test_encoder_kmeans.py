@@ -4,12 +4,14 @@ import functools
 import json
 import os
 import pickle
+import shutil
 import warnings
 
 import numpy as np
 import pytest
 import torch
 from babble import babble
+from full_disk import full_disk
 from safetensors.torch import load_file
 
 from spear_tts_pytorch.data.corpora import Utterance
@@ -257,6 +259,16 @@ def test_clips_that_cannot_be_used_are_left_out(folders):
         EncoderKmeans.fit(bad, folders("whisper"), num_clusters=K, progress=False)
 
 
+def test_few_frames_are_drawn_for_many_clusters(folders):
+    tokenizer = fitted(folders("whisper"), num_clusters=100, max_frames=100)  # of 225
+    assert tokenizer.codebook_size == 100
+
+
+def test_a_full_disk_has_a_remedy(folders):
+    with full_disk(1_000), pytest.raises(OSError, match="features did not fit into .*TMPDIR"):
+        fitted(folders("whisper"))
+
+
 @pytest.mark.parametrize("family, least", [("hubert", 400), ("w2v-bert", 560), ("whisper", 320)])
 def test_the_shortest_clip_has_one_id(shared, family, least):
     tokenizer, wav = shared(family, 2), clips(1.0)[0]
@@ -302,6 +314,16 @@ def test_a_saved_tokenizer_that_lost_a_file_is_refused(shared, tmp_path):
     (tmp_path / "tokenizer.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="tokenizer.safetensors is missing"):
         EncoderKmeans.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [EncoderKmeans, HubertWithKmeans])
+def test_a_saved_tokenizer_that_lost_its_encoder_asks_no_hub(folders, shared, tmp_path, monkeypatch, kind):
+    saved = shared("hubert", 2) if kind is EncoderKmeans else HubertWithKmeans(folders("hubert"), output_layer=2)
+    saved.save(tmp_path / "units")
+    shutil.rmtree(tmp_path / "units" / "encoder")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="units/encoder' is no file, no folder and no Hub id"):
+        kind.load("units")
 
 
 @pytest.fixture(scope="module")

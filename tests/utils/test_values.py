@@ -12,7 +12,7 @@ import pytest
 import small
 import torch
 
-from spear_tts_pytorch import MelKmeans, TextToSemantic, UniqueConsecutive
+from spear_tts_pytorch import EncoderKmeans, MelKmeans, TextToSemantic, UniqueConsecutive
 from spear_tts_pytorch.data.corpora.layouts import read_ljspeech
 from spear_tts_pytorch.data.corpora.readers import (
     read_common_voice,
@@ -181,10 +181,10 @@ def test_indices_of_items():
 
 
 def test_what_is_no_path_is_refused_by_its_name():
-    calls = (Settings.load, Settings().save, MelKmeans.load, UniqueConsecutive.load, load_semantic_tokenizer)
+    tokenizers = (MelKmeans.load, EncoderKmeans.load, UniqueConsecutive.load, load_semantic_tokenizer)
     readers = (read_folder, read_librispeech, read_libritts, read_common_voice, read_vctk, read_ljspeech)
     models = (small.make_model().load, small.make_model().save_pretrained, TextToSemantic.from_pretrained)
-    for call in (*calls, *readers, *models, list_shards, read_metadata):
+    for call in (Settings.load, Settings().save, *tokenizers, *readers, *models, list_shards, read_metadata):
         for wrong in (None, 5, b"x"):
             with pytest.raises(TypeError, match="(path|folder|save_directory) must be a path( or a Hub id)?, got"):
                 call(wrong)
