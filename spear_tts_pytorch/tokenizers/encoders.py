@@ -167,9 +167,12 @@ class W2vBertEncoder(SpeechEncoder):
         super().__init__(opened)
         from transformers import SeamlessM4TFeatureExtractor
 
-        bands = self.model.config.feature_projection_input_dim // 2
+        bands, odd = divmod(self.model.config.feature_projection_input_dim, 2)
+        if odd:
+            raise ValueError(f"feature_projection_input_dim must be even, got {2 * bands + 1}: two spectra are a frame")
         self.spectra: Any = SeamlessM4TFeatureExtractor(feature_size=bands, num_mel_bins=bands)
         self.least_samples = FRAME + 240  # two spectra of 400 samples, 160 apart
+        self.batch_frames = WINDOW  # its relative positions take memory by the square of a window
 
     def prepared(self, clip: Tensor) -> Tensor:
         wav = clip.cpu().numpy()
@@ -275,6 +278,6 @@ def _rebuilt(
     opened = Opened(model, *about)
     remove_norm(unused_norm(opened.kind, config, opened.layer == opened.depth), model)
     model.load_state_dict(state)
-    encoder = encoder_of(opened)
+    encoder = encoder_of(opened).to(next(iter(state.values())).device)
     encoder.window_frames, encoder.overlap, encoder.batch_frames = limits
     return encoder

@@ -114,3 +114,21 @@ def test_configurations_that_ask_for_much_or_for_something_else_are_refused(copi
     change(folder / file, **values)
     with pytest.raises(ValueError, match=message):
         open_encoder(folder)
+
+
+@pytest.mark.parametrize(
+    "kind, config, message",
+    [
+        ("Wav2Vec2BertModel", dict(small_encoders.SIZES, feature_projection_input_dim=161), "must be even, got 161"),
+        (
+            "WhisperModel",
+            dict(small_encoders.WHISPER, max_source_positions=28),
+            "max_source_positions must be at least 29",
+        ),
+    ],
+)
+def test_an_encoder_whose_sizes_fit_no_audio_is_refused(tmp_path, kind, config, message):
+    config_class = getattr(transformers, kind.replace("Model", "Config"))
+    getattr(transformers, kind)(config_class(**config)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        encoder_of(open_encoder(tmp_path))
