@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer
 
 DEFAULT_CLUSTERS = 100
-OURS = ("speech-*.parquet", "tokenizer_of_ids.json", "tokenizer/tokenizer.json")  # in OUT
+OURS = ("speech-*.parquet", "tokenizer_of_ids.json", "tokenizer/tokenizer.json", "tokenizer/.*")  # in OUT; the last, if killed
 
 
 def add_tokenize(commands: Commands) -> None:

@@ -123,7 +123,7 @@ class Pace:
             stage: that begins.
             later: stages of the run that come after it.
         """
-        number = f"stage {STAGES.index(stage) + 1} of {len(STAGES)}"
+        number = f"stage {STAGES.index(stage) + 1} of {len(self.estimate.seconds)}"
         rest = f"; {in_words(self.left([stage, *later]))} left of the run" if later else ""
         return f"{number}: {stage}, about {in_words(self.left([stage]))}{rest}"
 

@@ -253,9 +253,11 @@ class Results:
 
     @contextmanager
     def made_by(self, stage: str) -> Generator[None]:
-        """Names the command that makes a damaged or missing result again."""
+        """Names the command that makes a damaged or missing result again, but not one that may not be read."""
         try:
             yield
+        except PermissionError:
+            raise
         except (ValueError, OSError) as error:
             words = f"the result of {stage} is damaged: make it again by `spear-tts {stage} {self.folder} --again` ({error})"
             raise ValueError(words) from error

@@ -141,8 +141,9 @@ class Voice:
             settings.save(folder / SETTINGS)
         voice = cls(folder, progress=progress)
         voice.results.tell(f"{found}{remark}")
-        if progress and voice.estimate is not None:
-            voice.results.tell(str(voice.estimate))
+        if progress:
+            voice.results.tell("timing a few clips and updates here ...")
+            voice.results.tell(str(voice.estimate or "how long it will take cannot be told here"))
         return voice
 
     def __repr__(self) -> str:

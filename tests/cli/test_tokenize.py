@@ -44,3 +44,11 @@ def test_tokenizers_given_fitted_and_found(corpus, tmp_path, capsys):
         assert main([*again[:2], str(tmp_path / "c"), "--tokenizer", str(tmp_path / "tokenizer"), *options]) == 2
         assert f"error: {options[0]}" in capsys.readouterr().err
     assert main(["tokenize", str(tmp_path / "none"), str(tmp_path / "c")]) == 2
+
+
+def test_a_run_that_was_killed_while_it_saved_the_tokenizer_can_be_repeated(corpus, tmp_path):
+    left = tmp_path / "out" / "tokenizer" / f"..tokenizer.json.complete.{'0' * 32}.tmp"
+    left.mkdir(parents=True)
+    (left / "tokenizer.safetensors").write_bytes(b"half")
+    assert main(["tokenize", str(corpus), str(tmp_path / "out"), "--clusters", "12"]) == 0
+    assert len(TokenizedSpeech(tmp_path / "out")) == 12 and not left.exists()

@@ -91,6 +91,11 @@ def test_a_run_says_what_is_left_and_learns_from_what_stages_took():
     assert pace.left(["train"]) == pytest.approx(240)
 
 
+def test_a_voice_without_a_test_has_a_stage_less():
+    pace = Pace(estimated(Settings(), dataclasses.replace(DATA, test=0), COSTS, "2 cores"))
+    assert pace.line("train").startswith("stage 5 of 5: train, about ")
+
+
 def test_seconds_of_a_short_stage_change_little():
     pace = Pace(Estimate({"label": 1.0, "train": 600.0}, "2 cores"))
     pace.took("label", 3.0)
