@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer
 
 DEFAULT_CLUSTERS = 100
-OURS = ("speech-*.parquet", "tokenizer_of_ids.json", "tokenizer/tokenizer.json", "tokenizer/.*")  # in OUT; the last, if killed
+# In OUT; the last is what a run leaves that was killed while it saved its tokenizer.
+OURS = ("speech-*.parquet", "tokenizer_of_ids.json", "tokenizer/tokenizer.json", "tokenizer/.*")
 
 
 def add_tokenize(commands: Commands) -> None:

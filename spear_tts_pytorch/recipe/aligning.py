@@ -39,8 +39,10 @@ def align(
         The text of each clip, "" where nothing is said, and the mean log-probability of its characters in nats, 0 for "".
 
     Raises:
-        ValueError: the text is too long for the clips.
+        ValueError: the text is too long for the clips, or there are none.
     """
+    if not speech:
+        raise ValueError("none of its clips can be used")
     log_probs = _log_probs(reader, speech)
     edges = torch.tensor([len(part) for part in log_probs]).cumsum(0)
     found = ctc_align(torch.cat(log_probs), encode(text), reader.model.text_pad_id)

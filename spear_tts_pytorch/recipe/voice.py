@@ -140,9 +140,8 @@ class Voice:
             settings = preset(found, quick=quick).replaced(asked | names)
             settings.save(folder / SETTINGS)
         voice = cls(folder, progress=progress)
-        voice.results.tell(f"{found}{remark}")
+        voice.results.tell(f"{found}{remark}\ntiming a few clips and updates here ...")
         if progress:
-            voice.results.tell("timing a few clips and updates here ...")
             voice.results.tell(str(voice.estimate or "how long it will take cannot be told here"))
         return voice
 

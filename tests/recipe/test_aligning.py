@@ -1,6 +1,7 @@
 """The words of a transcript go to the clips in which they are said."""
 
 import pytest
+import small
 import torch
 
 from spear_tts_pytorch.recipe.aligning import align, read_aligned, write_aligned
@@ -54,6 +55,11 @@ def test_a_word_that_is_cut_goes_to_the_clip_with_most_of_it(cut, texts):
     speech = [heard(characters, part) for part in cut]
     found = align(reader, speech, "one two three", lambda text: characters.encode([text])[0])
     assert [text for text, _ in found] == texts
+
+
+def test_a_transcript_of_no_clips_is_refused():
+    with pytest.raises(ValueError, match="none of its clips can be used"):
+        align(CTCBacktranslator(small.make_model(ctc=True)), [], "one", lambda _: torch.ones(3, dtype=torch.long))
 
 
 def test_texts_are_kept(tmp_path):
