@@ -19,6 +19,7 @@ from torch import nn
 
 from spear_tts_pytorch.tokenizers.fairseq_hubert import LEAST_TENSORS, MOST_LAYERS, read_fairseq_hubert
 from spear_tts_pytorch.tokenizers.semantic import RATES
+from spear_tts_pytorch.utils.files import with_usual_mode
 from spear_tts_pytorch.utils.json_files import field, read_object
 from spear_tts_pytorch.utils.restricted import RefusedError, load_tensors, without_advice
 from spear_tts_pytorch.utils.values import shown
@@ -151,9 +152,28 @@ def _folder(path: str, name: str) -> Path:
     return folder
 
 
+def save_encoder(model: Any, folder: Path) -> None:
+    """Writes a model of `transformers` into a new folder that all may read."""
+    with _quiet():
+        model.save_pretrained(folder)
+    with_usual_mode(folder)
+
+
 @contextlib.contextmanager
 def _explained(name: str, path: str) -> Generator[None]:
-    """Errors of `transformers` as one ValueError; quiet about weights that are left out on purpose."""
+    """Errors of `transformers` as one ValueError."""
+    try:
+        with _quiet():
+            yield
+    except (RefusedError, PermissionError):
+        raise
+    except Exception as error:  # transformers raises errors of many types for what it cannot build
+        raise ValueError(f"{name} {path!r} cannot be loaded by transformers: {without_advice(error)}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """No bars of `transformers`, and no remarks about weights that are left out on purpose."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -162,10 +182,6 @@ def _explained(name: str, path: str) -> Generator[None]:
     logging.disable_progress_bar()
     try:
         yield
-    except (RefusedError, PermissionError):
-        raise
-    except Exception as error:  # transformers raises errors of many types for what it cannot build
-        raise ValueError(f"{name} {path!r} cannot be loaded by transformers: {without_advice(error)}") from error
     finally:
         logging.set_verbosity(level)
         if bars:

@@ -20,7 +20,7 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from spear_tts_pytorch.tokenizers.encoder_files import open_encoder
+from spear_tts_pytorch.tokenizers.encoder_files import open_encoder, save_encoder
 from spear_tts_pytorch.tokenizers.encoder_fit import EncoderFitOptions, applied, fit_encoder
 from spear_tts_pytorch.tokenizers.encoders import SpeechEncoder, encoder_of
 from spear_tts_pytorch.tokenizers.fairseq_hubert import read_centroids
@@ -35,7 +35,6 @@ from spear_tts_pytorch.tokenizers.semantic import (
     shown_rates,
 )
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences
-from spear_tts_pytorch.utils.files import with_usual_mode
 from spear_tts_pytorch.utils.json_files import field, texts
 from spear_tts_pytorch.utils.replacing import replaced, whole
 from spear_tts_pytorch.utils.values import absolute_path, given_path, switch, whole_number
@@ -241,8 +240,7 @@ class EncoderKmeans(nn.Module):
             tensors["speaker_stats"] = torch.stack([self.speaker_stats[name] for name in names])
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         with replaced(folder, (CONFIG_NAME, TENSORS_NAME, ENCODER)) as new:
-            self.encoder.model.save_pretrained(new / ENCODER)
-            with_usual_mode(new / ENCODER)
+            save_encoder(self.encoder.model, new / ENCODER)
             (new / TENSORS_NAME).write_bytes(to_bytes(tensors))
             text = json.dumps({**self.to_dict(), "speakers": names}, indent=2) + "\n"
             (new / CONFIG_NAME).write_text(text, encoding="utf-8")

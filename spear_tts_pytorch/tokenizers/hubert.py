@@ -21,7 +21,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from spear_tts_pytorch.tokenizers.encoder_files import open_encoder
+from spear_tts_pytorch.tokenizers.encoder_files import open_encoder, save_encoder
 from spear_tts_pytorch.tokenizers.encoders import WaveformEncoder
 from spear_tts_pytorch.tokenizers.fairseq_hubert import read_centroids
 from spear_tts_pytorch.tokenizers.mel import nearest
@@ -36,7 +36,6 @@ from spear_tts_pytorch.tokenizers.semantic import (
     shown_rates,
 )
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences
-from spear_tts_pytorch.utils.files import with_usual_mode
 from spear_tts_pytorch.utils.json_files import field
 from spear_tts_pytorch.utils.replacing import replaced, whole
 from spear_tts_pytorch.utils.values import absolute_path, given_path, plain, shown, switch, whole_number
@@ -231,8 +230,7 @@ class HubertWithKmeans(nn.Module):
         Other files in it stay.
         """
         with replaced(folder, (CONFIG_NAME, CENTROIDS, ENCODER)) as new:
-            self.model.save_pretrained(new / ENCODER)
-            with_usual_mode(new / ENCODER)
+            save_encoder(self.model, new / ENCODER)
             (new / CENTROIDS).write_bytes(to_bytes({"centroids": self.centroids.cpu().contiguous()}))
             (new / CONFIG_NAME).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
