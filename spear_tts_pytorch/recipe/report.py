@@ -31,6 +31,7 @@ FLOOR_TOO_HIGH = 15.0  # percent: above it the judge's own errors hide those of 
 POOR_LABELS = 40.0  # percent
 RISE = 1.05, 0.02  # of a validation loss over its lowest: as a factor, and at least so many nats
 LEAST_VALIDATIONS = 3
+DROPOUT = 0.2  # that is enough
 STEPS = {
     "pretraining": "pretrain.steps",
     "backtranslator": "backtranslate.steps",
@@ -225,11 +226,13 @@ def _warnings(summary: Mapping[str, Any]) -> Iterator[str]:
     if labels is not None and labels > POOR_LABELS:
         further = "" if summary["data"]["unpaired"] else ", or give --unpaired-text"
         yield f"{labels:.0f} % of the characters of labels are wrong: label more minutes{further}"
+    dropout = summary["settings"]["model"]["dropout"]
+    more = f", more dropout (`--set model.dropout={DROPOUT}`)" if dropout < DROPOUT else ""
     for setting, one in summary["rising"].items():
         yield (
             f"{one['name']}: the validation loss rose from {one['lowest']:.2f} at step {one['step']} to {one['last']:.2f}: it "
-            f"learned its clips by heart; take fewer steps (`--set {setting}={one['step']}`), more dropout "
-            "(`--set model.dropout=0.2`), or give more audio and text"
+            f"learned its clips by heart; take fewer steps (`--set {setting}={one['step']}`){more}, or give "
+            "more audio and text"
         )
     if floor is not None and floor > FLOOR_TOO_HIGH:
         yield (

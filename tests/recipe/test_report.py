@@ -36,7 +36,7 @@ def summary(labels=7.3, tests=100, ratio=1.1, **changes):
         "total_seconds": 34.0,
         "examples": [{"file": "audio/1.wav", "text": "one two", "read_back": "one too"}],
         "sounds": {"units": [], "labels": [{"files": ["audio/label-1.wav"], "text": "<b>one</b>"}]},
-        "settings": {"units": {"clusters": 100}},
+        "settings": {"units": {"clusters": 100}, "model": {"dropout": 0.1}},
         "rising": {},
         **changes,
     }
@@ -100,6 +100,13 @@ def test_a_validation_loss_that_ends_above_its_lowest_is_found(losses, step):
     records.insert(1, {"step": 25, "loss": 9.0})
     found = rising({"text to speech": records, "judge": [{"step": 1, "loss": 3.0}], "(a)": records})
     assert {name: one["step"] for name, one in found.items()} == ({} if step is None else {"train.steps": step})
+
+
+@pytest.mark.parametrize(("dropout", "advised"), [(0.1, True), (0.2, False), (0.3, False)])
+def test_dropout_is_advised_where_there_is_little(dropout, advised):
+    rise = {"train.steps": {"name": "", "lowest": 2.0, "step": 1, "last": 3.0}}
+    (warning,) = summary(rising=rise, settings={"model": {"dropout": dropout}})["warnings"]
+    assert ("--set model.dropout=0.2" in warning) == advised and "--set train.steps=1" in warning
 
 
 def test_a_stage_is_not_warned_of_what_later_ones_had():
