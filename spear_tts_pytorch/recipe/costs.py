@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
-from statistics import median
 from typing import Any, cast
 
 import torch
@@ -136,7 +135,7 @@ class _Timed(Stages):
         training.train_step()
         seconds = [_timed(training.train_step)[1] for _ in range(UPDATES)]
         training.batches.end()
-        return Trained(model, [], {"seconds": median(seconds)})
+        return Trained(model, [], {"seconds": min(seconds)})
 
 
 def _of(trained: Trained) -> float:
@@ -216,7 +215,7 @@ def _judge(settings: Settings, characters: CharacterTokenizer, ids: int, pairs: 
     judge, common = SemanticASR(ids, characters.vocab_size), settings.training
     options: dict[str, Any] = {"batch_tokens": common.batch_tokens, "progress": False}
     judge.fit(pairs, steps=1, **options)
-    return median(_timed(lambda: judge.fit(pairs, steps=1, **options))[1] for _ in range(UPDATES))
+    return min(_timed(lambda: judge.fit(pairs, steps=1, **options))[1] for _ in range(UPDATES))
 
 
 def _key(settings: Settings) -> str:

@@ -36,6 +36,8 @@ DROPOUT: Table = ((3, 0.1), (15, 0.2), (180, 0.2), (600, 0.1))
 TOKEN_DROPOUT: Table = ((3, 0.15), (15, 0.25), (180, 0.25), (600, 0.15))
 # On two cores 12,000 updates of the smallest model take about 45 minutes: on CPUs more data takes no more updates.
 CPU_HOURS, CPU_MINUTES = 4.0, 60.0
+# Hours of audio without a text that are labelled on CPUs: an hour takes about a minute and a half in each round.
+CPU_LABELLED = 8.0
 # On GPUs: from so many hours on, width, layers, heads, ids in a batch, clusters. Smaller data would not fill a larger model,
 # and wide models need large batches to keep a GPU busy. The number of clusters hardly matters: more hours fill more.
 GPU_SIZES = ((4.0, 256, 4, 4, 8_000, 100), (20.0, 512, 6, 8, 16_000, 200))
@@ -54,7 +56,7 @@ QUICK = {
 }
 
 
-def preset(survey: Survey, *, quick: bool = False, device: str | None = None) -> Settings:
+def preset(survey: Survey, *, quick: bool = False, device: str | None = None, width: int | None = None) -> Settings:
     """The settings of a new voice.
 
     Args:
@@ -62,6 +64,7 @@ def preset(survey: Survey, *, quick: bool = False, device: str | None = None) ->
         quick: smaller and shorter, whatever the data, to see that these go through: the model says little that is
             understood. Two minutes for 25 minutes of speech on two cores; of more speech only the units take longer.
         device: "cuda" or "cpu"; None is what this machine has.
+        width: of the models, if it is chosen already; wide ones learn at lower rates.
 
     Returns:
         Settings that differ from the defaults in sizes, steps and dropout. Up to half an hour of audio with three minutes of
@@ -84,17 +87,19 @@ def preset(survey: Survey, *, quick: bool = False, device: str | None = None) ->
     }
     if on_gpu:
         changes |= _larger(hours)
-    return Settings().replaced(changes)
+    elif survey.unlabelled * survey.seconds > 3600 * CPU_LABELLED * survey.clips:
+        changes["label.most"] = max(1, _in_two_digits(3600 * CPU_LABELLED * survey.clips / survey.seconds))
+    return Settings().replaced(
+        changes | _rates(changes.get("model.dim", Settings().model.dim) if width is None else width)
+    )
 
 
 def _larger(hours: float) -> dict[str, Any]:
-    """Sizes for GPUs. Wider models need lower learning rates, and gain from bfloat16."""
+    """Sizes for GPUs. Wider models gain from bfloat16."""
     sizes = [row for row in GPU_SIZES if hours >= row[0]]
     if not sizes:
         return {}
     _, dim, depth, heads, batch, clusters = sizes[-1]
-    small = Settings()
-    rates = {"pretrain.lr": small.pretrain.lr, "backtranslate.lr": small.backtranslate.lr, "train.lr": small.train.lr}
     return {
         "model.dim": dim,
         "model.depth": depth,
@@ -102,14 +107,23 @@ def _larger(hours: float) -> dict[str, Any]:
         "training.batch_tokens": batch,
         "training.precision": "bf16",
         "units.clusters": clusters,
-        **{name: rate * small.model.dim / dim for name, rate in rates.items()},
     }
+
+
+def _rates(width: int) -> dict[str, float]:
+    """Learning rates for models of a width: lower ones for models that are wider than the smallest preset's."""
+    small = Settings()
+    rates = {"pretrain.lr": small.pretrain.lr, "backtranslate.lr": small.backtranslate.lr, "train.lr": small.train.lr}
+    return {name: rate * min(1.0, small.model.dim / width) for name, rate in rates.items()}
 
 
 def _steps(table: Table, amount: float) -> int:
     """Updates by a table, in two digits."""
-    steps = _between(table, amount)
-    return int(float(f"{steps:.2g}"))
+    return _in_two_digits(_between(table, amount))
+
+
+def _in_two_digits(number: float) -> int:
+    return int(float(f"{number:.2g}"))
 
 
 def _between(table: Table, amount: float) -> float:

@@ -137,10 +137,11 @@ class Voice:
         with undone_on_error(folder, lists):
             sources.save_cuts(folder)
             found = survey(divide(sources, drawn.replaced(names).data, folder))
-            settings = preset(found, quick=quick).replaced(asked | names)
+            width = drawn.model.dim if "model.dim" in asked else None
+            settings = preset(found, quick=quick, width=width).replaced(asked | names)
             settings.save(folder / SETTINGS)
         voice = cls(folder, progress=progress)
-        voice.results.tell(f"{found}{remark}\ntiming a few clips and updates here ...")
+        voice.results.tell(f"{found}{remark}\nwritten to {folder}; timing a few clips and updates here ...")
         if progress:
             voice.results.tell(str(voice.estimate or "how long it will take cannot be told here"))
         return voice

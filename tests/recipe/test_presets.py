@@ -1,5 +1,6 @@
 """The settings of a new voice follow from its data: defaults for little, never less for more, bounded on CPUs."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -52,6 +53,19 @@ def test_on_a_gpu_many_hours_have_a_wide_model():
     settings = preset(found(30, 60), device="cuda")
     assert (settings.model.dim, settings.model.depth, settings.training.precision) == (512, 6, "bf16")
     assert settings.pretrain.lr < Settings().pretrain.lr and settings.training.batch_tokens > 10_000
+
+
+def test_a_width_that_is_given_sets_the_learning_rates():
+    small, usual = Settings(), preset(found(30, 60), device="cuda")
+    assert preset(found(30, 60), device="cuda", width=small.model.dim).pretrain.lr == small.pretrain.lr
+    for device in ("cpu", "cuda"):
+        assert preset(found(0.4, 2), device=device, width=512).train.lr == pytest.approx(usual.train.lr)
+
+
+def test_cpus_label_some_hours():
+    assert preset(found(4, 60), device="cpu").label.most == 0 == preset(found(1000, 60), device="cuda").label.most
+    large = replace(found(1000, 60), clips=900_000, unlabelled=899_000)
+    assert preset(large, device="cpu").label.most * large.seconds / large.clips == pytest.approx(8 * 3600, rel=0.02)
 
 
 def test_transcripts_of_recordings_count_as_text():
