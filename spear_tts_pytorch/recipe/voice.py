@@ -137,9 +137,8 @@ class Voice:
         with undone_on_error(folder, lists):
             sources.save_cuts(folder)
             found = survey(divide(sources, drawn.replaced(names).data, folder))
-            width = drawn.model.dim if "model.dim" in asked else None
-            settings = preset(found, quick=quick, width=width).replaced(asked | names)
-            settings.save(folder / SETTINGS)
+            settings = preset(found, quick=quick, width=drawn.model.dim if "model.dim" in asked else None)
+            settings.replaced(asked | names).save(folder / SETTINGS)
         voice = cls(folder, progress=progress)
         voice.results.tell(f"{found}{remark}\nwritten to {folder}; timing a few clips and updates here ...")
         if progress:
