@@ -1,17 +1,21 @@
 """A voice whose units are those of a speech encoder: opened when the voice is made, kept in it, gone from its place."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import voices
+from babble import HZ, make_clips
 
 pytest.importorskip("transformers")
 import small_encoders  # noqa: E402
 
 from spear_tts_pytorch.cli import main  # noqa: E402
+from spear_tts_pytorch.recipe.starts import _same_units  # noqa: E402
 from spear_tts_pytorch.recipe.units import ENCODER_CLUSTERS, WITHOUT_ENCODER, with_encoder  # noqa: E402
 from spear_tts_pytorch.recipe.voice import Voice  # noqa: E402
 from spear_tts_pytorch.tokenizers.consecutive import UniqueConsecutive  # noqa: E402
+from spear_tts_pytorch.tokenizers.mel_kmeans import MelKmeans  # noqa: E402
 from spear_tts_pytorch.tokenizers.semantic import describe, load_semantic_tokenizer  # noqa: E402
 
 
@@ -72,3 +76,13 @@ def test_an_encoder_that_cannot_be_opened_is_named_before_anything_is_written(pl
 def test_an_encoder_takes_the_place_of_the_units_of_another_voice(place):
     made, remark = with_encoder("encoder", place / "voice", {"units.layer": 3})
     assert made["units.init"] == "" and made["units.encoder"] == "../encoder" and "layer 3 of 3" in remark
+
+
+def test_units_without_repeats_are_those_of_another_model_only_if_their_frames_are(tmp_path):
+    pytest.importorskip("sklearn", reason="MelKmeans.fit needs scikit-learn")
+    one, other = (
+        UniqueConsecutive(MelKmeans.fit(make_clips()[:6], HZ, 8, seed=seed, progress=False)) for seed in (0, 1)
+    )
+    one.save(tmp_path / "semantic_tokenizer")
+    assert _same_units(SimpleNamespace(wav2vec=one), tmp_path)
+    assert not _same_units(SimpleNamespace(wav2vec=other), tmp_path)
