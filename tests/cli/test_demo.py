@@ -55,5 +55,5 @@ def test_demo_hands_every_argument_over(monkeypatch):
         overwrite=True,
         speaker="s",
         text_column="2",
-        progress=False,
+        progress="lines",
     )
