@@ -216,7 +216,7 @@ def _hold(path: Path, wait: bool = False) -> int | None:
     """Marks a file or folder as in use until it is released or the process ends.
 
     Returns:
-        A descriptor for `_release`; None if another process uses it (unless `wait`), or the system cannot tell.
+        A descriptor for `_release`; None if another process uses it (unless `wait`), it is gone, or the system cannot tell.
     """
     if fcntl is None:
         return None
@@ -226,10 +226,12 @@ def _hold(path: Path, wait: bool = False) -> int | None:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), os.lstat(path)):  # else another one has its name by now
+            return descriptor
     except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
+        pass
+    os.close(descriptor)
+    return None
 
 
 def _release(held: int | None) -> None:

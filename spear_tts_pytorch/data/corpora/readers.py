@@ -79,7 +79,7 @@ def read_corpus(
         if isinstance(found, bytes) or not (hasattr(found, "__iter__") or hasattr(found, "__getitem__")):
             raise TypeError(f"source must be the path of a folder, or a dataset, got {shown(source)}")
         return read_dataset(source) if not given else _refuse(given, "a dataset object")
-    folder = _folder(source)
+    folder = _folder(source, "source")
     if table is not None:
         return read_table_folder(folder, table, text_column)
     corpora = _corpora_in(folder, DEEPEST, text_column)
@@ -283,8 +283,8 @@ def _without_text(found: list[Utterance]) -> list[str]:
     return [one.id for one in found if not one.text]
 
 
-def _folder(path: str | os.PathLike[str]) -> Path:
-    folder = given_path("folder", path)
+def _folder(path: str | os.PathLike[str], name: str = "folder") -> Path:
+    folder = given_path(name, path)
     if not folder.is_dir():
         raise FileNotFoundError(f"no corpus folder {folder}: give the path of a folder")
     return folder
