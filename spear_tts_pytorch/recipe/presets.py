@@ -34,7 +34,7 @@ JUDGE: Table = ((1.1, 300), (4, 2_500), (20, 6_000))
 # without them learns it by heart (training loss 0.3, 48 % wrong). Above three hours passes are few.
 DROPOUT: Table = ((3, 0.1), (15, 0.2), (180, 0.2), (600, 0.1))
 TOKEN_DROPOUT: Table = ((3, 0.15), (15, 0.25), (180, 0.25), (600, 0.15))
-# On two cores 12,000 updates of the smallest model take about 45 minutes: on CPUs more data takes no more updates.
+# On two cores 12,000 updates of the smallest model take about an hour: on CPUs more data takes no more updates.
 CPU_HOURS, CPU_MINUTES = 4.0, 60.0
 # Hours of audio without a text that are labelled on CPUs: an hour takes about a minute and a half in each round.
 CPU_LABELLED = 8.0

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spear_tts_pytorch.tokenizers.encoders import SpeechEncoder
-from spear_tts_pytorch.tokenizers.mel_fit import minibatch_kmeans
+from spear_tts_pytorch.tokenizers.mel_fit import FitOptions, minibatch_kmeans
 from spear_tts_pytorch.tokenizers.semantic import check_wav, clips_of, reason_of
 from spear_tts_pytorch.utils.files import FULL
 from spear_tts_pytorch.utils.values import plain, shown
@@ -42,14 +42,10 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class EncoderFitOptions:
-    """Options of `EncoderKmeans.fit`, with the same names."""
+class EncoderFitOptions(FitOptions):
+    """Options of `EncoderKmeans.fit` that concern k-means, with the same names."""
 
-    num_clusters: int
     pca: int | None
-    max_frames: int
-    seed: int
-    progress: bool
 
 
 @dataclass

@@ -37,7 +37,7 @@ from spear_tts_pytorch.tokenizers.semantic import (
 from spear_tts_pytorch.tokens import SPEECH_PAD_ID, pad_sequences
 from spear_tts_pytorch.utils.json_files import field, texts
 from spear_tts_pytorch.utils.replacing import replaced, whole
-from spear_tts_pytorch.utils.values import absolute_path, given_path, switch, whole_number
+from spear_tts_pytorch.utils.values import absolute_path, given_path, whole_number
 from spear_tts_pytorch.utils.weight_files import read_shapes
 
 FORMAT_VERSION = 1
@@ -143,14 +143,8 @@ class EncoderKmeans(nn.Module):
             FileNotFoundError, ValueError: as in the constructor; also fewer frames than clusters, or speakers that do not
                 match the clips.
         """
-        num_clusters = whole_number("num_clusters", num_clusters, 1)
-        options = EncoderFitOptions(
-            num_clusters,
-            None if pca is None else whole_number("pca", pca, 1),
-            whole_number("max_frames", max_frames, num_clusters),
-            whole_number("seed", seed, 0, 2**32 - 1),
-            switch("progress", progress),
-        )
+        width = None if pca is None else whole_number("pca", pca, 1)
+        options = EncoderFitOptions(num_clusters, max_frames, seed, progress, width)
         sample_hz = None if sample_hz is None else checked_rate("sample_hz", sample_hz)
         speakers = None if speakers is None else names_of_speakers(speakers)
         opened = opened_encoder(encoder, layer)

@@ -117,10 +117,9 @@ class Trainer:
         self.checkpoints = self._open_folder(clear=options.force_clear_prev_results is True)
 
     def _make_batches(self, split: Split, objective: Objective) -> TrainingBatches:
-        tokenizer = self.model.wav2vec if self.wav2vec is None else self.wav2vec
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        sizes = BatchSizes.of(self.options, getattr(tokenizer, "downsample_factor", None), world)
         prepare = Preparation(self.model, objective, self.device, self.wav2vec)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        sizes = BatchSizes.of(self.options, getattr(prepare.tokenizer, "downsample_factor", None), world)
         draw = None if self.mixture is None else Mixture.of(split, *self.mixture)
         return TrainingBatches(split, self.collate, prepare, sizes, rank, world, draw=draw)
 
