@@ -40,10 +40,14 @@ def test_a_convolution_of_width_one_is_the_product_and_has_its_gradients(threads
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("threads", "autocast", "taken"), [(2, False, True), (1, False, False), (2, True, False)])
-def test_large_products_go_to_the_convolution_where_it_is_quicker(monkeypatch, threads, autocast, taken):
+@pytest.mark.parametrize(
+    ("intel", "threads", "autocast", "taken"),
+    [(False, 2, False, True), (True, 2, False, False), (False, 1, False, False), (False, 2, True, False)],
+)
+def test_large_products_go_to_the_convolution_where_it_is_quicker(monkeypatch, intel, threads, autocast, taken):
     calls = []
     monkeypatch.setattr(linear_module, "X86", True)
+    monkeypatch.setattr(linear_module, "made_by_intel", lambda: intel)
     monkeypatch.setattr(
         linear_module, "linear_by_convolution", lambda *args: calls.append(1) or linear_by_convolution(*args)
     )
