@@ -23,6 +23,7 @@ from spear_tts_pytorch.decoding.accelerate import Acceleration
 from spear_tts_pytorch.model import attributes, embedding, freezing, heads, inputs, pretrained, saving
 from spear_tts_pytorch.model.config import ModelConfig, ModelKeywords, vocabulary_size
 from spear_tts_pytorch.model.export import EncoderModule
+from spear_tts_pytorch.nn.dropout import Dropout
 from spear_tts_pytorch.nn.linear import linear
 from spear_tts_pytorch.nn.transformer import EarlyExit, Transformer
 from spear_tts_pytorch.tokenizers.huggingface import HuggingFaceTokenizer
@@ -50,8 +51,7 @@ class TextToSemantic(
             `transformers`, also decodes and is saved with the model.
         use_openai_tokenizer: CLIP's byte pairs instead (`pip install "spear-tts-pytorch[clip]"`).
         wav2vec: tokenizer of waveforms, see `SemanticTokenizer`; never a part of the state dict.
-        num_semantic_token_ids: K; speech ids are `0..K-1`. Taken from `wav2vec.codebook_size` if None. May be larger, for
-            further ids such as a `mask_id`.
+        num_semantic_token_ids: K; speech ids are `0..K-1`. None is `wav2vec.codebook_size`; more leave room for a `mask_id`.
         dim_head, heads: width of an attention head (even), and heads of each attention.
         target_kv_heads: fewer key/value heads in the decoder's self-attention (grouped-query attention).
         attn_dropout, ff_dropout, emb_dropout: dropout of attention weights, in feedforwards, and of embeddings, 0 to 1.
@@ -111,7 +111,7 @@ class TextToSemantic(
         self._set_attributes(config.sized())
         self.token_emb = nn.ModuleDict({m: nn.Embedding(self.vocabulary[m].size, config.dim) for m in MODALITIES})
         self.start_token = nn.ParameterDict({m: nn.Parameter(torch.randn(config.dim)) for m in MODALITIES})
-        self.emb_dropout = nn.Dropout(config.emb_dropout)
+        self.emb_dropout = Dropout(config.emb_dropout)
         self.source_transformer = Transformer(depth=config.source_depth, **config.stack())
         self.target_transformer = Transformer(
             depth=config.target_depth, kv_heads=config.target_kv_heads, causal=True, cross_attend=True, **config.stack()

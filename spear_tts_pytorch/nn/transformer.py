@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spear_tts_pytorch.nn.attention import CrossAttention, RMSNorm, SelfAttention
+from spear_tts_pytorch.nn.dropout import Dropout
 from spear_tts_pytorch.nn.linear import Linear
 from spear_tts_pytorch.nn.rotary import RotaryEmbedding
 
@@ -34,7 +35,7 @@ class FeedForward(nn.Module):
         self.norm = RMSNorm(dim)
         self.to_inner = Linear(dim, inner * 2)
         self.activation = GEGLU()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.to_out = Linear(inner, dim)
 
     def forward(self, x: Tensor) -> Tensor:
