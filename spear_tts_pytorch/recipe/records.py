@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from spear_tts_pytorch.recipe.settings import changed
+from spear_tts_pytorch.utils.distributed import in_first_process
 from spear_tts_pytorch.utils.files import LOCK_NAME, write_whole
 from spear_tts_pytorch.utils.json_files import field as field_of
 from spear_tts_pytorch.utils.json_files import read_object
 from spear_tts_pytorch.version import __version__
 
-RECORD = "stage.json"
+RECORD, RUN, HISTORY = "stage.json", "run", "history.json"
 INTERRUPTED = "it was interrupted"
 
 
@@ -78,6 +79,15 @@ class Record:
             raise ValueError(f"{path}: {error}: {remedy}") from error
 
 
+@dataclass(frozen=True)
+class Made:
+    """The result of a stage: its fingerprint, its figures, and the key ones in a line."""
+
+    output: str
+    figures: dict[str, Any]
+    says: str
+
+
 def begin(folder: Path, causes: Mapping[str, Any], *, anew: bool = False, growing: str = "") -> None:
     """Makes the folder of a stage ready. What another state of the causes left in it is removed.
 
@@ -125,3 +135,13 @@ def digest(parts: Iterable[str]) -> str:
     for part in parts:
         made.update(part.encode("utf-8", "surrogatepass") + b"\0")
     return made.hexdigest()[:16]
+
+
+def write_history(folder: Path, history: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Writes the training records of a stage, by the name of the training. Collective."""
+    write(folder / HISTORY, (json.dumps(history) + "\n").encode())
+
+
+def write(path: Path, data: bytes) -> None:
+    """Writes a file in the first process. It appears complete or not at all. Collective."""
+    in_first_process(lambda: write_whole(path, data))

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from spear_tts_pytorch.recipe.page import page
+from spear_tts_pytorch.recipe.records import HISTORY
 from spear_tts_pytorch.recipe.results import STAGES, Results
 from spear_tts_pytorch.recipe.settings import COLUMNS
 from spear_tts_pytorch.recipe.sounds import label_sounds, said_sounds, unit_sounds
 from spear_tts_pytorch.recipe.survey import survey
-from spear_tts_pytorch.recipe.work import HISTORY
 from spear_tts_pytorch.utils.files import write_whole
 from spear_tts_pytorch.utils.json_files import read_object
 from spear_tts_pytorch.utils.plots import plot_alignment, plot_error_rates, plot_histograms, plot_losses

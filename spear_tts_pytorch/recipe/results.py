@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -101,6 +101,10 @@ class Results:
     def keys(self, ids: Iterable[str], *, texts: bool = False) -> list[str]:
         """Names of clips with the fingerprints of their audio, and with their texts if these matter."""
         return [f"{id_}:{self.digests[id_]}" + (f":{self.clips.text(id_)}" if texts else "") for id_ in ids]
+
+    def training_options(self) -> dict[str, Any]:
+        """The options of all trainings that change a result."""
+        return {name: value for name, value in self.settings.section("training").items() if name != "save_every"}
 
     # units
 

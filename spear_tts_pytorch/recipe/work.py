@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -20,8 +19,8 @@ from spear_tts_pytorch.data.tokenized import TokenizedSpeech, tokenize_corpus
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.recipe.aligning import align, write_aligned
 from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator
-from spear_tts_pytorch.recipe.measure import Column, floor, make_judge, measure
-from spear_tts_pytorch.recipe.records import clear, digest
+from spear_tts_pytorch.recipe.judging import evaluate, evaluate_causes
+from spear_tts_pytorch.recipe.records import RUN, Made, clear, digest, write, write_history
 from spear_tts_pytorch.recipe.results import IDS, MODEL, TEXTS, TOKENIZER, Results
 from spear_tts_pytorch.recipe.stages import SpeechIds, Trained, backtranslator, surest
 from spear_tts_pytorch.recipe.starts import copy_units, starting
@@ -33,17 +32,8 @@ from spear_tts_pytorch.utils.files import digest_of_file, write_whole
 from spear_tts_pytorch.utils.json_files import read_object
 from spear_tts_pytorch.utils.metrics import character_error_rate
 
-RUN, CLIPS, FILES, HISTORY, JUDGE = "run", "clips.json", "files.json", "history.json", "judge.safetensors"
+CLIPS, FILES = "clips.json", "files.json"
 EXAMPLES = 10
-
-
-@dataclass(frozen=True)
-class Made:
-    """The result of a stage: its fingerprint, its figures, and the key ones in a line."""
-
-    output: str
-    figures: dict[str, Any]
-    says: str
 
 
 # what the stages depend on
@@ -59,7 +49,7 @@ def _pretrain_causes(results: Results) -> dict[str, Any]:
     return {
         "units": results.output("units"),
         "model": section("model"),
-        "training": _training(results),
+        "training": results.training_options(),
         "pretrain": own,
         "test clips": digest(results.clips.test),
         "clips": digest(_heard(results)),
@@ -70,7 +60,7 @@ def _backtranslate_causes(results: Results) -> dict[str, Any]:
     section = results.settings.section
     return {
         "pretrain": results.output("pretrain"),
-        "training": _training(results),
+        "training": results.training_options(),
         "backtranslate": section("backtranslate"),
         "label": {name: section("label")[name] for name in ("lm_weight", "lm_order", "length_bonus", "beam_size")},
         "labelled clips": digest(results.keys(results.clips.labelled, texts=True)),
@@ -93,39 +83,17 @@ def _train_causes(results: Results) -> dict[str, Any]:
     return {
         "pretrain": results.output("pretrain"),
         "label": results.output("label"),
-        "training": _training(results),
+        "training": results.training_options(),
         "train": section("train"),
         "keep": results.settings.label.keep,
         "labelled clips": digest(results.keys(results.clips.labelled, texts=True)),
     }
 
 
-def _evaluate_causes(results: Results) -> dict[str, Any]:
-    return {
-        "train": results.output("train"),
-        "backtranslate": results.output("backtranslate"),
-        "training": _training(results),
-        "evaluate": results.settings.section("evaluate"),
-        "test clips": digest(results.keys(results.clips.test, texts=True)),
-        "clips": digest(results.keys(_judged(results), texts=True)),
-    }
-
-
-def _training(results: Results) -> dict[str, Any]:
-    """The options of all trainings that change a result."""
-    return {name: value for name, value in results.settings.section("training").items() if name != "save_every"}
-
-
 def _heard(results: Results) -> list[str]:
     """Names and fingerprints of all clips but the test's."""
     test = set(results.clips.test)
     return results.keys(id_ for id_ in results.clips.every if id_ not in test)
-
-
-def _judged(results: Results) -> list[str]:
-    """Ids of all clips with a text but the test's."""
-    test = set(results.clips.test)
-    return [id_ for id_ in results.clips.every if id_ not in test and results.clips.text(id_)]
 
 
 def grown(results: Results) -> tuple[int, float]:
@@ -219,8 +187,8 @@ def _pretrain(results: Results) -> Made:
     begun, start = starting(results, "pretrain", None)
     trained = results.stages.pretrain(speech, valid, folder / RUN, begun)
     output = _keep(trained.model, folder / MODEL)
-    _write(folder / CLIPS, json.dumps({"clips": _heard(results)}).encode())
-    _write_history(folder, {"pretraining": trained.history})
+    write(folder / CLIPS, json.dumps({"clips": _heard(results)}).encode())
+    write_history(folder, {"pretraining": trained.history})
     accuracy = 100 * trained.valid["accuracy"]
     says = f"accuracy {accuracy:.1f} %, loss {trained.valid['valid_loss']:.2f}"
     return Made(output, _figures(trained) | start, says)
@@ -244,8 +212,8 @@ def _backtranslate(results: Results) -> Made:
         history[f"backtranslator, round {number}"] = trained.history
         reader = backtranslator(trained.model, texts, results.settings)
     output = _keep(trained.model, folder / MODEL)
-    _write_history(folder, history)
-    _write(folder / TEXTS, "".join(f"{text}\n" for text in texts).encode())
+    write_history(folder, history)
+    write(folder / TEXTS, "".join(f"{text}\n" for text in texts).encode())
     if results.clips.transcripts:
         aligned = _aligned(results, reader)
         in_first_process(partial(write_aligned, folder, aligned))
@@ -308,47 +276,10 @@ def _train(results: Results) -> Made:
     done = results.stages.speak(begun, real, labels, valid, folder / RUN)
     output = _keep(done[-1].model, results.folder / MODEL)
     names = ("text to speech", "text to speech, real pairs")
-    _write_history(folder, {name: one.history for name, one in zip(names, done, strict=False)})
+    write_history(folder, {name: one.history for name, one in zip(names, done, strict=False)})
     figures = _figures(done[-1]) | start
     accuracy = 100 * figures["accuracy"]
     return Made(output, figures, f"accuracy {accuracy:.1f} %, loss {figures['valid_loss']:.2f} on held-out clips")
-
-
-def _evaluate(results: Results) -> Made:
-    folder, test = results.place("evaluate"), results.test
-    if not test.ids:
-        raise ValueError("data.test names no clips: write ids of clips with a text into a file, one a line")
-    judge_pairs = results.rows(_judged(results)).pairs()
-    clusters, path = results.settings.units.clusters, folder / JUDGE
-    judge, losses = make_judge(path, judge_pairs, results.characters, clusters, results.settings, results.progress)
-    history = {"judge": [{"step": step + 1, "loss": loss} for step, loss in enumerate(losses)]}
-    columns: dict[str, Column] = {}
-    for name in sorted(results.settings.evaluate.columns):
-        model = results.model if name == "d" else _other_column(results, name, history)
-        columns[name] = measure(model, judge, results.reader, test, results.settings)
-    _write_history(folder, history)
-    figures = {
-        "columns": {name: asdict(column) for name, column in columns.items()},
-        "floor": floor(judge, results.characters, test),
-        "judge_clips": len(judge_pairs),
-        "test_clips": len(test),
-    }
-    cells = ", ".join(f"({name}) {column.cer:.1f} %" for name, column in columns.items())
-    best = columns[max(columns)].cer_best
-    cells += "" if best is None else f", best of {results.settings.evaluate.candidates} {best:.1f} %"
-    says = f"character error rate {cells}; {figures['floor']:.1f} % of true speech"
-    return Made(digest([json.dumps(figures, sort_keys=True)]), json.loads(json.dumps(figures)), says)
-
-
-def _other_column(results: Results, name: str, history: dict[str, list[dict[str, Any]]]) -> TextToSemantic:
-    """The model of a column that the voice itself does not need."""
-    start = results.pretrained if name == "b" else None
-    labels = results.labels() if name == "c" else None
-    real = results.labelled.pairs()
-    valid = results.development.pairs() or real
-    done = results.stages.speak(start, real, labels, valid, results.place("evaluate") / f"{RUN}-{name}")
-    history[f"({name})"] = done[0].history
-    return done[-1].model
 
 
 def _read(reader: Any, rows: Sequence[Any]) -> list[tuple[Any, float]]:
@@ -368,14 +299,6 @@ def _figures(trained: Trained) -> dict[str, Any]:
     return {name: round(value, 5) for name, value in trained.valid.items()}
 
 
-def _write_history(folder: Path, history: dict[str, list[dict[str, Any]]]) -> None:
-    _write(folder / HISTORY, (json.dumps(history) + "\n").encode())
-
-
-def _write(path: Path, data: bytes) -> None:
-    in_first_process(lambda: write_whole(path, data))
-
-
 def _time(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
@@ -387,7 +310,7 @@ CAUSES: dict[str, Causes] = {
     "backtranslate": _backtranslate_causes,
     "label": _label_causes,
     "train": _train_causes,
-    "evaluate": _evaluate_causes,
+    "evaluate": evaluate_causes,
 }
 WORK: dict[str, Callable[[Results], Made]] = {
     "units": _units,
@@ -395,5 +318,5 @@ WORK: dict[str, Callable[[Results], Made]] = {
     "backtranslate": _backtranslate,
     "label": _label,
     "train": _train,
-    "evaluate": _evaluate,
+    "evaluate": evaluate,
 }
