@@ -1,22 +1,21 @@
 """From the log-probabilities of a CTC head to ids: greedily, or by prefix beam search with a language model.
 
 In: `log_probs [b, n, v]` with the number of real frames of each row, `lengths [b]`. Out: rows of ids, without blanks,
-padding or end-of-sequence. `CharacterLM` is a language model over ids, fitted in memory on texts.
+padding or end-of-sequence.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from spear_tts_pytorch.decoding.language_model import BEGIN
+from spear_tts_pytorch.decoding.language_model import CharacterLM as CharacterLM
 from spear_tts_pytorch.tokens import remove_repeats
-
-BEGIN = -1  # stands before the first id of a text, in contexts only
 
 Beam = dict[int, list[float]]
 """Prefix -> [probability of its alignments that end in blank, of those that end in its last id]."""
@@ -48,105 +47,6 @@ def ctc_greedy(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> list[Tenso
         merged, _ = remove_repeats(row[:length])
         rows.append(merged[merged != blank])
     return rows
-
-
-class CharacterLM:
-    """N-gram model of id sequences with interpolated Witten-Bell smoothing; end-of-sequence is id `vocab_size`.
-
-    After a context seen c times before d different ids, the ids seen there share c / (c + d) of the probability and
-    the context shortened by its first id gets the rest; the shortest falls back on the uniform distribution.
-
-    Attributes:
-        vocab_size: ids are `0..vocab_size-1`.
-        order: ids that count, the predicted one included.
-    """
-
-    def __init__(self, vocab_size: int, order: int = 6, pad_id: int | None = 0):
-        if vocab_size < 2 or order < 1:
-            raise ValueError(f"vocab_size must be at least 2 and order at least 1, got {vocab_size} and {order}")
-        self.vocab_size, self.order, self.pad_id = vocab_size, order, pad_id
-        self._counts: dict[tuple[int, ...], dict[int, int]] = {}
-        self._probs: dict[tuple[int, ...], np.ndarray] = {}
-        self._log_probs: dict[tuple[int, ...], list[float]] = {}
-        uniform = np.full(vocab_size + 1, 1.0)
-        if pad_id is not None:
-            uniform[pad_id] = 0.0
-        self._uniform = uniform / uniform.sum()
-
-    @classmethod
-    def fit(
-        cls, sequences: Iterable[Sequence[int] | Tensor], vocab_size: int, order: int = 6, pad_id: int | None = 0
-    ) -> CharacterLM:
-        """Counts the texts `sequences`, rows of ids `[n]` without padding or end-of-sequence.
-
-        Args:
-            pad_id: an id that cannot occur and gets no probability, or None.
-
-        Raises:
-            ValueError: no sequences, or an id outside `0..vocab_size-1` or equal to `pad_id`.
-        """
-        model = cls(vocab_size, order, pad_id)
-        seen = 0
-        for sequence in sequences:
-            model._count(_as_list(sequence))
-            seen += 1
-        if seen == 0:
-            raise ValueError("sequences is empty: a language model needs at least one text")
-        return model
-
-    def _count(self, ids: list[int]) -> None:
-        wrong = [i for i in ids if not 0 <= i < self.vocab_size or i == self.pad_id]
-        if wrong:
-            raise ValueError(
-                f"sequences hold the id {wrong[0]}, but ids are 0 to {self.vocab_size - 1} without {self.pad_id}:"
-                " remove padding and end-of-sequence"
-            )
-        padded = (BEGIN, *ids, self.vocab_size)
-        for end in range(1, len(padded)):
-            token = padded[end]
-            for start in range(max(0, end - self.order + 1), end + 1):
-                followers = self._counts.setdefault(padded[start:end], {})
-                followers[token] = followers.get(token, 0) + 1
-
-    def _distribution(self, context: tuple[int, ...]) -> np.ndarray:
-        known = self._probs.get(context)
-        if known is not None:
-            return known
-        shorter = self._distribution(context[1:]) if context else self._uniform
-        followers = self._counts.get(context)
-        if followers is None:
-            return shorter
-        probs = shorter * len(followers)
-        for token, count in followers.items():
-            probs[token] += count
-        probs /= sum(followers.values()) + len(followers)
-        self._probs[context] = probs
-        return probs
-
-    def _context(self, ids: Sequence[int]) -> tuple[int, ...]:
-        context = (BEGIN, *ids) if len(ids) < self.order - 1 else tuple(ids[len(ids) - self.order + 1 :])
-        while context and context not in self._counts:
-            context = context[1:]
-        return context
-
-    def next_log_probs(self, ids: Sequence[int]) -> list[float]:
-        """Natural log-probabilities of each id after the text so far, and last of end-of-sequence: `vocab_size + 1`."""
-        context = self._context(ids)
-        known = self._log_probs.get(context)
-        if known is None:
-            with np.errstate(divide="ignore"):
-                known = cast("list[float]", np.log(self._distribution(context)).tolist())
-            self._log_probs[context] = known
-        return known
-
-    def log_prob(self, ids: Sequence[int] | Tensor) -> float:
-        """Natural log-probability of a whole text, end-of-sequence included."""
-        row = _as_list(ids)
-        return sum(self.next_log_probs(row[:n])[token] for n, token in enumerate([*row, self.vocab_size]))
-
-
-def _as_list(ids: Sequence[int] | Tensor) -> list[int]:
-    return cast("list[int]", ids.tolist()) if isinstance(ids, Tensor) else list(ids)
 
 
 class _Prefixes:

@@ -136,37 +136,6 @@ def test_a_batch_equals_its_rows_alone_and_ignores_padding():
     assert together[2][0].tolist() == [] and together[2][1] == pytest.approx(0.5 * language_model().log_prob([]))
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 6])
-@pytest.mark.parametrize("pad_id", [0, None])
-def test_language_model_probabilities_sum_to_one(order, pad_id):
-    lm = CharacterLM.fit([[1, 2, 1, 2, 1], [1, 3], [], [2]], vocab_size=5, order=order, pad_id=pad_id)
-    for context in ([], [1], [4], [1, 2], [4, 4, 4], [2, 1, 2, 1, 2, 1, 2, 1]):
-        probs = [math.exp(p) for p in lm.next_log_probs(context)]
-        assert len(probs) == 6 and sum(probs) == pytest.approx(1.0)
-        assert (probs[0] == 0) == (pad_id == 0) and min(probs[1:]) > 0
-
-
-def test_witten_bell_by_hand():
-    """After 1 came 2 twice and 3 once: 3 times, 2 different ids, so 3 / 5 are seen counts and 2 / 5 the unigram's."""
-    lm = CharacterLM.fit([[1, 2], [1, 2], [1, 3]], vocab_size=4, order=2)
-    uniform = 1 / 4  # 1, 2, 3 and end-of-sequence
-    unigram_of_2 = (2 + 4 * uniform) / (9 + 4)
-    assert math.exp(lm.next_log_probs([1])[2]) == pytest.approx((2 + 2 * unigram_of_2) / (3 + 2))
-    assert math.exp(lm.next_log_probs([3])[4]) == pytest.approx((1 + (3 + 4 * uniform) / 13) / 2)
-
-
-def test_longer_contexts_predict_better():
-    texts = [[1, 1, 2, 3] * 5, [2, 3, 1, 1] * 5]
-    scores = [CharacterLM.fit(texts, vocab_size=4, order=order).log_prob([1, 1, 2, 3] * 3) for order in (1, 2, 3)]
-    assert scores == sorted(scores) and scores[2] > scores[0] + 5
-
-
-def test_all_strings_together_have_at_most_probability_one():
-    lm = language_model()
-    total = sum(math.exp(lm.log_prob(s)) for n in range(7) for s in itertools.product(range(1, 4), repeat=n))
-    assert 0.8 < total < 1
-
-
 def test_the_language_model_decides_between_equals():
     log_probs = torch.full((1, 2, 4), 0.01)
     log_probs[0, 0, 1], log_probs[0, 1, 2], log_probs[0, 1, 3] = 0.97, 0.49, 0.49
@@ -192,17 +161,3 @@ def test_bad_arguments_are_refused(change, message):
     arguments = {"log_probs": frames(), "lengths": torch.tensor([5]), **change}
     with pytest.raises(ValueError, match=message):
         ctc_beam_search(arguments.pop("log_probs"), arguments.pop("lengths"), **arguments)
-
-
-@pytest.mark.parametrize(
-    ("sequences", "options", "message"),
-    [
-        ([], {}, "empty"),
-        ([[1, 4]], {}, "id 4"),
-        ([[1, 0]], {}, "id 0"),
-        ([[1]], {"order": 0}, "order"),
-    ],
-)
-def test_bad_texts_are_refused(sequences, options, message):
-    with pytest.raises(ValueError, match=message):
-        CharacterLM.fit(sequences, vocab_size=4, **options)
