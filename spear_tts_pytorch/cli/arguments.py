@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+COLUMNS = "abcdA"  # `recipe.settings` describes them; it is slow to import
 Run = Callable[[argparse.Namespace], int]
 """A command: parsed arguments to an exit code."""
 
@@ -146,10 +147,10 @@ def add_table_options(command: argparse.ArgumentParser, *, table: bool = True) -
 
 
 def columns(text: str) -> str:
-    """Letters of the recipe's table, each at most once; returned in alphabetical order."""
-    if not text or set(text) - set("abcd") or len(set(text)) != len(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a choice of the letters a, b, c, d, such as abcd")
-    return "".join(sorted(text))
+    """Letters of the recipe's table, each at most once; returned in the table's order."""
+    if not text or set(text) - set(COLUMNS) or len(set(text)) != len(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a choice of the letters {', '.join(COLUMNS)}, such as abcd")
+    return "".join(sorted(text, key=COLUMNS.index))
 
 
 def path_with(suffix: str) -> Callable[[str], Path]:

@@ -43,7 +43,7 @@ def add_demo(commands: Commands) -> None:
         type=columns,
         default="ad",
         metavar="LETTERS",
-        help="which of a (scratch), b (pretrained), c (backtranslation), d (both) to run (default %(default)s)",
+        help="which of a (scratch), b (pretrained), c (backtranslation), d (both), A (all texts) to run (default %(default)s)",
     )
     add_table_options(demo, table=False)
     demo.add_argument("--speaker", metavar="NAME", help="take this speaker of a corpus with several")

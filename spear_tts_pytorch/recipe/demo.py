@@ -44,7 +44,7 @@ def run_demo(
         labelled: clips whose text may be used, 60 by default.
         seed: of everything random.
         output: the voice folder. After an interruption `spear-tts run` goes on with it.
-        columns: letters of the paper's table: a, b, c, d.
+        columns: letters of the paper's table: a, b, c, d; and A, trained on all texts.
         quick: about a minute; the figures mean little.
         overwrite: the new voice takes the place of the one in `output`.
         speaker: takes the clips of this speaker.

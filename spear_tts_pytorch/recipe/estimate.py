@@ -82,6 +82,7 @@ def estimated(settings: Settings, survey: Survey, costs: Costs, machine: str) ->
     rounds = max(reader.rounds, 1 if survey.transcribed_seconds else 0) if others else 0
     alone = costs.speak * full * options.scratch_steps
     columns = {"a": alone, "b": alone, "c": costs.speak * (stage.steps + full * stage.finetune_steps), "d": 0.0}
+    columns["A"] = costs.speak * (stage.steps + stage.finetune_steps)
     said = costs.say * survey.test * (1 + (options.candidates if options.candidates > 1 else 0))
     work = {
         "units": (0.0 if settings.units.init else costs.fit) + costs.tokenize * (survey.seconds + fitted),

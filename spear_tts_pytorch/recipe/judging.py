@@ -6,13 +6,14 @@ In: `Results` of the earlier stages. Out: the figures of each column, and the ju
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import Any
 
-from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
-from spear_tts_pytorch.recipe.measure import Column, floor, make_judge, measure
-from spear_tts_pytorch.recipe.records import RUN, Made, digest, write_history
+from spear_tts_pytorch.recipe.columns import column, column_history, in_order, known_ids
+from spear_tts_pytorch.recipe.measure import floor, make_judge
+from spear_tts_pytorch.recipe.records import Made, digest, write_history
 from spear_tts_pytorch.recipe.results import Results
+from spear_tts_pytorch.utils.files import digest_of_file
 
 JUDGE = "judge.safetensors"
 
@@ -25,14 +26,8 @@ def evaluate_causes(results: Results) -> dict[str, Any]:
         "training": results.training_options(),
         "evaluate": results.settings.section("evaluate"),
         "test clips": digest(results.keys(results.clips.test, texts=True)),
-        "clips": digest(results.keys(_judged(results), texts=True)),
+        "clips": digest(results.keys(known_ids(results), texts=True)),
     }
-
-
-def _judged(results: Results) -> list[str]:
-    """Ids of all clips with a text but the test's."""
-    test = set(results.clips.test)
-    return [id_ for id_ in results.clips.every if id_ not in test and results.clips.text(id_)]
 
 
 def evaluate(results: Results) -> Made:
@@ -44,34 +39,23 @@ def evaluate(results: Results) -> Made:
     folder, test = results.place("evaluate"), results.test
     if not test.ids:
         raise ValueError("data.test names no clips: write ids of clips with a text into a file, one a line")
-    judge_pairs = results.rows(_judged(results)).pairs()
+    judge_pairs = results.rows(known_ids(results)).pairs()
     clusters, path = results.settings.units.clusters, folder / JUDGE
     judge, losses = make_judge(path, judge_pairs, results.characters, clusters, results.settings, results.progress)
     history = {"judge": [{"step": step + 1, "loss": loss} for step, loss in enumerate(losses)]}
-    columns: dict[str, Column] = {}
-    for name in sorted(results.settings.evaluate.columns):
-        model = results.model if name == "d" else _other_column(results, name, history)
-        columns[name] = measure(model, judge, results.reader, test, results.settings)
+    columns: dict[str, Mapping[str, Any]] = {}
+    for name in in_order(results.settings.evaluate.columns):
+        columns[name] = column(results, name, judge, digest_of_file(path)).figures
+        history |= column_history(results, name)
     write_history(folder, history)
     figures = {
-        "columns": {name: asdict(column) for name, column in columns.items()},
+        "columns": columns,
         "floor": floor(judge, results.characters, test),
         "judge_clips": len(judge_pairs),
         "test_clips": len(test),
     }
-    cells = ", ".join(f"({name}) {column.cer:.1f} %" for name, column in columns.items())
-    best = columns[max(columns)].cer_best
+    cells = ", ".join(f"({name}) {one['cer']:.1f} %" for name, one in columns.items())
+    best = columns["d" if "d" in columns else list(columns)[-1]]["cer_best"]
     cells += "" if best is None else f", best of {results.settings.evaluate.candidates} {best:.1f} %"
     says = f"character error rate {cells}; {figures['floor']:.1f} % of true speech"
     return Made(digest([json.dumps(figures, sort_keys=True)]), json.loads(json.dumps(figures)), says)
-
-
-def _other_column(results: Results, name: str, history: dict[str, list[dict[str, Any]]]) -> TextToSemantic:
-    """The model of a column that the voice itself does not need."""
-    start = results.pretrained if name == "b" else None
-    labels = results.labels() if name == "c" else None
-    real = results.labelled.pairs()
-    valid = results.development.pairs() or real
-    done = results.stages.speak(start, real, labels, valid, results.place("evaluate") / f"{RUN}-{name}")
-    history[f"({name})"] = done[0].history
-    return done[-1].model

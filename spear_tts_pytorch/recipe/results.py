@@ -25,7 +25,7 @@ from spear_tts_pytorch.recipe.clips import Clips, letters, read_clips
 from spear_tts_pytorch.recipe.records import Record
 from spear_tts_pytorch.recipe.settings import Settings
 from spear_tts_pytorch.recipe.sources import file_digest
-from spear_tts_pytorch.recipe.stages import Pair, Rows, Stages, backtranslator, surest
+from spear_tts_pytorch.recipe.stages import Pair, Rows, Stages, backtranslator, speech_rate, surest
 from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer, load_semantic_tokenizer
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer, normalize_text
 from spear_tts_pytorch.utils.distributed import rank_and_world
@@ -131,8 +131,8 @@ class Results:
 
     @cached_property
     def characters(self) -> CharacterTokenizer:
-        """The alphabet: the characters of all texts that are trained on or tested, and of transcripts."""
-        texts = [self.clips.text(id_) for id_ in (*self.clips.labelled, *self.clips.test)]
+        """The alphabet: the characters of the texts of all clips, also of those that are not trained on, and of transcripts."""
+        texts = [self.clips.text(id_) for id_ in self.clips.every]
         return CharacterTokenizer.fit([*texts, *(normalize_text(one.text) for one in self.clips.transcripts.values())])
 
     @cached_property
@@ -188,7 +188,7 @@ class Results:
     @cached_property
     def stages(self) -> Stages:
         """The stage functions with this voice's settings and tokenizers."""
-        rate = sum(map(len, self.labelled.semantic)) / max(1, sum(map(len, self.labelled.text)))
+        rate = speech_rate(self.labelled)
         return Stages(self.settings, self.tokenizer, self.characters, rate, self.progress)
 
     # models and pairs

@@ -34,6 +34,7 @@ COLUMNS = {
     "b": "pretrained",
     "c": "backtranslation",
     "d": "pretrained + backtranslation",
+    "A": "full supervision",  # all known texts but the test's, no pretraining, model and updates as for d
 }
 INIT = "Start from the weights of this voice, model folder, file or Hub id; '' starts anew."
 FINGERPRINT = re.compile("[0-9a-f]{16}")  # of a result: that it changed is news, its digits are not
@@ -151,7 +152,9 @@ class Train:
 class Evaluate:
     """Stage 6: how much of what the model says is understood."""
 
-    columns: str = _setting("d", "Letters of the paper's table to measure; others than d train further models.")
+    columns: str = _setting(
+        "d", "Columns of the paper's table; A trains on all known texts. All but d train further models."
+    )
     scratch_steps: int = _setting(300, "Updates of the models of columns a and b, on real pairs alone.", least=1)
     judge_steps: int = _setting(300, "Updates of the judge, a recogniser of its own.", least=1)
     candidates: int = _setting(4, "Samples per text among which the backtranslator chooses.", least=1)

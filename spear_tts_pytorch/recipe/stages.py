@@ -30,6 +30,7 @@ from spear_tts_pytorch.training.trainer import Trainer
 VALIDATIONS = 5  # of each training
 Pair = tuple[Tensor, Tensor]
 """Speech ids `[n]` and text ids `[m]`, int64, without padding and end-of-sequence."""
+OF_TEXT = ("token_emb.text.", "to_ctc_logits.")  # tensors of a model that depend on the alphabet
 
 
 @dataclass
@@ -94,7 +95,10 @@ class Stages:
     progress: bool = True
 
     def new_model(self, start: TextToSemantic | None = None) -> TextToSemantic:
-        """A model of the size in the settings, with both tokenizers; untrained, or with the weights of `start`."""
+        """A model of the size in the settings, with both tokenizers; untrained, or with the weights of `start`.
+
+        If `start` has another alphabet, the tensors of the letters stay untrained.
+        """
         size = self.settings.model
         set_seed(self.settings.training.seed)
         model = TextToSemantic(
@@ -113,7 +117,11 @@ class Stages:
             ctc=True,
         )
         if start is not None:
-            model.load_state_dict(start.state_dict())
+            own, there = model.state_dict(), start.state_dict()
+            anew = (
+                {name: own[name] for name in own if name.startswith(OF_TEXT)} if _other_alphabet(model, start) else {}
+            )
+            model.load_state_dict({**there, **anew})
         return model
 
     def pretrain(
@@ -288,6 +296,15 @@ def backtranslator(model: TextToSemantic, texts: Sequence[str], settings: Settin
     if stage.lm_weight > 0:
         lm = CharacterLM.fit([characters.encode([text])[0] for text in texts], characters.vocab_size, stage.lm_order)
     return CTCBacktranslator(model, lm, stage.lm_weight, stage.length_bonus, stage.beam_size)
+
+
+def speech_rate(rows: Rows) -> float:
+    """Speech ids for each character of the text, on average."""
+    return sum(map(len, rows.semantic)) / max(1, sum(map(len, rows.text)))
+
+
+def _other_alphabet(model: TextToSemantic, other: TextToSemantic) -> bool:
+    return model.text_tokenizer.to_dict() != other.text_tokenizer.to_dict()
 
 
 def surest(pairs: GeneratedAudioTextDataset, share: float, ids: Collection[str] | None = None) -> list[Pair]:

@@ -19,11 +19,11 @@ from spear_tts_pytorch.model.saving import CONFIG, SEMANTIC_TOKENIZER, WEIGHTS
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.recipe.results import Results
 from spear_tts_pytorch.recipe.sources import relative
+from spear_tts_pytorch.recipe.stages import OF_TEXT
 from spear_tts_pytorch.utils.files import digest_of_file, whole_folder
 from spear_tts_pytorch.utils.json_files import read_object
 
 SETTINGS, TOKENIZER_FILE = "voice.toml", "tokenizer.json"
-OF_TEXT = ("token_emb.text.", "to_ctc_logits.")
 OF_SPEECH = ("token_emb.speech.", "early_exit.to_logits.")
 
 

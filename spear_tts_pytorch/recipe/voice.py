@@ -17,10 +17,11 @@ from typing import Any, cast, overload
 
 from spear_tts_pytorch.recipe import costs
 from spear_tts_pytorch.recipe.clips import divide, read_clips
+from spear_tts_pytorch.recipe.columns import FOLDER as COLUMNS_KEPT
 from spear_tts_pytorch.recipe.estimate import Estimate, Pace, in_words
 from spear_tts_pytorch.recipe.new_voice import check_new, counts, data_settings, draw, undone_on_error
 from spear_tts_pytorch.recipe.presets import preset
-from spear_tts_pytorch.recipe.records import INTERRUPTED, RECORD, Record, begin, reasons, without
+from spear_tts_pytorch.recipe.records import INTERRUPTED, RECORD, Record, begin, clear, reasons, without
 from spear_tts_pytorch.recipe.report import warnings_until, write_report
 from spear_tts_pytorch.recipe.results import STAGES, Progress, Results
 from spear_tts_pytorch.recipe.saying import Said, say
@@ -290,6 +291,8 @@ class Voice:
         causes = CAUSES[stage](self.results)
         growing = "clips" if stage == "label" else ""
         in_first_process(lambda: begin(folder, causes, anew=again, growing=growing))
+        if again and stage == "evaluate":
+            in_first_process(lambda: clear(self.folder / COLUMNS_KEPT))
         start = time.perf_counter()
         made = WORK[stage](self.results)
         record = Record(causes, True, made.output, made.figures, made.says, round(time.perf_counter() - start, 1))

@@ -10,19 +10,18 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from spear_tts_pytorch.data.tokenized import TokenizedSpeech, tokenize_corpus
-from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.recipe.aligning import align, write_aligned
 from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator
+from spear_tts_pytorch.recipe.columns import figures_of, keep_model
 from spear_tts_pytorch.recipe.judging import evaluate, evaluate_causes
 from spear_tts_pytorch.recipe.records import RUN, Made, clear, digest, write, write_history
 from spear_tts_pytorch.recipe.results import IDS, MODEL, TEXTS, TOKENIZER, Results
-from spear_tts_pytorch.recipe.stages import SpeechIds, Trained, backtranslator, surest
+from spear_tts_pytorch.recipe.stages import SpeechIds, backtranslator, surest
 from spear_tts_pytorch.recipe.starts import copy_units, starting
 from spear_tts_pytorch.recipe.units import fit_units, on_gpu
 from spear_tts_pytorch.tokenizers.text import normalize_text
@@ -62,6 +61,7 @@ def _backtranslate_causes(results: Results) -> dict[str, Any]:
         "pretrain": results.output("pretrain"),
         "training": results.training_options(),
         "backtranslate": section("backtranslate"),
+        "alphabet": digest(results.characters.symbols),
         "label": {name: section("label")[name] for name in ("lm_weight", "lm_order", "length_bonus", "beam_size")},
         "labelled clips": digest(results.keys(results.clips.labelled, texts=True)),
         "test clips": digest(results.clips.test),
@@ -186,12 +186,12 @@ def _pretrain(results: Results) -> Made:
     valid = results.development.semantic or results.labelled.semantic
     begun, start = starting(results, "pretrain", None)
     trained = results.stages.pretrain(speech, valid, folder / RUN, begun)
-    output = _keep(trained.model, folder / MODEL)
+    output = keep_model(trained.model, folder / MODEL)
     write(folder / CLIPS, json.dumps({"clips": _heard(results)}).encode())
     write_history(folder, {"pretraining": trained.history})
     accuracy = 100 * trained.valid["accuracy"]
     says = f"accuracy {accuracy:.1f} %, loss {trained.valid['valid_loss']:.2f}"
-    return Made(output, _figures(trained) | start, says)
+    return Made(output, figures_of(trained) | start, says)
 
 
 def _backtranslate(results: Results) -> Made:
@@ -211,7 +211,7 @@ def _backtranslate(results: Results) -> Made:
         trained = stages.read(begun, real, valid, labels, folder / f"{RUN}-{number}")
         history[f"backtranslator, round {number}"] = trained.history
         reader = backtranslator(trained.model, texts, results.settings)
-    output = _keep(trained.model, folder / MODEL)
+    output = keep_model(trained.model, folder / MODEL)
     write_history(folder, history)
     write(folder / TEXTS, "".join(f"{text}\n" for text in texts).encode())
     if results.clips.transcripts:
@@ -219,7 +219,7 @@ def _backtranslate(results: Results) -> Made:
         in_first_process(partial(write_aligned, folder, aligned))
         output = digest([output, *(f"{id_} {text}" for id_, text in aligned.items())])
     rows = results.development
-    figures = _figures(trained) | {"aligned": len(aligned)} | start
+    figures = figures_of(trained) | {"aligned": len(aligned)} | start
     if not rows.ids:
         return Made(output, figures, f"loss {figures['valid_loss']:.2f}; no held-out clips to read")
     read = [results.characters.decode(ids)[0] for ids, _ in _read(reader, rows.semantic)]
@@ -274,10 +274,10 @@ def _train(results: Results) -> Made:
     valid = results.development.pairs() or real
     begun, start = starting(results, "train", results.pretrained)
     done = results.stages.speak(begun, real, labels, valid, folder / RUN)
-    output = _keep(done[-1].model, results.folder / MODEL)
+    output = keep_model(done[-1].model, results.folder / MODEL)
     names = ("text to speech", "text to speech, real pairs")
     write_history(folder, {name: one.history for name, one in zip(names, done, strict=False)})
-    figures = _figures(done[-1]) | start
+    figures = figures_of(done[-1]) | start
     accuracy = 100 * figures["accuracy"]
     return Made(output, figures, f"accuracy {accuracy:.1f} %, loss {figures['valid_loss']:.2f} on held-out clips")
 
@@ -287,16 +287,6 @@ def _read(reader: Any, rows: Sequence[Any]) -> list[tuple[Any, float]]:
     for start in range(0, len(rows), 64):
         found += reader(pad_sequences(list(rows[start : start + 64]), reader.model.semantic_pad_id))
     return found
-
-
-def _keep(model: TextToSemantic, folder: Path) -> str:
-    """Saves a model and returns the fingerprint of its weights."""
-    in_first_process(lambda: model.save_pretrained(folder))
-    return digest_of_file(folder / "model.safetensors")
-
-
-def _figures(trained: Trained) -> dict[str, Any]:
-    return {name: round(value, 5) for name, value in trained.valid.items()}
 
 
 def _time(seconds: float) -> str:

@@ -17,6 +17,7 @@ from spear_tts_pytorch.cli import arguments
         (arguments.temperature, "0", 0.0),
         (arguments.temperature, "0.3", 0.3),
         (arguments.columns, "dcba", "abcd"),
+        (arguments.columns, "Ada", "adA"),
         (arguments.path_with(".wav"), "a/b.WAV", Path("a/b.WAV")),
     ],
 )

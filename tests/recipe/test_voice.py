@@ -148,6 +148,15 @@ def test_a_new_text_trains_the_reader_again(copied, capsys):
     assert "label: 9 clips" in printed
 
 
+def test_a_text_with_a_new_letter_is_learned(copied, capsys):
+    table = copied / "corpus" / "metadata.csv"
+    table.write_text(table.read_text() + "clip20|six, jazz\n")
+    Voice(copied / "voice").run()
+    printed = capsys.readouterr().out
+    assert "pretrain: kept" in printed and "backtranslate: alphabet changed" in printed
+    assert Voice(copied / "voice").say("jazz").text == "jazz"
+
+
 def test_stages_one_by_one(made, tmp_path):
     voice = Voice.new(tmp_path / "voice", made[0] / "corpus", test=3, changes=voices.TINY, progress=False)
     with pytest.raises(ValueError, match=r"units comes before pretrain .it was not run.*: run `spear-tts units"):
