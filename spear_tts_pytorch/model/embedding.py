@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spear_tts_pytorch.nn.dropout import Dropout
 from spear_tts_pytorch.nn.rotary import sinusoids
 from spear_tts_pytorch.tokens import MODALITIES, Modality, Vocabulary
 
@@ -27,7 +28,7 @@ class Embedder(Protocol):
 
     token_emb: nn.ModuleDict
     start_token: nn.ParameterDict
-    emb_dropout: nn.Dropout
+    emb_dropout: Dropout
     add_positions: bool
     cross_attention_prior: bool
     text_position_rate: float
