@@ -32,6 +32,7 @@ if _TYPE_CHECKING:
     from spear_tts_pytorch.tokenizers.text import ByteTokenizer as ByteTokenizer
     from spear_tts_pytorch.tokenizers.text import CharacterTokenizer as CharacterTokenizer
     from spear_tts_pytorch.tokenizers.text import TextTokenizer as TextTokenizer
+    from spear_tts_pytorch.tokenizers.unit_to_speech import UnitToSpeech as UnitToSpeech
     from spear_tts_pytorch.training.stages import SemanticToTextTrainer as SemanticToTextTrainer
     from spear_tts_pytorch.training.stages import SpeechSpeechPretrainer as SpeechSpeechPretrainer
     from spear_tts_pytorch.training.stages import TextToSemanticTrainer as TextToSemanticTrainer
@@ -58,6 +59,7 @@ _MODULES = {
     "TextToSemanticWrapper": "objectives",
     "TextTokenizer": "tokenizers.text",
     "UniqueConsecutive": "tokenizers.consecutive",
+    "UnitToSpeech": "tokenizers.unit_to_speech",
     "Voice": "recipe.voice",
 }
 
@@ -82,6 +84,7 @@ __all__ = [
     "TextToSemanticWrapper",
     "TextTokenizer",
     "UniqueConsecutive",
+    "UnitToSpeech",
     "Voice",
     "__version__",
 ]

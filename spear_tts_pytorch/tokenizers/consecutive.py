@@ -46,6 +46,30 @@ def as_tokenized(rows: Sequence[Tensor], tokenizer: SemanticTokenizer | None) ->
     return list(rows)
 
 
+def frame_ids(
+    tokenizer: SemanticTokenizer,
+    wav: Tensor,
+    input_sample_hz: int | None = None,
+    speakers: Sequence[str | None] | None = None,
+) -> list[Tensor]:
+    """Waveforms `[b, t]` to an id for each frame, `[n]` for each row, also of a tokenizer that removes repeats.
+
+    Raises:
+        ValueError: the tokenizer removes repeats and does not tell durations; or a row that it refuses.
+    """
+    if not getattr(tokenizer, "unique_consecutive", False):
+        rows = tokenize_waveform(tokenizer, wav, None, input_sample_hz, speakers=speakers)
+        return [row[row != SPEECH_PAD_ID] for row in rows]
+    encode: Any = getattr(tokenizer, "encode_with_durations", None)
+    if encode is None:
+        raise ValueError(
+            f"tokenizer, a {type(tokenizer).__name__}, removes repeats and has no encode_with_durations: make it without "
+            "removal of repeats and wrap it in UniqueConsecutive"
+        )
+    ids, durations = encode(check_wav(wav), None, input_sample_hz, speakers=speakers)
+    return [row[row != SPEECH_PAD_ID] for row in expand(ids, durations)]
+
+
 class UniqueConsecutive:
     """Wraps a semantic tokenizer and removes consecutive repeats of its ids (SPEAR-TTS, arXiv 2302.03540, section 3).
 

@@ -210,10 +210,13 @@ def nearest(rows: Tensor, centroids: Tensor) -> Tensor:
 
 def mel_to_linear(spectra: Tensor, settings: MelSettings, steps: int = 50) -> Tensor:
     """Power spectra `[n, window // 2 + 1]`, at least 0, whose mel bands are closest to the log-mel `[n, num_mels]`."""
-    filters = mel_filterbank(settings).to(spectra.device)
-    target = spectra.exp()
-    scale = target.amax(dim=-1, keepdim=True)
-    target = target / scale
+    return bands_to_linear(spectra.exp(), mel_filterbank(settings).to(spectra.device), steps)
+
+
+def bands_to_linear(bands: Tensor, filters: Tensor, steps: int = 50) -> Tensor:
+    """Power spectra `[n, f]`, at least 0, whose bands through `filters` `[f, m]` are closest to `bands` `[n, m]`."""
+    scale = bands.amax(dim=-1, keepdim=True)
+    target = bands / scale
     # Multiplicative updates of non-negative least squares (Lee and Seung, https://papers.nips.cc/paper/1861). The start
     # spreads each band evenly over its triangle: it is smoother than the pseudo-inverse and has no negative values.
     power = (target / filters.sum(dim=0)) @ filters.T
@@ -254,15 +257,15 @@ def _overlap_add(spectra: Tensor, window: Tensor, hop: int) -> Tensor:
     return wav / weight.clamp(min=0.05)
 
 
-def spectra_to_wav(spectra: Tensor, settings: MelSettings, *, iterations: int = 32, seed: int = 0) -> Tensor:
+def spectra_to_wav(spectra: Tensor, hop: int, *, iterations: int = 32, seed: int = 0) -> Tensor:
     """A waveform `[(n - 1) * hop + window]` from linear power spectra `[n, window // 2 + 1]`, one per hop.
 
     Spectra are interpolated to a quarter of the hop first, because Griffin-Lim needs frames that overlap more.
     """
-    fine = max(1, settings.hop // 4)
-    length = (spectra.shape[0] - 1) * settings.hop + settings.window
-    count = 1 + (length - settings.window) // fine
-    position = torch.arange(count, dtype=torch.float32, device=spectra.device) * (fine / settings.hop)
+    fine, window = max(1, hop // 4), 2 * (spectra.shape[1] - 1)
+    length = (spectra.shape[0] - 1) * hop + window
+    count = 1 + (length - window) // fine
+    position = torch.arange(count, dtype=torch.float32, device=spectra.device) * (fine / hop)
     left = position.floor().long().clamp(max=spectra.shape[0] - 1)
     right = (left + 1).clamp(max=spectra.shape[0] - 1)
     mix = (position - left)[:, None].to(spectra.dtype)

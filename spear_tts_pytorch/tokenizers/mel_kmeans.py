@@ -252,7 +252,7 @@ class MelKmeans:
             raise ValueError("ids holds no sound: give at least one id that lasts at least one frame")
         used, frames = cast("tuple[Tensor, Tensor]", torch.unique(ids, return_inverse=True))
         spectra = mel_to_linear(self.cluster_log_mel[used], self.settings)[frames]
-        wav = spectra_to_wav(spectra, self.settings, iterations=iterations, seed=seed)
+        wav = spectra_to_wav(spectra, self.settings.hop, iterations=iterations, seed=seed)
         return wav / wav.abs().amax().clamp(min=1.0)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
