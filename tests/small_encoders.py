@@ -49,3 +49,35 @@ def _extractor(family, config, preprocessing):
     if preprocessing is None:
         return transformers.SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80, padding_value=1)
     return transformers.Wav2Vec2FeatureExtractor(**preprocessing)
+
+
+def recogniser(path, bands=80, languages=()):
+    """Saves a small Whisper with random weights and a tokenizer of bytes in a folder, and returns that."""
+    import tokenizers
+
+    special = ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{one}|>" for one in languages), "<|transcribe|>"]
+    special += ["<|notimestamps|>"]
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE({one: place for place, one in enumerate(alphabet)}, []))
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    text = transformers.WhisperTokenizerFast(tokenizer_object=bpe, unk_token=special[0], bos_token=special[0])
+    text.add_special_tokens({"eos_token": special[0], "pad_token": special[0]})
+    text.add_tokens(special[1:], special_tokens=True)
+    ids = {one: text.convert_tokens_to_ids(one) for one in special}
+    torch.manual_seed(0)
+    sizes = {**WHISPER, "vocab_size": len(text), "num_mel_bins": bands, "max_target_positions": 448}
+    sizes |= dict(pad_token_id=ids[special[0]], bos_token_id=ids[special[0]], eos_token_id=ids[special[0]])
+    config = transformers.WhisperConfig(**sizes | {"decoder_start_token_id": ids[special[1]]})
+    model = transformers.WhisperForConditionalGeneration(config).eval()
+    for name, value in model.named_parameters():
+        if name.endswith("weight") and value.ndim > 1:
+            torch.nn.init.normal_(value, std=2 * value[0].numel() ** -0.5)
+    made = model.generation_config
+    made._from_model_config, made.max_length, made.is_multilingual = False, 448, bool(languages)
+    made.no_timestamps_token_id = ids["<|notimestamps|>"]
+    made.lang_to_id = {f"<|{one}|>": ids[f"<|{one}|>"] for one in languages}
+    made.task_to_id = {"transcribe": ids["<|transcribe|>"]}
+    model.save_pretrained(path)
+    text.save_pretrained(path)
+    return path

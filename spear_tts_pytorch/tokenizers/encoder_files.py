@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -92,16 +92,16 @@ def open_encoder(
         model.encoder.layers = model.encoder.layers[:layer]
         remove_norm(unused_norm("hubert", model.config, is_last=layer == whole), model)
         return Opened(model, "hubert", layer, whole, 16000, normalize)
-    folder = _folder(path, name)
-    _check_config(folder / "config.json")
+    folder = folder_of(path, name)
+    check_config(folder / "config.json")
     if (folder / "adapter_config.json").exists():  # names another model, which would be loaded instead
         raise ValueError(f"{name} {path!r} holds an adapter: merge it into its model and give that folder")
-    with _explained(name, path):
+    with explained(name, path):
         config: Any = cast(Any, AutoConfig).from_pretrained(folder, **NO_CODE)
-        _check_kind(config, kinds)
+        check_kind(config, kinds)
     whole = config.num_hidden_layers if depth is None else depth
     layer = checked_layer(layer, whole, path, layer_name)
-    with _explained(name, path):
+    with explained(name, path):
         _cut(config, config.model_type, layer)
         model = _loaded(folder, config, is_last=layer == whole)
     return Opened(model, config.model_type, layer, whole, *_preprocessing(folder, config))
@@ -130,8 +130,8 @@ def unused_norm(kind: str, config: Any, is_last: bool) -> str:
     return "encoder.layer_norm" if getattr(config, "do_stable_layer_norm", False) else ""
 
 
-def _folder(path: str, name: str) -> Path:
-    """The folder at a path, or that of the downloaded files of a Hub id."""
+def folder_of(path: str, name: str, files: Sequence[str] = ()) -> Path:
+    """The folder at a path, or that of the downloaded files of a Hub id. `files` are patterns of further files."""
     if Path(path).is_dir():
         return Path(path)
     if path.count("/") != 1 or path.startswith((".", "/", "~")):
@@ -140,9 +140,9 @@ def _folder(path: str, name: str) -> Path:
 
     download = cast("Callable[..., str]", huggingface_hub.snapshot_download)
     try:
-        folder = Path(download(path, allow_patterns=_FILES))
+        folder = Path(download(path, allow_patterns=[*_FILES, *files]))
         if not list(folder.glob("model*.safetensors")):
-            folder = Path(download(path, allow_patterns=_FILES + _PICKLED))
+            folder = Path(download(path, allow_patterns=[*_FILES, *_PICKLED, *files]))
     except Exception as error:  # the Hub's client raises errors of many types
         reason = str(error).strip().split("\n")[0]
         raise FileNotFoundError(
@@ -154,16 +154,16 @@ def _folder(path: str, name: str) -> Path:
 
 def save_encoder(model: Any, folder: Path) -> None:
     """Writes a model of `transformers` into a new folder that all may read."""
-    with _quiet():
+    with quiet():
         model.save_pretrained(folder)
     with_usual_mode(folder)
 
 
 @contextlib.contextmanager
-def _explained(name: str, path: str) -> Generator[None]:
+def explained(name: str, path: str) -> Generator[None]:
     """Errors of `transformers` as one ValueError."""
     try:
-        with _quiet():
+        with quiet():
             yield
     except (RefusedError, PermissionError):
         raise
@@ -172,7 +172,7 @@ def _explained(name: str, path: str) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Generator[None]:
+def quiet() -> Generator[None]:
     """No bars of `transformers`, and no remarks about weights that are left out on purpose."""
     from transformers.utils import logging
 
@@ -199,7 +199,7 @@ def _loaded(folder: Path, config: Any, is_last: bool) -> Any:
 
         if "conv1.weight" in shapes:  # an encoder that was saved without its decoder
             make = WhisperEncoder
-    _check_sizes(config, shapes, make)
+    check_sizes(config, shapes, make)
     options = {"config": config, "weights_only": True, "output_loading_info": True}
     if make is AutoModel:
         options |= NO_CODE
@@ -209,7 +209,7 @@ def _loaded(folder: Path, config: Any, is_last: bool) -> Any:
     unneeded = (f"{left_out}.", f"encoder.{left_out}.") if left_out else ()
     if kind == "whisper":
         unneeded = (*unneeded, "decoder.")
-    _check_whole(name for name in loaded[1]["missing_keys"] if not name.startswith(unneeded))
+    check_whole(name for name in loaded[1]["missing_keys"] if not name.startswith(unneeded))
     found: Any = model.encoder if kind == "whisper" and make is AutoModel else model
     remove_norm(left_out, found)
     return found.float().eval()
@@ -229,7 +229,7 @@ def _cut(config: Any, kind: str, layer: int) -> None:
     config.num_hidden_layers = layer
 
 
-def _check_config(path: Path) -> None:
+def check_config(path: Path) -> None:
     """Checks the numbers in the configuration of an encoder; raises ValueError."""
     config = read_object(path, "the configuration of a model of transformers", REMEDY)
     for name, value in config.items():
@@ -238,7 +238,7 @@ def _check_config(path: Path) -> None:
             raise ValueError(f"{path} holds a {name} of more than {MOST_SIZE}: {REMEDY}")
 
 
-def _check_kind(config: Any, kinds: tuple[str, ...] | None) -> None:
+def check_kind(config: Any, kinds: tuple[str, ...] | None) -> None:
     """Raises ValueError for a model of another kind, or that needs code from elsewhere."""
     kind, hears = (
         config.model_type,
@@ -262,7 +262,7 @@ def _check_kind(config: Any, kinds: tuple[str, ...] | None) -> None:
             raise ValueError(f"{name} must be integers of 1 or more, got {getattr(config, name)}")
 
 
-def _check_whole(missing: Iterable[str]) -> None:
+def check_whole(missing: Iterable[str]) -> None:
     """Raises ValueError if weights are missing; transformers draws them at random."""
     # Only pretraining uses the first; the second has had several names.
     names = sorted(name for name in missing if name != "masked_spec_embed" and "pos_conv_embed" not in name)
@@ -320,7 +320,7 @@ def _shapes(folder: Path) -> Shapes:
     return found
 
 
-def _check_sizes(config: Any, shapes: Shapes, make: Any) -> None:
+def check_sizes(config: Any, shapes: Shapes, make: Any) -> None:
     """Raises ValueError if a model of this configuration is larger than the weights. Takes no memory for the model."""
     options = cast("dict[str, object]", vars(config))
     layers = [value for name, value in options.items() if name.endswith("layers") and isinstance(value, int)]
