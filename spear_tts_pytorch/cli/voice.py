@@ -84,8 +84,14 @@ def add_stage(commands: Commands, stage: str) -> None:
         description=f"One stage of `spear-tts run`: {words[3:]}.",
         example=f"{stage} spear-tts-demo",
     )
-    command.set_defaults(stage=stage)
+    command.set_defaults(stage=stage, split=None)
     _add_voice(command)
+    if stage == "evaluate":
+        command.add_argument(
+            "--split",
+            choices=("development", "test"),
+            help="clips to measure on: 'development' to choose settings by, and then once 'test' (sets evaluate.split)",
+        )
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:
@@ -142,6 +148,7 @@ def _run(args: argparse.Namespace) -> int:
 def _stage(args: argparse.Namespace) -> int:
     from spear_tts_pytorch.recipe.voice import Voice
 
-    voice = Voice.open(args.voice, dict(args.changes), progress=args.progress or "lines")
+    changes = dict(args.changes) | ({"evaluate.split": args.split} if args.split else {})
+    voice = Voice.open(args.voice, changes, progress=args.progress or "lines")
     getattr(voice, args.stage)(again=args.again)
     return 0

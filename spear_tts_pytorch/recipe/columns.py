@@ -18,7 +18,7 @@ from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.recipe.evaluate import SemanticASR
 from spear_tts_pytorch.recipe.measure import measure
 from spear_tts_pytorch.recipe.records import HISTORY, RUN, Record, begin, clear, digest, reasons, write_history
-from spear_tts_pytorch.recipe.results import MODEL, Results
+from spear_tts_pytorch.recipe.results import LEAST_FOR_DEVELOPMENT, MODEL, Results
 from spear_tts_pytorch.recipe.settings import COLUMNS
 from spear_tts_pytorch.recipe.stages import Trained, speech_rate
 from spear_tts_pytorch.utils.distributed import in_first_process
@@ -35,9 +35,27 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def known_ids(results: Results) -> list[str]:
-    """Ids of all clips with a text but the test's."""
-    test = set(results.clips.test)
-    return [id_ for id_ in results.clips.every if id_ not in test and results.clips.text(id_)]
+    """Ids of all clips with a text but those that a column may be measured on."""
+    kept = {*results.clips.test, *results.development_ids}
+    return [id_ for id_ in results.clips.every if id_ not in kept and results.clips.text(id_)]
+
+
+def measured_ids(results: Results) -> list[str]:
+    """Ids of the clips that columns are measured on: the test's, or those held out to choose settings by.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found = results.clips.test if results.settings.evaluate.split == "test" else results.development_ids
+    if found:
+        return found
+    if results.settings.evaluate.split == "test":
+        raise ValueError("data.test names no clips: write ids of clips with a text into a file, one a line")
+    raise ValueError(
+        f"evaluate.split is 'development', but no clips are held out: that needs {LEAST_FOR_DEVELOPMENT} labelled clips, "
+        f"here are {len(results.clips.labelled)}, and backtranslate.development above 0; label more, or measure on the test "
+        "by `--split test`"
+    )
 
 
 def keep_model(model: TextToSemantic, folder: Path) -> str:
@@ -77,14 +95,14 @@ def column(results: Results, name: str, judge: SemanticASR, fingerprint: str) ->
         "backtranslate": results.output("backtranslate"),
         "evaluate": {key: value for key, value in options.items() if key not in NOT_OF_A_COLUMN},
         "seed": results.settings.training.seed,
-        "test clips": digest(results.keys(results.clips.test, texts=True)),
+        "clips to measure on": digest(results.keys(measured_ids(results), texts=True)),
     }
     there = Record.load(folder)
     if there is not None and not reasons(folder, causes):
         return there
     in_first_process(partial(begin, folder, causes))
     start = time.perf_counter()
-    found = measure(model, judge, results.reader, results.test, results.settings)
+    found = measure(model, judge, results.reader, results.rows(measured_ids(results)), results.settings)
     figures = json.loads(json.dumps(asdict(found)))
     output, seconds = digest([json.dumps(figures)]), round(time.perf_counter() - start, 1)
     made = Record(causes, True, output, figures, f"{found}", seconds)
@@ -142,14 +160,8 @@ def _causes(results: Results, name: str) -> dict[str, Any]:
         }
     if name == "A":
         del causes["labelled clips"]
-        causes["clips"] = digest(results.keys(_all_known(results), texts=True))
+        causes["clips"] = digest(results.keys(known_ids(results), texts=True))
     return causes
-
-
-def _all_known(results: Results) -> list[str]:
-    """Ids of all clips with a text but those for testing and validation."""
-    development = set(results.development_ids)
-    return [id_ for id_ in known_ids(results) if id_ not in development]
 
 
 def _trained(results: Results, name: str, folder: Path) -> list[Trained]:
@@ -157,7 +169,7 @@ def _trained(results: Results, name: str, folder: Path) -> list[Trained]:
     stages, real = results.stages, results.labelled.pairs()
     valid = results.development.pairs() or real
     if name == "A":  # as long as (d), on true texts where (d) has labels
-        rows = results.rows(_all_known(results))
+        rows = results.rows(known_ids(results))
         return replace(stages, rate=speech_rate(rows)).speak(None, rows.pairs(), [], valid, folder)
     start = results.pretrained if name == "b" else None
     labels = results.labels() if name == "c" else None

@@ -9,8 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from spear_tts_pytorch.recipe.columns import column, column_history, in_order, known_ids
-from spear_tts_pytorch.recipe.measure import floor, make_judge
+from spear_tts_pytorch.recipe.columns import column, column_history, in_order, known_ids, measured_ids
+from spear_tts_pytorch.recipe.measure import Interval, floor, make_judge, shown_rate
 from spear_tts_pytorch.recipe.records import Made, digest, write_history
 from spear_tts_pytorch.recipe.results import Results
 from spear_tts_pytorch.utils.files import digest_of_file
@@ -25,7 +25,7 @@ def evaluate_causes(results: Results) -> dict[str, Any]:
         "backtranslate": results.output("backtranslate"),
         "training": results.training_options(),
         "evaluate": results.settings.section("evaluate"),
-        "test clips": digest(results.keys(results.clips.test, texts=True)),
+        "clips to measure on": digest(results.keys(measured_ids(results), texts=True)),
         "clips": digest(results.keys(known_ids(results), texts=True)),
     }
 
@@ -34,11 +34,9 @@ def evaluate(results: Results) -> Made:
     """Measures the columns.
 
     Raises:
-        ValueError: no clips are kept for testing.
+        ValueError: there are no clips to measure on.
     """
-    folder, test = results.place("evaluate"), results.test
-    if not test.ids:
-        raise ValueError("data.test names no clips: write ids of clips with a text into a file, one a line")
+    folder, test = results.place("evaluate"), results.rows(measured_ids(results))
     judge_pairs = results.rows(known_ids(results)).pairs()
     clusters, path = results.settings.units.clusters, folder / JUDGE
     judge, losses = make_judge(path, judge_pairs, results.characters, clusters, results.settings, results.progress)
@@ -48,14 +46,26 @@ def evaluate(results: Results) -> Made:
         columns[name] = column(results, name, judge, digest_of_file(path)).figures
         history |= column_history(results, name)
     write_history(folder, history)
+    least, interval = floor(judge, results.characters, test)
     figures = {
         "columns": columns,
-        "floor": floor(judge, results.characters, test),
+        "floor": least,
+        "floor_interval": interval,
+        "split": results.settings.evaluate.split,
         "judge_clips": len(judge_pairs),
         "test_clips": len(test),
     }
-    cells = ", ".join(f"({name}) {one['cer']:.1f} %" for name, one in columns.items())
-    best = columns["d" if "d" in columns else list(columns)[-1]]["cer_best"]
-    cells += "" if best is None else f", best of {results.settings.evaluate.candidates} {best:.1f} %"
-    says = f"character error rate {cells}; {figures['floor']:.1f} % of true speech"
-    return Made(digest([json.dumps(figures, sort_keys=True)]), json.loads(json.dumps(figures)), says)
+    figures = json.loads(json.dumps(figures))
+    return Made(digest([json.dumps(figures, sort_keys=True)]), figures, _says(results, columns, least, interval))
+
+
+def _says(results: Results, columns: Mapping[str, Mapping[str, Any]], least: float, interval: Interval) -> str:
+    """The key figures in a line."""
+    cells = ", ".join(f"({name}) {shown_rate(one['cer'], one['interval'])}" for name, one in columns.items())
+    name, options = "d" if "d" in columns else list(columns)[-1], results.settings.evaluate
+    chosen = columns[name]
+    if chosen["cer_best"] is not None:
+        cells += f", best of {options.candidates} {shown_rate(chosen['cer_best'], chosen['best_interval'])}"
+    units = f"unit error rate of ({name}) {shown_rate(chosen['uer'], chosen['uer_interval'])}"
+    where = "" if options.split == "test" else "on development clips: "
+    return f"{where}character error rate {cells}; {shown_rate(least, interval)} of true speech; {units}"

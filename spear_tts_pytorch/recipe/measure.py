@@ -20,7 +20,9 @@ from spear_tts_pytorch.recipe.settings import Settings
 from spear_tts_pytorch.recipe.stages import Pair, Rows
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer
 from spear_tts_pytorch.utils.distributed import in_first_process
-from spear_tts_pytorch.utils.metrics import bootstrap_interval, character_error_rate, character_errors
+from spear_tts_pytorch.utils.metrics import bootstrap_interval, character_errors, token_errors
+
+Interval = tuple[float, float]
 
 
 @dataclass
@@ -29,16 +31,23 @@ class Column:
 
     Attributes:
         cer: of greedy decoding, percent.
-        interval: the 95 % bootstrap interval of `cer`.
+        interval: the 95 % bootstrap interval of `cer`; other intervals are of this kind, too.
         cer_best: of the best of several samples, percent. The backtranslator chooses, in all columns alike; None if there
             is one sample only.
+        best_interval: of `cer_best`.
+        uer: of greedy decoding, the share of speech ids that differ from those of the true speech of the same texts,
+            percent: insertions, deletions and substitutions (unit error rate). It needs no judge.
+        uer_interval: of `uer`.
         length_ratio: ids generated for each true id.
     """
 
     cer: float
-    interval: tuple[float, float]
+    interval: Interval
     cer_best: float | None
     length_ratio: float
+    best_interval: Interval | None = None
+    uer: float | None = None
+    uer_interval: Interval | None = None
 
     @property
     def headline(self) -> float:
@@ -47,8 +56,8 @@ class Column:
 
     def __repr__(self) -> str:
         best = "" if self.cer_best is None else f", best of several {self.cer_best:.1f} %"
-        low, high = self.interval
-        return f"Column(CER {self.cer:.1f} % [{low:.1f}, {high:.1f}]{best}, length {self.length_ratio:.2f})"
+        units = "" if self.uer is None else f", UER {self.uer:.1f} %"
+        return f"Column(CER {shown_rate(self.cer, self.interval)}{best}{units}, length {self.length_ratio:.2f})"
 
 
 def train_judge(
@@ -104,9 +113,19 @@ def read_texts(judge: SemanticASR, characters: CharacterTokenizer, rows: Sequenc
     return [characters.decode(ids)[0] if len(ids) else "" for ids in judge.transcribe(rows)]
 
 
-def floor(judge: SemanticASR, characters: CharacterTokenizer, test: Rows) -> float:
-    """The judge's own error on the true ids, percent."""
-    return character_error_rate(read_texts(judge, characters, test.semantic), test.texts)
+def floor(judge: SemanticASR, characters: CharacterTokenizer, test: Rows) -> tuple[float, Interval]:
+    """The judge's own error on the true ids, percent, and its 95 % interval."""
+    return rate_of(*character_errors(read_texts(judge, characters, test.semantic), test.texts))
+
+
+def rate_of(errors: Sequence[int], lengths: Sequence[int]) -> tuple[float, Interval]:
+    """Errors over lengths in percent, and the 95 % bootstrap interval over clips."""
+    return 100 * sum(errors) / max(1, sum(lengths)), bootstrap_interval(errors, lengths)
+
+
+def shown_rate(percent: float, interval: Sequence[float] | None = None) -> str:
+    """An error rate with its interval: "5.5 % [4.2, 6.8]"."""
+    return f"{percent:.1f} %" + ("" if interval is None else f" [{interval[0]:.1f}, {interval[1]:.1f}]")
 
 
 def measure(
@@ -123,8 +142,9 @@ def measure(
     """
     characters = model.text_tokenizer
     greedy = speak(model, test.texts)
-    errors, lengths = character_errors(read_texts(judge, characters, greedy), test.texts)
-    best, options = None, settings.evaluate
+    cer, interval = rate_of(*character_errors(read_texts(judge, characters, greedy), test.texts))
+    uer, uer_interval = rate_of(*token_errors(greedy, test.semantic))
+    best, best_interval, options = None, None, settings.evaluate
     if reader is not None and options.candidates > 1:
         generator = torch.Generator(device=model.device).manual_seed(settings.training.seed)
         chosen = speak(
@@ -135,9 +155,9 @@ def measure(
             temperature=options.temperature,
             generator=generator,
         )
-        best = character_error_rate(read_texts(judge, characters, chosen), test.texts)
+        best, best_interval = rate_of(*character_errors(read_texts(judge, characters, chosen), test.texts))
     ratio = sum(map(len, greedy)) / max(1, sum(map(len, test.semantic)))
-    return Column(100 * sum(errors) / max(1, sum(lengths)), bootstrap_interval(errors, lengths), best, ratio)
+    return Column(cer, interval, best, ratio, best_interval, uer, uer_interval)
 
 
 def write_judge(judge: SemanticASR, path: Path) -> None:

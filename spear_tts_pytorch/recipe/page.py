@@ -6,7 +6,7 @@ In: the contents of results.json, and the voice folder that holds pictures and s
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,12 @@ work, seed {{ s.seed }}, spear-tts-pytorch {{ s.library_version }}, torch {{ s.t
 {% for name, one in s.stages.items() %}
 <tr><td>{{ name }}</td><td>{{ one.says }}</td><td>{{ "%.0f"|format(one.seconds) }}</td></tr>
 {% endfor %}</table>
-{% if rows %}<h2>Character error rates</h2>
-<p>Percent of generated speech, read by an independent judge; in brackets 95 % bootstrap intervals over test texts. Best of
-{{ s.candidates }}: the reader chooses among {{ s.candidates }} samples.</p>
-<table><tr><th>column</th><th>greedy</th><th>best of {{ s.candidates }}</th></tr>
-{% for name, greedy, best in rows %}<tr><td>{{ name }}</td><td>{{ greedy }}</td><td>{{ best }}</td></tr>
+{% if rows %}<h2>Error rates</h2>
+<p>CER: characters of generated speech in percent, read by an independent judge; in brackets 95 % bootstrap intervals over
+{{ s.split }} texts. Best of {{ s.candidates }}: the reader chooses among {{ s.candidates }} samples. Units: edit distance to
+the ids of the true speech, for each of these ids.</p>
+<table><tr><th>column</th>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table>{% endif %}
 {% for title, note, sounds in players if sounds %}<h2>{{ title }}</h2>
 <p>{{ note }}</p>
@@ -69,12 +70,13 @@ work, seed {{ s.seed }}, spear-tts-pytorch {{ s.library_version }}, torch {{ s.t
 """
 
 
-def page(summary: Mapping[str, Any], rows: list[tuple[str, str, str]], folder: Path) -> str:
+def page(summary: Mapping[str, Any], heads: Sequence[str], rows: Sequence[Sequence[str]], folder: Path) -> str:
     """The HTML of a report.
 
     Args:
         summary: the contents of results.json.
-        rows: of the table of error rates: name, greedy, best.
+        heads: names of the error rates.
+        rows: of the table of error rates: a name, and one error rate for each of `heads`.
         folder: holds the pictures and sounds that the summary names. Those that are missing are left out.
     """
     sounds = summary["sounds"]
@@ -93,6 +95,7 @@ def page(summary: Mapping[str, Any], rows: list[tuple[str, str, str]], folder: P
     made = jinja2.Environment(autoescape=True, trim_blocks=False).from_string(TEMPLATE)
     return made.render(
         s=summary,
+        heads=heads,
         rows=rows,
         players=[(title, note, [_shown(one) for one in some]) for title, note, some in players],
         pictures=PICTURES,

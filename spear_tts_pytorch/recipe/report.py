@@ -8,12 +8,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from spear_tts_pytorch.recipe.measure import shown_rate
 from spear_tts_pytorch.recipe.page import page
 from spear_tts_pytorch.recipe.records import HISTORY
 from spear_tts_pytorch.recipe.results import STAGES, Results
@@ -27,6 +28,7 @@ from spear_tts_pytorch.version import __version__
 
 RESULTS, REPORT, PAGE, METRICS = "results.json", "report.md", "report.html", "metrics.jsonl"
 FEW_TESTS = 20
+ON_DEVELOPMENT = "Measured on development clips, by which settings are chosen; not on the test."
 FLOOR_TOO_HIGH = 15.0  # percent: above it the judge's own errors hide those of the models
 POOR_LABELS = 40.0  # percent
 RISE = 1.05, 0.02  # of a validation loss over its lowest: as a factor, and at least so many nats
@@ -65,7 +67,9 @@ def write_report(results: Results, stage: str | None = None) -> dict[str, Any]:
     write_whole(results.folder / METRICS, "".join(f"{line}\n" for line in lines).encode())
     if importlib.util.find_spec("matplotlib"):
         _write_plots(results, summary, history)
-    write_whole(results.folder / PAGE, page(summary, list(_rows(summary)), results.folder).encode())
+    write_whole(
+        results.folder / PAGE, page(summary, error_heads(summary), error_rows(summary), results.folder).encode()
+    )
     return summary
 
 
@@ -115,6 +119,8 @@ def summarize(
         },
         "columns": evaluated.get("columns", {}),
         "floor": evaluated.get("floor"),
+        "floor_interval": evaluated.get("floor_interval"),
+        "split": evaluated.get("split", "test"),
         "candidates": results.settings.evaluate.candidates,
         "total_seconds": round(seconds, 1),
         "examples": examples,
@@ -135,9 +141,9 @@ def table(summary: Mapping[str, Any]) -> str:
         f"min, {data['test']} test texts"
     ]
     if summary["columns"]:
-        best = f"best of {summary['candidates']}"
-        lines.append(f"{'character error rate, %':<34}{'greedy [95 %]':>22}{best:>12}")
-        lines += [f"{name:<34}{greedy:>22}{best:>12}" for name, greedy, best in _rows(summary)]
+        rows = [["error rate, % [95 %]", *error_heads(summary)], *error_rows(summary)]
+        lines += [f"{name:<34}" + "".join(f"{cell:>22}" for cell in cells) for name, *cells in rows]
+        lines += [ON_DEVELOPMENT] if summary["split"] == "development" else []
     seconds = ", ".join(f"{stage} {one['seconds']:.0f}" for stage, one in summary["stages"].items())
     return "\n".join([*lines, f"seconds: {seconds}", *(f"warning: {one}" for one in summary["warnings"])])
 
@@ -208,15 +214,29 @@ def _line(summary: Mapping[str, Any]) -> str:
     return " ".join([*cells, f"{summary['data']['labelled']} labelled, {summary['total_seconds']:.0f} s"])
 
 
-def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """The table's rows: name, CER of greedy decoding with its interval, CER of the best of several samples."""
+def error_heads(summary: Mapping[str, Any]) -> list[str]:
+    """The names of the error rates in `error_rows`."""
+    return ["CER, greedy", f"CER, best of {summary['candidates']}", "units, greedy"]
+
+
+def error_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """The table's rows: a name, and an error rate with its interval for each of `error_heads`, "" where there is none."""
     if not summary["columns"]:
-        return
-    for name, column in summary["columns"].items():
-        low, high = column["interval"]
-        best = "" if column["cer_best"] is None else f"{column['cer_best']:.1f}"
-        yield f"({name}) {COLUMNS[name]}", f"{column['cer']:.1f} [{low:.1f}, {high:.1f}]", best
-    yield "floor: judge on true ids", f"{summary['floor']:.1f}", ""
+        return []
+    rows = [
+        [
+            f"({name}) {COLUMNS[name]}",
+            _rate(column["cer"], column["interval"]),
+            _rate(column["cer_best"], column.get("best_interval")),
+            _rate(column.get("uer"), column.get("uer_interval")),
+        ]
+        for name, column in summary["columns"].items()
+    ]
+    return [*rows, ["floor: judge on true ids", _rate(summary["floor"], summary.get("floor_interval")), "", ""]]
+
+
+def _rate(percent: float | None, interval: Sequence[float] | None) -> str:
+    return "" if percent is None else shown_rate(percent, interval).replace(" %", "")
 
 
 def _warnings(summary: Mapping[str, Any]) -> Iterator[str]:
@@ -264,12 +284,14 @@ def _error_rates(summary: Mapping[str, Any]) -> list[str]:
         return []
     candidates = summary["candidates"]
     return [
-        "Character error rate of generated speech tokens, percent, read by an independent judge; in brackets 95 % bootstrap "
-        f"intervals over test texts. Best of {candidates}: the backtranslator chooses among {candidates} samples.",
+        "Character error rate (CER) of generated speech tokens, percent, read by an independent judge; in brackets 95 % "
+        f"bootstrap intervals over texts. Best of {candidates}: the backtranslator chooses among {candidates} samples. Units: "
+        "edit distance to the ids of the true speech of the same texts, for each of these ids.",
         "",
-        f"| column | greedy | best of {candidates} |",
-        "|---|---|---|",
-        *(f"| {name} | {greedy} | {best} |" for name, greedy, best in _rows(summary)),
+        *([ON_DEVELOPMENT, ""] if summary["split"] == "development" else []),
+        f"| {' | '.join(['column', *error_heads(summary)])} |",
+        "|---" * (1 + len(error_heads(summary))) + "|",
+        *(f"| {' | '.join(row)} |" for row in error_rows(summary)),
         "",
     ]
 

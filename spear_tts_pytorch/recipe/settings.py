@@ -36,6 +36,7 @@ COLUMNS = {
     "d": "pretrained + backtranslation",
     "A": "full supervision",  # all known texts but the test's, no pretraining, model and updates as for d
 }
+SPLITS = ("development", "test")  # clips that the figures are of
 INIT = "Start from the weights of this voice, model folder, file or Hub id; '' starts anew."
 FINGERPRINT = re.compile("[0-9a-f]{16}")  # of a result: that it changed is news, its digits are not
 LARGEST_FILE = 1 << 20  # bytes of a voice.toml
@@ -155,6 +156,7 @@ class Evaluate:
     columns: str = _setting(
         "d", "Columns of the paper's table; A trains on all known texts. All but d train further models."
     )
+    split: str = _setting("test", "Clips to measure on: 'development' to choose settings by, and then once 'test'.")
     scratch_steps: int = _setting(300, "Updates of the models of columns a and b, on real pairs alone.", least=1)
     judge_steps: int = _setting(300, "Updates of the judge, a recogniser of its own.", least=1)
     candidates: int = _setting(4, "Samples per text among which the backtranslator chooses.", least=1)
@@ -387,5 +389,7 @@ def _check_choices(settings: Settings) -> None:
     columns = settings.evaluate.columns
     if not columns or set(columns) - set(COLUMNS) or len(set(columns)) != len(columns):
         raise ValueError(f"evaluate.columns must be letters of {''.join(COLUMNS)}, each once, got {columns!r}")
+    if settings.evaluate.split not in SPLITS:
+        raise ValueError(f"evaluate.split must be 'development' or 'test', got {settings.evaluate.split!r}")
     if settings.data.longest <= settings.data.shortest:
         raise ValueError(f"data.longest must be above data.shortest, got {settings.data.longest}")

@@ -18,6 +18,7 @@ from typing import Any, cast, overload
 from spear_tts_pytorch.recipe import costs
 from spear_tts_pytorch.recipe.clips import divide, read_clips
 from spear_tts_pytorch.recipe.columns import FOLDER as COLUMNS_KEPT
+from spear_tts_pytorch.recipe.columns import measured_ids
 from spear_tts_pytorch.recipe.estimate import Estimate, Pace, in_words
 from spear_tts_pytorch.recipe.new_voice import check_new, counts, data_settings, draw, undone_on_error
 from spear_tts_pytorch.recipe.presets import preset
@@ -183,7 +184,10 @@ class Voice:
             ValueError, OSError: data that cannot be used.
         """
         with self._held():
-            stages = STAGES if self.results.clips.test else STAGES[:-1]
+            development = self.settings.evaluate.split == "development"
+            if development:
+                measured_ids(self.results)  # raises an error before hours of work
+            stages = STAGES if self.results.clips.test or development else STAGES[:-1]
             for number, stage in enumerate(stages, 1):
                 self._stage(stage, again=again, later=stages[number:])
             if len(stages) < len(STAGES):

@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from spear_tts_pytorch.recipe.page import page
-from spear_tts_pytorch.recipe.report import FEW_TESTS, _rows, _warnings, markdown, rising, table, warnings_until
+from spear_tts_pytorch.recipe.report import (
+    FEW_TESTS,
+    _warnings,
+    error_heads,
+    error_rows,
+    markdown,
+    rising,
+    table,
+    warnings_until,
+)
 
 
 def summary(labels=7.3, tests=100, ratio=1.1, **changes):
@@ -29,9 +38,19 @@ def summary(labels=7.3, tests=100, ratio=1.1, **changes):
         },
         "columns": {
             "a": {"cer": 41.25, "interval": [38.0, 44.0], "cer_best": None, "length_ratio": 1.0},
-            "d": {"cer": 5.5, "interval": [4.25, 6.75], "cer_best": 3.0, "length_ratio": ratio},
+            "d": {
+                "cer": 5.5,
+                "interval": [4.25, 6.75],
+                "cer_best": 3.0,
+                "length_ratio": ratio,
+                "best_interval": [2.0, 4.0],
+                "uer": 31.25,
+                "uer_interval": [30.0, 32.5],
+            },
         },
         "floor": 1.2,
+        "floor_interval": [0.8, 1.6],
+        "split": "test",
         "candidates": 4,
         "total_seconds": 34.0,
         "examples": [{"file": "audio/1.wav", "text": "one two", "read_back": "one too"}],
@@ -46,8 +65,10 @@ def summary(labels=7.3, tests=100, ratio=1.1, **changes):
 @pytest.mark.parametrize("write", [table, markdown])
 def test_both_texts_have_every_figure(write):
     text = write(summary())
-    for figure in ("digits", "15", "1.8 min", "100", "best of 4", "5.5 [4.2, 6.8]", "3.0", "41.2", "1.2"):
+    rates = ("5.5 [4.2, 6.8]", "3.0 [2.0, 4.0]", "31.2 [30.0, 32.5]", "41.2 [38.0, 44.0]", "1.2 [0.8, 1.6]")
+    for figure in ("digits", "15", "1.8 min", "100", "best of 4", *rates):
         assert figure in text, figure
+    assert "development" not in text and "Measured on development clips" in write(summary(split="development"))
     assert "misreads" not in text and "mean little" not in text
 
 
@@ -59,8 +80,8 @@ def test_stages_and_examples_are_rows():
 
 
 def test_columns_are_aligned():
-    rows = [line for line in table(summary()).splitlines() if line.startswith(("character error", "(a)", "(d)"))]
-    assert len(rows) == 3 and len({len(row) for row in rows}) == 1
+    rows = [line for line in table(summary()).splitlines() if line.startswith(("error rate", "(a)", "(d)", "floor"))]
+    assert len(rows) == 4 and len({len(row) for row in rows}) == 1
 
 
 @pytest.mark.parametrize(
@@ -135,10 +156,18 @@ def test_the_page_is_one_file_with_its_sounds_and_figures(tmp_path):
     (tmp_path / "audio" / "1.wav").write_bytes(b"RIFF said")
     (tmp_path / "losses.png").write_bytes(b"PNG drawn")
     made = summary()
-    text = page(made, list(_rows(made)), tmp_path)
-    for figure in ("digits", "5.5 [4.2, 6.8]", "accuracy 61.5 %", "one too", "clusters = 100", *made["warnings"]):
+    text = page(made, error_heads(made), error_rows(made), tmp_path)
+    for figure in (
+        "digits",
+        "5.5 [4.2, 6.8]",
+        "31.2 [30.0, 32.5]",
+        "accuracy 61.5 %",
+        "one too",
+        "clusters = 100",
+        *made["warnings"],
+    ):
         assert figure in text, figure
     assert text.count("<audio") == 1 and "UklGRiBzYWlk" in text and "UE5HIGRyYXdu" in text
     assert "&lt;b&gt;one&lt;/b&gt;" in text and "<b>one" not in text
     assert 'src="audio' not in text and "http" not in text
-    assert "Character error rates" not in page(summary(columns={}, floor=None, examples=[]), [], Path("none"))
+    assert "Error rates" not in page(summary(columns={}, floor=None, examples=[]), [], [], Path("none"))

@@ -44,6 +44,7 @@ def test_missing_settings_have_their_defaults(tmp_path):
         ("[evaluate]\ncolumns = 'e'", ["evaluate.columns", "abcd"]),
         ("[model]\ndim = 30", ["model.dim", "multiple", "30"]),
         ("[training]\nprecision = 'fp16'", ["training.precision", "bf16"]),
+        ("[evaluate]\nsplit = 'dev'", ["evaluate.split", "development", "dev"]),
         ("format = 9", ["format 9", "upgrade"]),
         ("[units", ["not valid TOML"]),
         ("units = 3", ["units"]),
