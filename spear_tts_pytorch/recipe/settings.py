@@ -118,6 +118,11 @@ class Backtranslate:
     lr: float = _setting(1e-3, "Highest learning rate.", least=1e-9)
     token_dropout: float = _setting(0.15, "Share of speech ids that are deleted in training.", least=0, below=1)
     rounds: int = _setting(1, "How often the reader is trained again, on the pairs and its own surest labels.", least=0)
+    features: bool = _setting(
+        True, "With an encoder, the first labels come from a reader of its features, which hold more than the ids."
+    )
+    feature_steps: int = _setting(400, "Updates of that reader.", least=1)
+    feature_rounds: int = _setting(0, "How often that reader is trained again, on its own labels, too.", least=0)
     sure_labels: float = _setting(0.5, "Share of the labels used for that, the surest first.", least=0.01, below=1.01)
     development: float = _setting(
         0.05, "Share of the labelled clips kept from training, if there are 100 and more.", least=0, below=0.5

@@ -49,7 +49,7 @@ def fit_units(
         return fit_tokenizer(chosen, units.clusters, unique_consecutive=units.unique, **options)
     tokenizer = EncoderKmeans.fit(
         chosen,
-        _place(units.encoder, folder),
+        place_of_encoder(units.encoder, folder),
         layer=units.layer or None,
         num_clusters=units.clusters,
         device="cuda" if torch.cuda.is_available() else None,
@@ -93,7 +93,7 @@ def with_encoder(
     return made, f"\nunits: layer {opened.layer} of {opened.depth} of {encoder} ({opened.kind})"
 
 
-def _place(encoder: str, folder: Path) -> str | Path:
+def place_of_encoder(encoder: str, folder: Path) -> str | Path:
     """The folder of an encoder, or its Hub id."""
     at = folder / Path(encoder).expanduser()
     return at if at.exists() else encoder

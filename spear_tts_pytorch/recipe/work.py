@@ -18,10 +18,11 @@ from spear_tts_pytorch.data.tokenized import TokenizedSpeech, tokenize_corpus
 from spear_tts_pytorch.recipe.aligning import align, write_aligned
 from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator
 from spear_tts_pytorch.recipe.columns import figures_of, keep_model
+from spear_tts_pytorch.recipe.hearing import heard_pairs, learn, listens
 from spear_tts_pytorch.recipe.judging import evaluate, evaluate_causes
 from spear_tts_pytorch.recipe.records import RUN, Made, clear, digest, write, write_history
 from spear_tts_pytorch.recipe.results import IDS, MODEL, TEXTS, TOKENIZER, Results
-from spear_tts_pytorch.recipe.stages import SpeechIds, backtranslator, surest
+from spear_tts_pytorch.recipe.stages import Pair, SpeechIds, backtranslator, surest
 from spear_tts_pytorch.recipe.starts import copy_units, starting
 from spear_tts_pytorch.recipe.units import fit_units, on_gpu
 from spear_tts_pytorch.tokenizers.text import normalize_text
@@ -199,10 +200,14 @@ def _backtranslate(results: Results) -> Made:
     valid, texts = results.development.pairs() or real, results.texts_for_lm()
     chosen, options = results.chosen_unlabelled(), results.settings.backtranslate
     begun, start = starting(results, "backtranslate", results.pretrained)
-    trained = stages.read(begun, real, valid, [], folder / f"{RUN}-0")
+    by_features, labels = bool(chosen.ids) and listens(results), list[Pair]()
+    heard = learn(results, folder) if by_features else {}
+    if by_features:
+        labels = surest(heard_pairs(results, chosen, folder / "pairs-0"), options.sure_labels)
+    trained = stages.read(begun, real, valid, labels, folder / f"{RUN}-0")
     history = {"backtranslator": trained.history}
     reader, aligned = backtranslator(trained.model, texts, results.settings), dict[str, str]()
-    rounds = max(options.rounds, 1 if results.clips.transcripts else 0)
+    rounds = max(0 if by_features else options.rounds, 1 if results.clips.transcripts else 0)
     for number in range(1, rounds + 1 if chosen.ids else 1):
         aligned = _aligned(results, reader)
         found = stages.label(reader, SpeechIds(chosen.semantic, chosen.ids), folder / f"pairs-{number}")
@@ -219,7 +224,7 @@ def _backtranslate(results: Results) -> Made:
         in_first_process(partial(write_aligned, folder, aligned))
         output = digest([output, *(f"{id_} {text}" for id_, text in aligned.items())])
     rows = results.development
-    figures = figures_of(trained) | {"aligned": len(aligned)} | start
+    figures = figures_of(trained) | {"aligned": len(aligned)} | heard | start
     if not rows.ids:
         return Made(output, figures, f"loss {figures['valid_loss']:.2f}; no held-out clips to read")
     read = [results.characters.decode(ids)[0] for ids, _ in _read(reader, rows.semantic)]
@@ -248,7 +253,10 @@ def _label(results: Results) -> Made:
     if not chosen.ids:
         return Made(digest(["nothing"]), {"clips": 0}, "no clip without a text: text to speech learns from real pairs")
     folder = results.place("label")
-    pairs = results.stages.label(results.reader, SpeechIds(chosen.semantic, chosen.ids), folder)
+    if listens(results):
+        pairs = heard_pairs(results, chosen, folder)
+    else:
+        pairs = results.stages.label(results.reader, SpeechIds(chosen.semantic, chosen.ids), folder)
     results.forget("pairs")
     scores = [score for score in pairs.column("score") if score is not None]
     texts = dict(sorted(zip(pairs.ids, pairs.column("text"), strict=True)))  # several processes write in another order

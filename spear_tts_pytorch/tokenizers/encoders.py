@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -44,6 +45,7 @@ class SpeechEncoder(nn.Module):
         window_frames: most frames that pass in one window.
         batch_frames: most frames, padding included, that pass together.
         overlap: frames that are dropped at each inner end of a window.
+        also: numbers of lower layers, whose outputs stand before the last layer's in the features; none at first.
     """
 
     model: Any
@@ -56,6 +58,7 @@ class SpeechEncoder(nn.Module):
         self.dim: int = self.model.config.hidden_size
         self.hop = self.least_samples = FRAME
         self.window_frames, self.overlap, self.batch_frames = WINDOW, OVERLAP, BATCH_FRAMES
+        self.also: tuple[int, ...] = ()
         self._digest = b""
         self.requires_grad_(False).eval()
 
@@ -74,6 +77,26 @@ class SpeechEncoder(nn.Module):
     def layers(self, x: Tensor, real: Tensor | None) -> Tensor:
         """Embedded windows `[b, n, d]` through all layers; `real` `[b, n]` is False at padding, None without any."""
         return self.model.encoder(x, attention_mask=real).last_hidden_state
+
+    @property
+    def stack(self) -> Sequence[nn.Module]:
+        """The layers, from the bottom up."""
+        return cast("Sequence[nn.Module]", self.model.encoder.layers)
+
+    def _outputs(self, x: Tensor, real: Tensor | None) -> Tensor:
+        """The outputs of the layers `also` and of the last one, side by side: `[b, n, d]`."""
+        found: dict[int, Tensor] = {}
+
+        def keep(number: int, _module: nn.Module, _inputs: Any, out: Any) -> None:
+            found[number] = cast("Tensor", out[0] if isinstance(out, tuple) else out)
+
+        hooks = [self.stack[number - 1].register_forward_hook(partial(keep, number)) for number in self.also]
+        try:
+            last = self.layers(x, real)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.cat([*(found[number] for number in self.also), last], dim=-1)
 
     @property
     def device(self) -> torch.device:
@@ -110,7 +133,7 @@ class SpeechEncoder(nn.Module):
         real = None
         if min(lengths) < max(lengths):
             real = torch.arange(x.shape[1], device=x.device) < torch.tensor(lengths, device=x.device)[:, None]
-        out = self.layers(x, real)
+        out = self._outputs(x, real)
         return [row[: end - begin].float() for row, (_, begin, end, _, _) in zip(out, batch, strict=True)]
 
     @property
@@ -237,6 +260,10 @@ class WhisperEncoder(SpeechEncoder):
             out: Any = layer(x, attention_mask=mask, **older)
             x = cast("Tensor", out[0] if isinstance(out, tuple) else out)
         return self.model.layer_norm(x)
+
+    @property
+    def stack(self) -> Sequence[nn.Module]:
+        return cast("Sequence[nn.Module]", self.model.layers)
 
 
 def encoder_of(opened: Opened) -> SpeechEncoder:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spear_tts_pytorch.decoding.ctc import CharacterLM, ctc_beam_search, ctc_greedy
+from spear_tts_pytorch.decoding.ctc import CharacterLM, collapse_blanks, ctc_beam_search, ctc_greedy
 
 EVERYTHING = {"beam_size": 10_000, "min_log_prob": -math.inf, "margin": math.inf}
 
@@ -161,3 +161,17 @@ def test_bad_arguments_are_refused(change, message):
     arguments = {"log_probs": frames(), "lengths": torch.tensor([5]), **change}
     with pytest.raises(ValueError, match=message):
         ctc_beam_search(arguments.pop("log_probs"), arguments.pop("lengths"), **arguments)
+
+
+def test_collapsed_blanks_change_no_text_and_hardly_the_score():
+    torch.manual_seed(0)
+    log_probs = (3 * torch.randn(60, 5)).log_softmax(dim=-1)
+    surely = torch.tensor([0.9996, 1e-4, 1e-4, 1e-4, 1e-4]).log()
+    log_probs[torch.rand(60) < 0.7] = surely
+    short = collapse_blanks(log_probs)
+    assert 20 < len(short) < 50
+    found = [ctc_beam_search(rows[None], torch.tensor([len(rows)]), beam_size=64)[0] for rows in (log_probs, short)]
+    assert torch.equal(found[0][0], found[1][0]) and found[0][1] == pytest.approx(found[1][1], abs=0.05)
+    same = torch.stack([surely.flip(0), surely, surely, surely.flip(0)])  # id 4, blanks, id 4
+    assert ctc_greedy(collapse_blanks(same)[None], torch.tensor([3]))[0].tolist() == [4, 4]
+    assert torch.equal(collapse_blanks(log_probs[:0]), log_probs[:0])
