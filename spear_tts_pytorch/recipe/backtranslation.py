@@ -6,16 +6,18 @@ several generated samples `[n]` of a text: the one from which the text is read b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from spear_tts_pytorch.decoding.ctc import CharacterLM, ctc_beam_search, ctc_greedy
+from spear_tts_pytorch.decoding.ctc import ctc_greedy
+from spear_tts_pytorch.decoding.language_model import CharacterLM
 from spear_tts_pytorch.decoding.options import RestrictionKeywords
 from spear_tts_pytorch.model.losses import ctc_alignable, ctc_per_row
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
+from spear_tts_pytorch.recipe.fusion import Fusion
 from spear_tts_pytorch.tokenizers.consecutive import as_tokenized
 from spear_tts_pytorch.tokens import lengths_of, pad_sequences, strip
 from spear_tts_pytorch.utils.checks import in_evaluation
@@ -40,33 +42,39 @@ class CTCBacktranslator:
         length_bonus: float = 0.0,
         beam_size: int = 8,
     ):
-        self.model, self.lm = model, lm
-        self.lm_weight, self.length_bonus, self.beam_size = lm_weight, length_bonus, beam_size
+        self.model = model
+        self.fusion = Fusion(lm, lm_weight, length_bonus, beam_size, model.text_pad_id)
 
     def __repr__(self) -> str:
-        lm = "no language model" if self.lm is None else f"language model of weight {self.lm_weight:g}"
-        return f"CTCBacktranslator({lm}, beam of {self.beam_size})"
+        fusion = self.fusion
+        lm = "no language model" if fusion.lm is None else f"language model of weight {fusion.lm_weight:g}"
+        return f"CTCBacktranslator({lm}, beam of {fusion.beam_size})"
 
     @torch.no_grad()
     def __call__(self, semantic_ids: Tensor) -> list[tuple[Tensor, float]]:
         """Speech ids `[b, n]` to text ids `[m]` and a score for each row: log-probability per id, higher is surer."""
         log_probs, lengths = in_evaluation(self.model).ctc_logits(semantic_ids)
-        if self.lm is None:
+        if self.fusion.lm is None:
             best = log_probs.amax(dim=-1)
             rows = ctc_greedy(log_probs, lengths, self.model.text_pad_id)
             totals = [float(row[:length].sum()) for row, length in zip(best, lengths, strict=True)]
-        else:
-            found = ctc_beam_search(
-                log_probs,
-                lengths,
-                self.model.text_pad_id,
-                beam_size=self.beam_size,
-                lm=self.lm,
-                lm_weight=self.lm_weight,
-                length_bonus=self.length_bonus,
-            )
-            rows, totals = [row for row, _ in found], [total for _, total in found]
-        return [(row, total / max(1, len(row))) for row, total in zip(rows, totals, strict=True)]
+            return [(row, total / max(1, len(row))) for row, total in zip(rows, totals, strict=True)]
+        return [self.fusion.decode(row[:length]) for row, length in zip(log_probs, lengths, strict=True)]
+
+    @torch.no_grad()
+    def choose(self, rows: Sequence[Tensor], texts: Sequence[str], spell: Callable[[Tensor], str]) -> None:
+        """Takes the weight of the language model and the bonus that read clips of known texts best, if there are enough.
+
+        Args:
+            rows: speech ids `[n]` of clips that no training has seen.
+            texts: their texts.
+            spell: text ids `[m]` to a text.
+        """
+        model, log_probs = in_evaluation(self.model), list[Tensor]()
+        for row in rows:
+            found, _ = model.ctc_logits(row[None])
+            log_probs.append(found[0])
+        self.fusion = self.fusion.chosen(log_probs, texts, spell)
 
     @torch.no_grad()
     def cost(self, semantic_ids: Tensor, text_ids: Tensor) -> Tensor:

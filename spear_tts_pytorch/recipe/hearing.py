@@ -7,10 +7,10 @@ than ids do: a reader of features had 19 % of the characters wrong where one of 
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,12 +23,11 @@ from spear_tts_pytorch.data.label_writer import fingerprint_of
 from spear_tts_pytorch.data.pairs.dataset import GeneratedAudioTextDataset
 from spear_tts_pytorch.data.pairs.shards import list_shards
 from spear_tts_pytorch.data.pairs.writer import PairWriter
-from spear_tts_pytorch.decoding.ctc import collapse_blanks, ctc_beam_search
-from spear_tts_pytorch.decoding.language_model import CharacterLM
 from spear_tts_pytorch.recipe.feature_reader import FeatureReader
 from spear_tts_pytorch.recipe.features import Features, clip_features, extract, open_layers
+from spear_tts_pytorch.recipe.fusion import Fusion
 from spear_tts_pytorch.recipe.results import Results
-from spear_tts_pytorch.recipe.stages import Rows
+from spear_tts_pytorch.recipe.stages import Rows, language_model
 from spear_tts_pytorch.recipe.units import place_of_encoder
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer
 from spear_tts_pytorch.utils.distributed import in_first_process
@@ -39,10 +38,14 @@ from spear_tts_pytorch.utils.metrics import character_error_rate
 Heard = dict[str, tuple[str, float]]
 """Id of a clip -> its text, and the text's log-probability per character; higher is surer."""
 
-FEATURES, WEIGHTS, FUSION, HEARD = "features.bin", "features.safetensors", "fusion.json", "heard.json"
+FEATURES, WEIGHTS, FUSION, HEARD = (
+    "labelled-features.bin",
+    "feature-reader.safetensors",
+    "feature-reader.json",
+    "heard.json",
+)
 ALL = "all-features.bin"
-BEAM, WEIGHTS_TRIED, BONUSES_TRIED = 32, (0.3, 0.6, 1.0, 1.4), (0.0, 0.75, 1.5, 2.25)
-LEAST_TO_CHOOSE, MOST_TO_CHOOSE = 5, 40  # development clips on which the language model's weight is chosen
+BEAM = 32
 KEEP_SECONDS = 30.0  # between two times that labels are written
 
 
@@ -57,47 +60,20 @@ class Listener:
     Args:
         reader: of features.
         characters: the alphabet.
-        lm: of text ids.
-        lm_weight, length_bonus: see `decoding.ctc.ctc_beam_search`.
+        fusion: of the reader and a language model.
     """
 
-    def __init__(
-        self,
-        reader: FeatureReader,
-        characters: CharacterTokenizer,
-        lm: CharacterLM,
-        lm_weight: float,
-        length_bonus: float,
-    ):
-        self.reader, self.characters, self.lm = reader, characters, lm
-        self.lm_weight, self.length_bonus = lm_weight, length_bonus
+    def __init__(self, reader: FeatureReader, characters: CharacterTokenizer, fusion: Fusion):
+        self.reader, self.characters, self.fusion = reader, characters, fusion
 
     def __call__(self, features: Tensor) -> tuple[str, float]:
         """The text of a clip's features `[n, d]`, and its score."""
-        return self.decode(self.reader.log_probs(features), BEAM)
+        ids, score = self.fusion.decode(self.reader.log_probs(features))
+        return self.spell(ids), score
 
-    def decode(self, log_probs: Tensor, beam_size: int) -> tuple[str, float]:
-        """The text of log-probabilities `[n, v]`, and its score."""
-        frames = collapse_blanks(log_probs)[None]
-        [(ids, total)] = ctc_beam_search(
-            frames,
-            torch.tensor([frames.shape[1]]),
-            beam_size=beam_size,
-            lm=self.lm,
-            lm_weight=self.lm_weight,
-            length_bonus=self.length_bonus,
-        )
-        text = self.characters.decode(ids)[0] if len(ids) else ""
-        return text, total / max(1, len(ids)) - self.length_bonus
-
-    def choose(self, rows: Sequence[Tensor], texts: Sequence[str]) -> float:
-        """Takes the weight and bonus that read the log-probabilities `rows` best; returns the error, percent."""
-        tried: list[tuple[float, float, float]] = []
-        for self.lm_weight, self.length_bonus in itertools.product(WEIGHTS_TRIED, BONUSES_TRIED):
-            found = [self.decode(row, 8)[0] for row in rows]
-            tried.append((character_error_rate(found, list(texts)), self.lm_weight, self.length_bonus))
-        error, self.lm_weight, self.length_bonus = min(tried)
-        return error
+    def spell(self, ids: Tensor) -> str:
+        """Text ids `[m]` as a text."""
+        return self.characters.decode(ids)[0] if len(ids) else ""
 
 
 def learn(results: Results, folder: Path) -> dict[str, float]:
@@ -173,19 +149,20 @@ def _fitted(results: Results, features: Features | _Both, texts: Mapping[str, Te
 
 def _listener(results: Results, reader: FeatureReader) -> Listener:
     characters, stage = results.characters, results.settings.label
-    ids = [characters.encode([text])[0] for text in results.texts_for_lm()]
-    lm = CharacterLM.fit(ids, characters.vocab_size, stage.lm_order)
-    return Listener(reader, characters, lm, stage.lm_weight, stage.length_bonus)
+    lm = language_model(characters, results.texts_for_lm(), stage.lm_order)
+    return Listener(reader, characters, Fusion(lm, stage.lm_weight, stage.length_bonus, BEAM))
 
 
 def _chosen(results: Results, listener: Listener, features: Features) -> dict[str, float]:
     """Chooses the language model's weight on development clips, if there are some."""
-    usable = [id_ for id_ in results.development_ids if id_ in features][:MOST_TO_CHOOSE]
-    figures: dict[str, float] = {}
-    if len(usable) >= LEAST_TO_CHOOSE:
-        rows = [listener.reader.log_probs(features[id_]) for id_ in usable]
-        figures["features_cer"] = round(listener.choose(rows, [results.clips.text(id_) for id_ in usable]), 2)
-    return figures | {"lm_weight": listener.lm_weight, "length_bonus": listener.length_bonus}
+    usable = [id_ for id_ in results.development_ids if id_ in features]
+    rows, texts = [listener.reader.log_probs(features[id_]) for id_ in usable], list(map(results.clips.text, usable))
+    listener.fusion = listener.fusion.chosen(rows, texts, listener.spell)
+    figures = {"lm_weight": listener.fusion.lm_weight, "length_bonus": listener.fusion.length_bonus}
+    if usable:
+        found = [listener.spell(listener.fusion.decode(row)[0]) for row in rows]
+        figures["features_cer"] = round(character_error_rate(found, texts), 2)
+    return figures
 
 
 def hear(results: Results, ids: Sequence[str]) -> Heard:
@@ -235,7 +212,8 @@ def _hear(results: Results, ids: Sequence[str], path: Path) -> None:
     reader = FeatureReader(len(weights["mean"]), results.characters.vocab_size)
     reader.load_state_dict(weights)
     listener = _listener(results, reader.to("cuda" if torch.cuda.is_available() else "cpu").eval())
-    listener.lm_weight, listener.length_bonus = figures["lm_weight"], figures["length_bonus"]
+    weights_of_lm = {"lm_weight": figures["lm_weight"], "length_bonus": figures["length_bonus"]}
+    listener.fusion = replace(listener.fusion, **weights_of_lm)
     written = time.monotonic()
     for id_ in tqdm(missing, desc="first labels", unit="clip", disable=None if results.progress else True):
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -29,11 +30,12 @@ from spear_tts_pytorch.recipe.stages import Pair, Rows, Stages, backtranslator, 
 from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer, load_semantic_tokenizer
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer, normalize_text
 from spear_tts_pytorch.utils.distributed import rank_and_world
+from spear_tts_pytorch.utils.json_files import read_object
 
 STAGES = ("units", "pretrain", "backtranslate", "label", "train", "evaluate")
 FOLDERS = {stage: stage for stage in STAGES} | {"label": "pairs"}
 Progress = bool | Literal["lines"]
-IDS, MODEL, TOKENIZER, TEXTS = "ids", "model", "tokenizer", "texts.txt"
+IDS, MODEL, TOKENIZER, TEXTS, FUSION = "ids", "model", "tokenizer", "texts.txt", "fusion.json"
 LEAST_FOR_DEVELOPMENT = 100  # labelled clips
 MOST_FOR_DEVELOPMENT = 100
 
@@ -202,10 +204,15 @@ class Results:
     def reader(self) -> CTCBacktranslator:
         """The backtranslator of stage 3, with its language model."""
         model = self._model("backtranslate", self.place("backtranslate") / MODEL)
-        path = self.place("backtranslate") / TEXTS  # the corpus may be elsewhere when a voice speaks
+        folder = self.place("backtranslate")  # the corpus may be elsewhere when a voice speaks
         with self.made_by("backtranslate"):
-            texts = [line for line in lines_of(path) if line]
-        return backtranslator(model, texts, self.settings)
+            texts = [line for line in lines_of(folder / TEXTS) if line]
+            reader = backtranslator(model, texts, self.settings)
+            if (folder / FUSION).is_file():
+                chosen = read_object(folder / FUSION, "weights", f"remove {folder / FUSION}")
+                weight, bonus = float(chosen["lm_weight"]), float(chosen["length_bonus"])
+                reader.fusion = replace(reader.fusion, lm_weight=weight, length_bonus=bonus)
+        return reader
 
     def texts_for_lm(self) -> list[str]:
         """The labelled texts, transcripts and the unpaired sentences, normalised."""

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from spear_tts_pytorch.data.generator import SemanticToTextDatasetGenerator
 from spear_tts_pytorch.data.pairs.dataset import GeneratedAudioTextDataset
-from spear_tts_pytorch.decoding.ctc import CharacterLM
+from spear_tts_pytorch.decoding.language_model import CharacterLM
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator
 from spear_tts_pytorch.recipe.settings import Settings
@@ -290,11 +290,15 @@ class Trained:
     valid: dict[str, float]
 
 
+def language_model(characters: CharacterTokenizer, texts: Sequence[str], order: int) -> CharacterLM:
+    """A language model of normalised texts."""
+    return CharacterLM.fit([characters.encode([text])[0] for text in texts], characters.vocab_size, order)
+
+
 def backtranslator(model: TextToSemantic, texts: Sequence[str], settings: Settings) -> CTCBacktranslator:
     """The reader of stage 3 with a language model of texts, for labels and for choosing among samples."""
-    stage, lm, characters = settings.label, None, model.text_tokenizer
-    if stage.lm_weight > 0:
-        lm = CharacterLM.fit([characters.encode([text])[0] for text in texts], characters.vocab_size, stage.lm_order)
+    stage = settings.label
+    lm = language_model(model.text_tokenizer, texts, stage.lm_order) if stage.lm_weight > 0 else None
     return CTCBacktranslator(model, lm, stage.lm_weight, stage.length_bonus, stage.beam_size)
 
 

@@ -15,13 +15,14 @@ from typing import Any, cast
 import numpy as np
 
 from spear_tts_pytorch.data.tokenized import TokenizedSpeech, tokenize_corpus
+from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.recipe.aligning import align, write_aligned
 from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator
 from spear_tts_pytorch.recipe.columns import figures_of, keep_model
 from spear_tts_pytorch.recipe.hearing import heard_pairs, learn, listens
 from spear_tts_pytorch.recipe.judging import evaluate, evaluate_causes
 from spear_tts_pytorch.recipe.records import RUN, Made, clear, digest, write, write_history
-from spear_tts_pytorch.recipe.results import IDS, MODEL, TEXTS, TOKENIZER, Results
+from spear_tts_pytorch.recipe.results import FUSION, IDS, MODEL, TEXTS, TOKENIZER, Results
 from spear_tts_pytorch.recipe.stages import Pair, SpeechIds, backtranslator, surest
 from spear_tts_pytorch.recipe.starts import copy_units, starting
 from spear_tts_pytorch.recipe.units import fit_units, on_gpu
@@ -206,7 +207,7 @@ def _backtranslate(results: Results) -> Made:
         labels = surest(heard_pairs(results, chosen, folder / "pairs-0"), options.sure_labels)
     trained = stages.read(begun, real, valid, labels, folder / f"{RUN}-0")
     history = {"backtranslator": trained.history}
-    reader, aligned = backtranslator(trained.model, texts, results.settings), dict[str, str]()
+    reader, aligned = _fused(results, trained.model, texts), dict[str, str]()
     rounds = max(0 if by_features else options.rounds, 1 if results.clips.transcripts else 0)
     for number in range(1, rounds + 1 if chosen.ids else 1):
         aligned = _aligned(results, reader)
@@ -215,10 +216,12 @@ def _backtranslate(results: Results) -> Made:
         labels = results.aligned_pairs(aligned) + (surest(found, options.sure_labels, others) if others else [])
         trained = stages.read(begun, real, valid, labels, folder / f"{RUN}-{number}")
         history[f"backtranslator, round {number}"] = trained.history
-        reader = backtranslator(trained.model, texts, results.settings)
+        reader = _fused(results, trained.model, texts)
     output = keep_model(trained.model, folder / MODEL)
     write_history(folder, history)
     write(folder / TEXTS, "".join(f"{text}\n" for text in texts).encode())
+    fusion = {"lm_weight": reader.fusion.lm_weight, "length_bonus": reader.fusion.length_bonus}
+    write(folder / FUSION, json.dumps(fusion).encode())
     if results.clips.transcripts:
         aligned = _aligned(results, reader)
         in_first_process(partial(write_aligned, folder, aligned))
@@ -231,6 +234,15 @@ def _backtranslate(results: Results) -> Made:
     figures["cer"] = round(character_error_rate(read, rows.texts), 2)
     kind = "held-out labelled" if results.development_ids else "test"
     return Made(output, figures, f"{figures['cer']:.1f} % character errors in reading {len(rows)} {kind} clips")
+
+
+def _fused(results: Results, model: TextToSemantic, texts: list[str]) -> CTCBacktranslator:
+    """A reader whose language model has the weight that is best on development clips, if there are some."""
+    reader = backtranslator(model, texts, results.settings)
+    if results.development_ids:
+        rows = results.development
+        reader.choose(rows.semantic, rows.texts, lambda ids: results.characters.decode(ids)[0] if len(ids) else "")
+    return reader
 
 
 def _aligned(results: Results, reader: CTCBacktranslator) -> dict[str, str]:

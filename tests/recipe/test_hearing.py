@@ -104,29 +104,3 @@ def test_without_features_the_reader_of_ids_labels(voice):
     voice.label()
     assert not (voice.folder / "backtranslate" / "heard.json").exists()
     assert (voice.folder / "backtranslate" / "pairs-1").is_dir()
-
-
-def test_the_weight_of_the_language_model_is_chosen_on_given_rows(tmp_path):
-    from spear_tts_pytorch.decoding.language_model import CharacterLM
-    from spear_tts_pytorch.recipe.feature_reader import FeatureReader
-    from spear_tts_pytorch.tokenizers.text import CharacterTokenizer
-
-    characters = CharacterTokenizer.fit(["abc"])
-    lm = CharacterLM.fit([characters.encode(["abcabc"])[0]] * 5, characters.vocab_size, 3)
-    listener = hearing.Listener(FeatureReader(4, characters.vocab_size, dim=8, heads=2), characters, lm, 1.0, 0.0)
-    torch.manual_seed(0)
-    rows = []
-    for text in ("abcabc", "abcabcabc", "abcabc", "abc", "abcabc"):
-        logits = torch.randn(2 * len(text), characters.vocab_size)
-        logits[torch.arange(len(text)) * 2, characters.encode([text])[0]] += 1.5
-        rows.append(logits.log_softmax(dim=-1))
-    texts = ["abcabc", "abcabcabc", "abcabc", "abc", "abcabc"]
-    error = listener.choose(rows, texts)
-    tried = {}
-    for weight in hearing.WEIGHTS_TRIED:
-        for bonus in hearing.BONUSES_TRIED:
-            other = hearing.Listener(listener.reader, characters, lm, weight, bonus)
-            wrong = [other.decode(row, 8)[0] != text for row, text in zip(rows, texts, strict=True)]
-            tried[weight, bonus] = sum(wrong)
-    chosen = listener.lm_weight, listener.length_bonus
-    assert error < 100 and tried[chosen] <= min(tried.values()) + 1
