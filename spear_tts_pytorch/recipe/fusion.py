@@ -16,7 +16,7 @@ from spear_tts_pytorch.decoding.ctc import collapse_blanks, ctc_beam_search
 from spear_tts_pytorch.decoding.language_model import CharacterLM
 from spear_tts_pytorch.utils.metrics import character_error_rate
 
-WEIGHTS, BONUSES = (0.3, 0.6, 1.0, 1.4), (0.0, 0.75, 1.5, 2.25)  # that are tried
+WEIGHTS, BONUSES = (0.3, 0.6, 1.0, 1.4, 1.8), (0.0, 0.75, 1.5, 2.25, 3.0)  # that are tried
 LEAST_TO_CHOOSE, MOST_TO_CHOOSE = 5, 40  # clips with a known text on which they are tried
 TRIED_BEAM = 8
 

@@ -29,6 +29,7 @@ from spear_tts_pytorch.recipe.fusion import Fusion
 from spear_tts_pytorch.recipe.results import Results
 from spear_tts_pytorch.recipe.stages import Rows, language_model
 from spear_tts_pytorch.recipe.units import place_of_encoder
+from spear_tts_pytorch.tokenizers.encoders import SpeechEncoder
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer
 from spear_tts_pytorch.utils.distributed import in_first_process
 from spear_tts_pytorch.utils.files import write_whole
@@ -87,12 +88,10 @@ def learn(results: Results, folder: Path) -> dict[str, float]:
 
 
 def _train(results: Results, folder: Path) -> None:
-    options, settings = results.settings.backtranslate, results.settings
+    options = results.settings.backtranslate
     labelled, chosen = results.labelled, results.chosen_unlabelled()
     texts = {id_: text for id_, text in zip(labelled.ids, labelled.text, strict=True) if len(text)}
-    encoder = open_layers(
-        place_of_encoder(results.settings.units.encoder, results.folder), settings.units.layer or None
-    )
+    encoder = _encoder(results)
     wanted = [*texts, *results.development_ids]
     features = extract([results.clips.every[id_] for id_ in wanted], encoder, folder / FEATURES, results.progress)
     listener = _listener(results, _fitted(results, features, texts, options.feature_steps))
@@ -111,6 +110,17 @@ def _train(results: Results, folder: Path) -> None:
     write_whole(folder / WEIGHTS, save({name: one.contiguous() for name, one in listener.reader.state_dict().items()}))
     write_whole(folder / FUSION, json.dumps(figures).encode())
     (folder / FEATURES).unlink()
+
+
+def _encoder(results: Results) -> SpeechEncoder:
+    units = results.settings.units
+    try:
+        return open_layers(place_of_encoder(units.encoder, results.folder), units.layer or None)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"backtranslate.features needs the whole encoder of the units: {error}; or do without it by "
+            f"`--set backtranslate.features=false`"
+        ) from error
 
 
 class _Both:
@@ -205,8 +215,7 @@ def _hear(results: Results, ids: Sequence[str], path: Path) -> None:
     missing = [id_ for id_ in ids if id_ not in known]
     if not missing and path.is_file():
         return
-    folder, units = path.parent, results.settings.units
-    encoder = open_layers(place_of_encoder(units.encoder, results.folder), units.layer or None)
+    folder, encoder = path.parent, _encoder(results)
     figures = read_object(folder / FUSION, "figures of a reader", f"remove {folder}")
     weights = load((folder / WEIGHTS).read_bytes())
     reader = FeatureReader(len(weights["mean"]), results.characters.vocab_size)

@@ -28,6 +28,8 @@ HOURS_A_MINUTE = 0.2
 # Minutes of labelled audio to updates. 300 are right for two minutes and far too few for twenty (73 % of characters wrong);
 # readers of one to three hours have not converged after 2,000.
 READ: Table = ((3, 300), (20, 1_200), (60, 2_000), (300, 4_000), (1200, 10_000))
+# The same to updates of the reader of features, whose update hears 70 seconds. At 15 minutes 300 and 400 read alike.
+FEATURES: Table = ((15, 400), (60, 1_000))
 # Hours with a text to updates of the judge, which has all texts. At four hours 2,000 have not converged.
 JUDGE: Table = ((1.1, 300), (4, 2_500), (20, 6_000))
 # Minutes of labelled audio to dropout and to the share of deleted ids. Where READ has many passes over its text, a reader
@@ -48,6 +50,7 @@ QUICK = {
     "units.fit_clips": 200,
     "pretrain.steps": 60,
     "backtranslate.steps": 60,
+    "backtranslate.feature_steps": 40,
     "label.most": 300,
     "train.steps": 80,
     "train.finetune_steps": 10,
@@ -79,6 +82,7 @@ def preset(survey: Survey, *, quick: bool = False, device: str | None = None, wi
     changes: dict[str, Any] = {
         "pretrain.steps": _steps(PRETRAIN, heard),
         "backtranslate.steps": _steps(READ, minutes),
+        "backtranslate.feature_steps": _steps(FEATURES, minutes),
         "train.steps": _steps(SPEAK, min(heard, HOURS_A_MINUTE * all_minutes)),
         "evaluate.scratch_steps": _steps(READ, minutes),
         "evaluate.judge_steps": _steps(JUDGE, min(survey.known_seconds / 3600, most_hours)),

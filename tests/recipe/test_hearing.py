@@ -104,3 +104,10 @@ def test_without_features_the_reader_of_ids_labels(voice):
     voice.label()
     assert not (voice.folder / "backtranslate" / "heard.json").exists()
     assert (voice.folder / "backtranslate" / "pairs-1").is_dir()
+
+
+@pytest.mark.slow
+def test_an_encoder_that_has_gone_is_named_with_a_remedy(voice):
+    shutil.rmtree("encoder")
+    with pytest.raises(FileNotFoundError, match=r"whole encoder.*--set backtranslate.features=false"):
+        voice.backtranslate()
