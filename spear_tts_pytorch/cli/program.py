@@ -16,6 +16,7 @@ from spear_tts_pytorch.cli.generate import add_generate
 from spear_tts_pytorch.cli.label import add_label
 from spear_tts_pytorch.cli.pairs import add_pairs
 from spear_tts_pytorch.cli.say import add_say
+from spear_tts_pytorch.cli.table import add_table
 from spear_tts_pytorch.cli.tokenize import add_tokenize
 from spear_tts_pytorch.cli.voice import add_new, add_run, add_stage
 from spear_tts_pytorch.training.signals import terminating
@@ -106,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     add_label(commands)
     for stage in ("train", "evaluate"):
         add_stage(commands, stage)
-    for add in (add_say, add_demo, add_generate, add_tokenize, add_pairs):
+    for add in (add_table, add_say, add_demo, add_generate, add_tokenize, add_pairs):
         add(commands)
     description = "Print the versions that a bug report needs."
     add_command(

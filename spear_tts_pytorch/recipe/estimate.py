@@ -94,7 +94,8 @@ def estimated(settings: Settings, survey: Survey, costs: Costs, machine: str) ->
     }
     if not survey.test:
         del work["evaluate"]
-    return Estimate({name: seconds + OVERHEAD for name, seconds in work.items()}, machine)
+    shared = {"units": settings.units.shared, "pretrain": settings.pretrain.shared}
+    return Estimate({name: 0.0 if shared.get(name) else took + OVERHEAD for name, took in work.items()}, machine)
 
 
 class Pace:

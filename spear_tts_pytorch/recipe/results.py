@@ -25,7 +25,7 @@ from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator
 from spear_tts_pytorch.recipe.clips import Clips, letters, read_clips
 from spear_tts_pytorch.recipe.records import Record
 from spear_tts_pytorch.recipe.settings import Settings
-from spear_tts_pytorch.recipe.sources import file_digest
+from spear_tts_pytorch.recipe.sources import at, file_digest
 from spear_tts_pytorch.recipe.stages import Pair, Rows, Stages, backtranslator, speech_rate, surest
 from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer, load_semantic_tokenizer
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer, normalize_text
@@ -61,9 +61,19 @@ class Results:
         if self.lines and rank_and_world()[0] == 0:
             print(line, flush=True)
 
+    def owner(self, stage: str) -> Path:
+        """The voice folder that has the result of a stage: this one, or the one that a setting `shared` names."""
+        shared = {"units": self.settings.units.shared, "pretrain": self.settings.pretrain.shared}.get(stage)
+        return at(self.folder, shared) if shared else self.folder
+
     def place(self, stage: str) -> Path:
         """The folder of a stage."""
-        return self.folder / FOLDERS[stage]
+        return self.owner(stage) / FOLDERS[stage]
+
+    @property
+    def ids_folder(self) -> Path:
+        """The folder of the speech ids."""
+        return self.owner("units") / IDS
 
     def record(self, stage: str) -> Record | None:
         """The record of a stage; None if it was never begun."""
@@ -127,7 +137,7 @@ class Results:
         self.output("units")
         wanted = self.clips.every
         with self.made_by("units"):
-            speech = TokenizedSpeech(self.folder / IDS)
+            speech = TokenizedSpeech(self.ids_folder)
             places = {id_: place for place, id_ in enumerate(speech.ids)}
             return {id_: speech[places[id_]] for id_ in wanted if id_ in places}
 
@@ -169,7 +179,7 @@ class Results:
         if len(labelled) < LEAST_FOR_DEVELOPMENT or not share:
             return []
         count = min(MOST_FOR_DEVELOPMENT, round(share * len(labelled)))
-        order = sorted(labelled, key=lambda id_: _place(id_, self.settings.training.seed))
+        order = sorted(labelled, key=lambda id_: random_place(id_, self.settings.training.seed))
         return order[:count]
 
     @cached_property
@@ -274,6 +284,6 @@ class Results:
             raise ValueError(words) from error
 
 
-def _place(id_: str, seed: int) -> int:
+def random_place(id_: str, seed: int) -> int:
     """A random place for an id that does not depend on the other ids."""
     return int.from_bytes(hashlib.sha256(f"{seed} {id_}".encode("utf-8", "surrogatepass")).digest()[:8], "big")

@@ -77,6 +77,7 @@ class Units:
     unique: bool = _setting(True, "Leave out repeated ids.")
     fit_clips: int = _setting(600, "Clips that the clusters are fitted on.", least=1)
     init: str = _setting("", "Take the tokenizer of this voice or model instead of fitting one; '' fits one.")
+    shared: str = _setting("", "Use tokenizer and ids of this voice, which has the same clips; '' makes own ones.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,7 @@ class Pretrain:
     lr: float = _setting(1.5e-3, "Highest learning rate.", least=1e-9)
     again_at: float = _setting(0.5, "Added audio, as a share of the old, at which the stage is run again.", least=0)
     init: str = _setting("", INIT)
+    shared: str = _setting("", "Use the pretraining of this voice, which shares the units; '' pretrains.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -334,6 +334,14 @@ def _middle(row: Mapping[str, str]) -> float:
     return (float(row["start"]) + float(row["end"])) / 2
 
 
+def copy_cuts(folder: Path, into: Path) -> None:
+    """Copies `cuts.csv`, if there is one, to another voice folder."""
+    rows = _read_cuts(folder / CUTS)
+    if rows:
+        rows = [{**row, "file": row["file"] and relative(at(folder, row["file"]), into)} for row in rows]
+        write_whole(into / CUTS, _written(rows))
+
+
 def _read_cuts(path: Path) -> list[dict[str, str]]:
     """The rows of a `cuts.csv`; none if there is no such file.
 

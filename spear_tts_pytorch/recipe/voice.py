@@ -51,6 +51,7 @@ class Voice:
         folder: the path.
         settings: what `voice.toml` says.
         results: what the stages have made.
+        reports: whether the report is written after each stage.
 
     Raises:
         FileNotFoundError: the folder has no voice.toml.
@@ -63,6 +64,7 @@ class Voice:
         if progress != "lines":
             switch("progress", progress, also=' or "lines"')
         self.results = Results(self.folder, self.settings, progress)
+        self.reports = True
         self._warned = set[str]()  # warnings that were printed
         self._pace: Pace | None = None  # of the run at work
 
@@ -284,12 +286,15 @@ class Voice:
 
     def _stage(self, stage: str, *, again: bool, later: Sequence[str] = ()) -> Record:
         """Runs a stage if it must be, and prints some lines. `later` are the stages of the run that come after it."""
-        folder, record = self.results.place(stage), self.results.record(stage)
-        why = ["asked for"] if again else self._reasons(stage)
+        folder, record, shared = self.results.place(stage), self.results.record(stage), self._shares(stage)
+        why = ["asked for"] if again and not shared else self._reasons(stage)
         if record is not None and not why:
             says, _, _ = record.says.partition("\n")
             self.results.tell(f"{stage}: kept ({says}){self._added(stage)}")
             return record
+        if shared:
+            owner = self.results.owner(stage)
+            raise ValueError(f"{stage}.shared: {why[0]} in {owner}: run `spear-tts {stage} {owner}`")
         self.results.tell(f"{stage}: {'; '.join(why[:3])}{' ...' if len(why) > 3 else ''}")
         self._tell_pace(stage, later)
         causes = CAUSES[stage](self.results)
@@ -303,7 +308,8 @@ class Voice:
         in_first_process(lambda: record.save(folder))
         self.results.forget(*FORGOTTEN.get(stage, ()))
         self.results.tell(f"{stage}: {made.says} ({record.seconds:.0f} s)")
-        in_first_process(lambda: self._report(stage))
+        if self.reports:
+            in_first_process(lambda: self._report(stage))
         if self._pace is not None and INTERRUPTED not in why:  # of an interrupted one a part was done before
             self._pace.took(stage, time.perf_counter() - start)
         return record
@@ -320,7 +326,14 @@ class Voice:
                 self.results.tell(f"warning: {warning}")
                 self._warned.add(warning)
 
+    def _shares(self, stage: str) -> bool:
+        """Whether a stage is that of another voice."""
+        return self.results.owner(stage) != self.folder
+
     def _reasons(self, stage: str) -> list[str]:
+        if self._shares(stage):
+            missing = [] if self.results.record(stage) else ["it was not run before"]
+            return missing or Voice(self.results.owner(stage), progress=False)._reasons(stage)
         causes, folder = CAUSES[stage](self.results), self.results.place(stage)
         why = reasons(folder, causes)
         record = self.results.record(stage)
@@ -334,14 +347,14 @@ class Voice:
 
     def _added(self, stage: str) -> str:
         """Takes up clips that were added under a stage that is done, and says so."""
-        if stage == "units":
+        if stage == "units" and not self._shares(stage):
             count, record = sync_ids(self.results), self.results.record(stage)
             if not count or record is None:
                 return ""
             made = described(self.results, record.output)
             replace(record, figures=made.figures, says=made.says).save(self.results.place(stage))
             return f"; {count} clips added"
-        if stage == "pretrain" and (share := grown(self.results)[1]):
+        if stage == "pretrain" and not self._shares(stage) and (share := grown(self.results)[1]):
             return f"; {share:.0%} of clips were added since, `spear-tts pretrain {self.folder} --again` hears them too"
         return ""
 

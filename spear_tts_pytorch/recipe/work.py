@@ -22,7 +22,7 @@ from spear_tts_pytorch.recipe.columns import figures_of, keep_model
 from spear_tts_pytorch.recipe.hearing import heard_pairs, learn, listens
 from spear_tts_pytorch.recipe.judging import evaluate, evaluate_causes
 from spear_tts_pytorch.recipe.records import RUN, Made, clear, digest, write, write_history
-from spear_tts_pytorch.recipe.results import FUSION, IDS, MODEL, TEXTS, TOKENIZER, Results
+from spear_tts_pytorch.recipe.results import FUSION, MODEL, TEXTS, TOKENIZER, Results
 from spear_tts_pytorch.recipe.stages import Pair, SpeechIds, backtranslator, surest
 from spear_tts_pytorch.recipe.starts import copy_units, starting
 from spear_tts_pytorch.recipe.units import fit_units, on_gpu
@@ -41,12 +41,12 @@ EXAMPLES = 10
 
 
 def _units_causes(results: Results) -> dict[str, Any]:
-    return {"units": results.settings.section("units"), "seed": results.settings.training.seed}
+    return {"units": _own(results.settings.section("units")), "seed": results.settings.training.seed}
 
 
 def _pretrain_causes(results: Results) -> dict[str, Any]:
     section = results.settings.section
-    own = {name: value for name, value in section("pretrain").items() if name != "again_at"}
+    own = {name: value for name, value in _own(section("pretrain")).items() if name != "again_at"}
     return {
         "units": results.output("units"),
         "model": section("model"),
@@ -92,6 +92,11 @@ def _train_causes(results: Results) -> dict[str, Any]:
     }
 
 
+def _own(section: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a stage that is not shared."""
+    return {name: value for name, value in section.items() if name != "shared"}
+
+
 def _heard(results: Results) -> list[str]:
     """Names and fingerprints of all clips but the test's."""
     test = set(results.clips.test)
@@ -122,7 +127,7 @@ def _fit(results: Results) -> None:
     """Fits the tokenizer, if there is none, and removes the ids of a former one."""
     folder, clips = results.place("units") / TOKENIZER, results.clips
     if not (folder / "tokenizer.json").is_file():
-        clear(results.folder / IDS)
+        clear(results.ids_folder)
         test, init = set(clips.test), results.settings.units.init
         every = [one for id_, one in clips.every.items() if id_ not in test]
         if init:
@@ -134,17 +139,20 @@ def _fit(results: Results) -> None:
 def sync_ids(results: Results) -> int:
     """Tokenizes the clips that have no ids yet; all of them again if the audio of one has changed. Collective.
 
+    Ids that are shared are left as they are.
+
     Returns:
         The number of clips that were tokenized; 0 in all processes but the first.
     """
     counts = [0]
-    in_first_process(lambda: counts.append(_tokenize(results)))
+    if results.owner("units") == results.folder:
+        in_first_process(lambda: counts.append(_tokenize(results)))
     results.forget("ids", "labelled", "development", "unlabelled", "test", "stages")
     return counts[-1]
 
 
 def _tokenize(results: Results) -> int:
-    folder = results.folder / IDS
+    folder = results.ids_folder
     path = folder / FILES
     there: dict[str, str] = read_object(path, "a list of clips", f"remove {folder}") if path.is_file() else {}
     if any(results.digests.get(id_, digest_) != digest_ for id_, digest_ in there.items()):
@@ -160,7 +168,7 @@ def _tokenize(results: Results) -> int:
 
 def described(results: Results, output: str) -> Made:
     """The first stage's result in figures, of all clips that have ids."""
-    speech = TokenizedSpeech(results.folder / IDS)
+    speech = TokenizedSpeech(results.ids_folder)
     counts = Counter[int]()
     for row in speech:
         counts.update(cast("list[int]", row.tolist()))

@@ -1,6 +1,6 @@
 # pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
 # matplotlib leaves the arguments of `plot` and the elements of its containers without types
-"""Figures: loss curves, cross-attention, error rates, histograms.
+"""Figures: loss curves, cross-attention, error rates, curves with their spread, histograms.
 
 In: numbers, and the path of a PNG to write. Out: that path. Each figure has its own Agg canvas, so a notebook's backend and
 pyplot's state do not change. matplotlib is imported on first use (extra `plots`).
@@ -27,6 +27,8 @@ COLORS = ("#2f6690", "#d1603d", "#4a8c5c", "#8a5a9e", "#b5891f", "#5c6b73")
 LINES = ("-", "--", ":")
 INK, GRID = "#333333", "#dddddd"
 BINS = 60
+Curve = Sequence[tuple[float, float, float, float]]
+"""Points: x, y, and the low and high end of y."""
 
 
 def plot_losses(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> Path:
@@ -182,6 +184,49 @@ def plot_error_rates(
     axes.set(ylabel="CER (%), lower is better", title=title)
     axes.grid(True, axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
+    return _write(figure, path)
+
+
+def plot_curves(
+    panels: Mapping[str, tuple[Mapping[str, Curve], Mapping[str, float]]],
+    path: str | Path,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+) -> Path:
+    """Draws curves over a logarithmic axis, with bars for their spread, and levels as dashed lines; a panel for each title.
+
+    Args:
+        panels: maps titles to the curves and the levels by label. All x are above 0.
+        path: PNG to write; missing folders are made.
+        title: title above the panels.
+        xlabel, ylabel: names of the axes.
+
+    Returns: the path written.
+
+    Raises:
+        ValueError: there is nothing to draw.
+        ImportError: matplotlib is not installed.
+    """
+    if not any(curves or levels for curves, levels in panels.values()):
+        raise ValueError("panels hold no curve and no level; measure something before plotting")
+    figure, rows = _panels(8.0, 0.8 + 3.6 * len(panels), len(panels))
+    for axes, (name, (curves, levels)) in zip(rows, panels.items(), strict=True):
+        for index, (label, points) in enumerate(curves.items()):
+            x, y, low, high = np.array(sorted(points), dtype=np.float64).reshape(-1, 4).T
+            color = COLORS[index % len(COLORS)]
+            axes.errorbar(x, y, (y - low, high - y), color=color, label=label, marker="o", markersize=4, capsize=3)
+        for index, (label, level) in enumerate(levels.items()):
+            axes.axhline(level, color=INK, linestyle=("--", ":", "-.")[index % 3], linewidth=1.2, label=label)
+        axes.set(ylabel=ylabel, title=name, xscale="log")
+        ticks = sorted({point[0] for points in curves.values() for point in points})
+        axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
+        axes.grid(True, color=GRID, linewidth=0.8)
+        axes.legend(frameon=False, fontsize=9)
+    rows[-1].set(xlabel=xlabel)
+    figure.suptitle(title)
     return _write(figure, path)
 
 

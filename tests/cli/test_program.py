@@ -13,7 +13,7 @@ from spear_tts_pytorch.utils.distributed import FirstProcessError
 
 STAGES = ["units", "pretrain", "backtranslate", "label", "train", "evaluate"]
 TOOLS = ["demo", "generate", "tokenize", "pairs", "version"]
-COMMANDS = [[], ["pairs", "merge"], *([name] for name in ["new", "run", *STAGES, "say", *TOOLS])]
+COMMANDS = [[], ["pairs", "merge"], *([name] for name in ["new", "run", *STAGES, "table", "say", *TOOLS])]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -30,7 +30,7 @@ def test_the_list_of_commands_fits_a_screen_and_tells_the_recipe_in_its_order(ca
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 24 and max(map(len, lines)) <= 80
     names = [line.split()[0] for line in lines if line.startswith("    ") and line[4] != " "]
-    assert names == ["new", "run", *STAGES, "say", *TOOLS]
+    assert names == ["new", "run", *STAGES, "table", "say", *TOOLS]
 
 
 def test_help_loads_no_torch():
