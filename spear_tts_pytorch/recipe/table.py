@@ -152,6 +152,7 @@ def _open(voice: Voice, row: Row) -> Voice:
     changes: dict[str, Any] = {
         "training.seed": row.subset.seed,
         "evaluate.columns": row.columns,
+        "evaluate.split": "test",
         "units.shared": _units(voice, row.folder),
         "pretrain.shared": relative(row.pretrained, row.folder),
     }

@@ -24,6 +24,7 @@ JSON, MARKDOWN, PICTURE = "table.json", "table.md", "table.png"
 MEASURES = (
     ("cer", "interval", "floor", "true ids", "character error rate, greedy"),
     ("cer_best", "best_interval", "floor", "true ids", "character error rate, best of {candidates} samples"),
+    ("uer", "uer_interval", "", "", "unit error rate, greedy"),
 )
 
 
