@@ -259,7 +259,7 @@ class Settings:
             raise ValueError(f"{path} is not valid TOML ({error}): mend that line") from error
         number = read.pop("format", FORMAT)
         if number != FORMAT:
-            raise ValueError(f"{path} has format {number!r}, this release reads {FORMAT}: upgrade it, or make a new voice")
+            raise ValueError(f"{path} has format {number!r}, this release reads {FORMAT}: upgrade it, or make another")
         try:
             return cls().replaced(dict(_flat(read)))
         except (TypeError, ValueError) as error:
