@@ -137,9 +137,9 @@ class Label:
     """Stage 4: texts for the audio without text."""
 
     most: int = _setting(0, "Clips that are labelled at most; 0 is all.", least=0)
-    lm_weight: float = _setting(1.0, "Weight of the character language model; 0 leaves it out.", least=0)
+    lm_weight: float = _setting(1.4, "Weight of the character language model; 0 leaves it out.", least=0)
     lm_order: int = _setting(8, "Characters that the language model looks at, the predicted one included.", least=1)
-    length_bonus: float = _setting(0.0, "Added to the score of a label for each character, in nats.")
+    length_bonus: float = _setting(1.5, "Added to the score of a label for each character, in nats.")
     beam_size: int = _setting(8, "Hypotheses of the search.", least=1)
     keep: float = _setting(1.0, "Share of the labels that the last stage learns from, the surest first.", 0.01, 1.01)
 
