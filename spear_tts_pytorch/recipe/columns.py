@@ -26,7 +26,14 @@ from spear_tts_pytorch.utils.files import digest_of_file
 from spear_tts_pytorch.utils.json_files import read_object
 
 FOLDER, MEASURED = "columns", "measured"
-NOT_OF_A_COLUMN = ("columns", "scratch_steps", "judge_steps")  # settings of [evaluate]
+NOT_OF_A_COLUMN = (
+    "columns",
+    "scratch_steps",
+    "judge",
+    "judge_steps",
+    "judge_patience",
+    "judge_width",
+)  # settings of [evaluate]
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -48,7 +55,7 @@ def measured_ids(results: Results) -> list[str]:
     """
     found = results.clips.test if results.settings.evaluate.split == "test" else results.development_ids
     if found:
-        return found
+        return list(found)
     if results.settings.evaluate.split == "test":
         raise ValueError("data.test names no clips: write ids of clips with a text into a file, one a line")
     raise ValueError(

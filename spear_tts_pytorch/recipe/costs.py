@@ -212,15 +212,15 @@ def _say(clips: Clips, model: TextToSemantic, per_letter: float) -> float:
 
 
 def _judge(settings: Settings, characters: CharacterTokenizer, ids: int, pairs: Sequence[Pair]) -> float:
-    judge, common = SemanticASR(ids, characters.vocab_size), settings.training
-    options: dict[str, Any] = {"batch_tokens": common.batch_tokens, "progress": False}
-    judge.fit(pairs, steps=1, **options)
-    return min(_timed(lambda: judge.fit(pairs, steps=1, **options))[1] for _ in range(UPDATES))
+    judge = SemanticASR(ids, characters.vocab_size, dim=settings.evaluate.judge_width)
+    judge.fit(pairs, steps=1, progress=False)
+    return min(_timed(lambda: judge.fit(pairs, steps=1, progress=False))[1] for _ in range(UPDATES))
 
 
 def _key(settings: Settings) -> str:
     """A fingerprint of the machine and of the settings that pieces of work depend on; not of how many there are."""
     sizes = {name: settings.section(name) for name in ("units", "model", "training", "label")}
+    sizes["judge"] = {"width": settings.evaluate.judge_width}
     return digest([_machine(), json.dumps(sizes, sort_keys=True)])
 
 

@@ -20,7 +20,8 @@ from spear_tts_pytorch.utils.json_files import read_object
 LABELLED, TEST, QUICK_UNLABELLED = 60, 100, 600
 CORPUS = "corpus"
 DEMO = {"label.most": 2000}
-SIMPLE = ("pretrain.steps", "train.steps", "evaluate.judge_steps")  # as for little data: such speech has few words
+JUDGE_STEPS = 300  # are enough for speech of few words
+SIMPLE = ("pretrain.steps", "train.steps", "evaluate.judge_width")  # as for little data: such speech has few words
 
 
 def run_demo(
@@ -60,7 +61,7 @@ def run_demo(
         FileNotFoundError, ValueError, ImportError: as `open_corpus` and `Voice`.
     """
     output = Path(output).resolve()
-    own = DEMO if quick or is_folder(corpus) else DEMO | {name: _default(name) for name in SIMPLE}
+    own = DEMO if quick or is_folder(corpus) else DEMO | _simple()
     asked: dict[str, Any] = {"training.seed": seed, "evaluate.columns": columns, **own, **(changes or {})}
     if is_folder(corpus):
         given = {"data.text_column": text_column, "data.speaker": speaker}
@@ -90,9 +91,11 @@ def is_folder(corpus: str | None) -> bool:
     return bool(corpus) and not str(corpus).startswith("fsdd:")
 
 
-def _default(name: str) -> Any:
-    section, _, key = name.partition(".")
-    return Settings().section(section)[key]
+def _simple() -> dict[str, Any]:
+    """The settings for speech of few words, whatever the hours."""
+    names = [(name, *name.split(".")) for name in SIMPLE]
+    defaults = {name: Settings().section(section)[key] for name, section, key in names}
+    return defaults | {"evaluate.judge_steps": JUDGE_STEPS}
 
 
 def _check_output(output: Path, overwrite: bool) -> None:

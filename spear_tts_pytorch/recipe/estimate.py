@@ -84,13 +84,14 @@ def estimated(settings: Settings, survey: Survey, costs: Costs, machine: str) ->
     columns = {"a": alone, "b": alone, "c": costs.speak * (stage.steps + full * stage.finetune_steps), "d": 0.0}
     columns["A"] = costs.speak * (stage.steps + stage.finetune_steps)
     said = costs.say * survey.test * (1 + (options.candidates if options.candidates > 1 else 0))
+    judged = 0.0 if options.judge else costs.judge * options.judge_steps
     work = {
         "units": (0.0 if settings.units.init else costs.fit) + costs.tokenize * (survey.seconds + fitted),
         "pretrain": costs.pretrain * settings.pretrain.steps,
         "backtranslate": costs.read * reader.steps * (full + rounds) + rounds * labels,
         "label": labels,
         "train": costs.speak * (stage.steps + full * stage.finetune_steps),
-        "evaluate": costs.judge * options.judge_steps + sum(columns[name] + said for name in options.columns),
+        "evaluate": judged + sum(columns[name] + said for name in options.columns),
     }
     if not survey.test:
         del work["evaluate"]

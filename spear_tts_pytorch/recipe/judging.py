@@ -10,21 +10,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from spear_tts_pytorch.recipe.columns import column, column_history, in_order, known_ids, measured_ids
-from spear_tts_pytorch.recipe.measure import Interval, floor, make_judge, shown_rate
+from spear_tts_pytorch.recipe.judge import judge_causes, judge_of
+from spear_tts_pytorch.recipe.measure import Interval, floor, shown_rate
 from spear_tts_pytorch.recipe.records import Made, digest, write_history
 from spear_tts_pytorch.recipe.results import Results
-from spear_tts_pytorch.utils.files import digest_of_file
 
-JUDGE = "judge.safetensors"
+OF_THE_JUDGE = ("judge", "judge_steps", "judge_patience", "judge_width")  # settings that `judge_causes` has
 
 
 def evaluate_causes(results: Results) -> dict[str, Any]:
     """What the stage depends on."""
+    options = results.settings.section("evaluate")
     return {
         "train": results.output("train"),
         "backtranslate": results.output("backtranslate"),
         "training": results.training_options(),
-        "evaluate": results.settings.section("evaluate"),
+        "evaluate": {key: value for key, value in options.items() if key not in OF_THE_JUDGE},
+        "judge": judge_causes(results),
         "clips to measure on": digest(results.keys(measured_ids(results), texts=True)),
         "clips": digest(results.keys(known_ids(results), texts=True)),
     }
@@ -36,23 +38,20 @@ def evaluate(results: Results) -> Made:
     Raises:
         ValueError: there are no clips to measure on.
     """
-    folder, test = results.place("evaluate"), results.rows(measured_ids(results))
-    judge_pairs = results.rows(known_ids(results)).pairs()
-    clusters, path = results.settings.units.clusters, folder / JUDGE
-    judge, losses = make_judge(path, judge_pairs, results.characters, clusters, results.settings, results.progress)
-    history = {"judge": [{"step": step + 1, "loss": loss} for step, loss in enumerate(losses)]}
+    test, judge = results.rows(measured_ids(results)), judge_of(results)
+    history = {"judge": [dict(one) for one in judge.curve]}
     columns: dict[str, Mapping[str, Any]] = {}
     for name in in_order(results.settings.evaluate.columns):
-        columns[name] = column(results, name, judge, digest_of_file(path)).figures
+        columns[name] = column(results, name, judge.network, judge.fingerprint).figures
         history |= column_history(results, name)
-    write_history(folder, history)
-    least, interval = floor(judge, results.characters, test)
+    write_history(results.place("evaluate"), history)
+    least, interval = floor(judge.network, results.characters, test)
     figures = {
         "columns": columns,
         "floor": least,
         "floor_interval": interval,
         "split": results.settings.evaluate.split,
-        "judge_clips": len(judge_pairs),
+        "judge": dict(judge.figures),
         "test_clips": len(test),
     }
     figures = json.loads(json.dumps(figures))

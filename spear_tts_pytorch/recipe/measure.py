@@ -7,19 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from accelerate.utils import set_seed
 from torch import Tensor
 
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.recipe.backtranslation import CTCBacktranslator, speak
 from spear_tts_pytorch.recipe.evaluate import SemanticASR
 from spear_tts_pytorch.recipe.settings import Settings
-from spear_tts_pytorch.recipe.stages import Pair, Rows
+from spear_tts_pytorch.recipe.stages import Rows
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer
-from spear_tts_pytorch.utils.distributed import in_first_process
 from spear_tts_pytorch.utils.metrics import bootstrap_interval, character_errors, token_errors
 
 Interval = tuple[float, float]
@@ -58,54 +55,6 @@ class Column:
         best = "" if self.cer_best is None else f", best of several {self.cer_best:.1f} %"
         units = "" if self.uer is None else f", UER {self.uer:.1f} %"
         return f"Column(CER {shown_rate(self.cer, self.interval)}{best}{units}, length {self.length_ratio:.2f})"
-
-
-def train_judge(
-    pairs: Sequence[Pair], characters: CharacterTokenizer, ids: int, settings: Settings, progress: bool = True
-) -> tuple[SemanticASR, list[float]]:
-    """A judge of another architecture than the models, and its loss at each step.
-
-    Args:
-        pairs: all pairs whose text is known, without the test's.
-        characters: the alphabet.
-        ids: number of speech ids.
-        settings: of the voice.
-        progress: shows a bar, on terminals.
-    """
-    set_seed(settings.training.seed + 1)
-    judge = SemanticASR(ids, characters.vocab_size)
-    losses = judge.fit(
-        pairs,
-        steps=settings.evaluate.judge_steps,
-        batch_tokens=settings.training.batch_tokens,
-        seed=settings.training.seed,
-        progress=progress,
-    )
-    return judge, losses
-
-
-def make_judge(
-    path: Path,
-    pairs: Sequence[Pair],
-    characters: CharacterTokenizer,
-    ids: int,
-    settings: Settings,
-    progress: bool = True,
-) -> tuple[SemanticASR, list[float]]:
-    """`train_judge` in the first process, which writes the judge to `path`; the others read it. Collective.
-
-    Returns:
-        The judge, and its loss at each step in the first process.
-    """
-    losses: list[float] = []
-
-    def train() -> None:
-        judge, found = train_judge(pairs, characters, ids, settings, progress)
-        write_judge(judge, path)
-        losses.extend(found)
-
-    in_first_process(train)
-    return read_judge(path, characters, ids), losses
 
 
 def read_texts(judge: SemanticASR, characters: CharacterTokenizer, rows: Sequence[Tensor]) -> list[str]:
@@ -158,21 +107,3 @@ def measure(
         best, best_interval = rate_of(*character_errors(read_texts(judge, characters, chosen), test.texts))
     ratio = sum(map(len, greedy)) / max(1, sum(map(len, test.semantic)))
     return Column(cer, interval, best, ratio, best_interval, uer, uer_interval)
-
-
-def write_judge(judge: SemanticASR, path: Path) -> None:
-    """Writes a judge's weights."""
-    from safetensors.torch import save
-
-    from spear_tts_pytorch.utils.files import write_whole
-
-    write_whole(path, save({name: value.contiguous() for name, value in judge.state_dict().items()}))
-
-
-def read_judge(path: Path, characters: CharacterTokenizer, ids: int) -> SemanticASR:
-    """A judge as `write_judge` wrote it."""
-    from safetensors.torch import load
-
-    judge = SemanticASR(ids, characters.vocab_size)
-    judge.load_state_dict(load(path.read_bytes()))
-    return judge.eval()

@@ -12,6 +12,8 @@ from typing import Any
 
 import jinja2
 
+from spear_tts_pytorch.recipe.judge import in_words
+
 PICTURES = ("losses", "error_rates", "alignment", "histograms")
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en">
@@ -45,7 +47,7 @@ work, seed {{ s.seed }}, spear-tts-pytorch {{ s.library_version }}, torch {{ s.t
 {% if rows %}<h2>Error rates</h2>
 <p>CER: characters of generated speech in percent, read by an independent judge; in brackets 95 % bootstrap intervals over
 {{ s.split }} texts. Best of {{ s.candidates }}: the reader chooses among {{ s.candidates }} samples. Units: edit distance to
-the ids of the true speech, for each of these ids.</p>
+the ids of the true speech, for each of these ids.{% if s.judge %} The judge: {{ in_words(s.judge) }}.{% endif %}</p>
 <table><tr><th>column</th>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table>{% endif %}
@@ -95,6 +97,7 @@ def page(summary: Mapping[str, Any], heads: Sequence[str], rows: Sequence[Sequen
     made = jinja2.Environment(autoescape=True, trim_blocks=False).from_string(TEMPLATE)
     return made.render(
         s=summary,
+        in_words=in_words,
         heads=heads,
         rows=rows,
         players=[(title, note, [_shown(one) for one in some]) for title, note, some in players],

@@ -30,8 +30,9 @@ HOURS_A_MINUTE = 0.2
 READ: Table = ((3, 300), (20, 1_200), (60, 2_000), (300, 4_000), (1200, 10_000))
 # The same to updates of the reader of features, whose update hears 70 seconds. At 15 minutes 300 and 400 read alike.
 FEATURES: Table = ((15, 400), (60, 1_000))
-# Hours with a text to updates of the judge, which has all texts. At four hours 2,000 have not converged.
-JUDGE: Table = ((1.1, 300), (4, 2_500), (20, 6_000))
+# Hours with a text to the most updates of the judge, which has all texts and ends when it has converged; and to its width.
+JUDGE: Table = ((1.1, 1_500), (4, 5_000), (20, 12_000))
+JUDGE_WIDTH: Table = ((1.1, 128), (4, 256), (20, 256), (100, 512))
 # Minutes of labelled audio to dropout and to the share of deleted ids. Where READ has many passes over its text, a reader
 # without them learns it by heart (training loss 0.3, 48 % wrong). Above three hours passes are few.
 DROPOUT: Table = ((3, 0.1), (15, 0.2), (180, 0.2), (600, 0.1))
@@ -78,6 +79,7 @@ def preset(survey: Survey, *, quick: bool = False, device: str | None = None, wi
     on_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
     most_hours, most_minutes = (math.inf, math.inf) if on_gpu else (CPU_HOURS, CPU_MINUTES)
     hours, all_minutes = survey.seconds / 3600, (survey.labelled_seconds + survey.transcribed_seconds) / 60
+    known = min(survey.known_seconds / 3600, most_hours)
     heard, minutes = min(hours, most_hours), min(all_minutes, most_minutes)
     changes: dict[str, Any] = {
         "pretrain.steps": _steps(PRETRAIN, heard),
@@ -85,7 +87,8 @@ def preset(survey: Survey, *, quick: bool = False, device: str | None = None, wi
         "backtranslate.feature_steps": _steps(FEATURES, minutes),
         "train.steps": _steps(SPEAK, min(heard, HOURS_A_MINUTE * all_minutes)),
         "evaluate.scratch_steps": _steps(READ, minutes),
-        "evaluate.judge_steps": _steps(JUDGE, min(survey.known_seconds / 3600, most_hours)),
+        "evaluate.judge_steps": _steps(JUDGE, known),
+        "evaluate.judge_width": 16 * round(_between(JUDGE_WIDTH, known) / 16),
         "model.dropout": round(_between(DROPOUT, all_minutes), 2),
         "backtranslate.token_dropout": round(_between(TOKEN_DROPOUT, all_minutes), 2),
     }

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from spear_tts_pytorch.recipe.judge import in_words
 from spear_tts_pytorch.recipe.measure import shown_rate
 from spear_tts_pytorch.recipe.page import page
 from spear_tts_pytorch.recipe.records import HISTORY
@@ -121,6 +122,7 @@ def summarize(
         "floor": evaluated.get("floor"),
         "floor_interval": evaluated.get("floor_interval"),
         "split": evaluated.get("split", "test"),
+        "judge": evaluated.get("judge"),
         "candidates": results.settings.evaluate.candidates,
         "total_seconds": round(seconds, 1),
         "examples": examples,
@@ -255,9 +257,11 @@ def _warnings(summary: Mapping[str, Any]) -> Iterator[str]:
             "more audio and text"
         )
     if floor is not None and floor > FLOOR_TOO_HIGH:
+        judge: Mapping[str, Any] = summary["judge"] or {"converged": True}
+        steps = f"more steps (`--set evaluate.judge_steps={2 * judge['steps']}`), " if not judge["converged"] else ""
         yield (
-            f"the judge misreads {floor:.0f} % of the characters of true speech: too many to tell columns apart; more "
-            "speech, more steps or better units are needed"
+            f"the judge misreads {floor:.0f} % of the characters of true speech: too many to tell columns apart; {steps}more "
+            "speech or better units are needed"
         )
     if floor is not None and tests < FEW_TESTS:
         yield f"only {tests} test texts: the figures mean little"
@@ -288,6 +292,7 @@ def _error_rates(summary: Mapping[str, Any]) -> list[str]:
         f"bootstrap intervals over texts. Best of {candidates}: the backtranslator chooses among {candidates} samples. Units: "
         "edit distance to the ids of the true speech of the same texts, for each of these ids.",
         "",
+        *([f"The judge: {in_words(summary['judge'])}.", ""] if summary["judge"] else []),
         *([ON_DEVELOPMENT, ""] if summary["split"] == "development" else []),
         f"| {' | '.join(['column', *error_heads(summary)])} |",
         "|---" * (1 + len(error_heads(summary))) + "|",

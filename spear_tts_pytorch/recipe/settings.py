@@ -160,12 +160,13 @@ class Train:
 class Evaluate:
     """Stage 6: how much of what the model says is understood."""
 
-    columns: str = _setting(
-        "d", "Columns of the paper's table; A trains on all known texts. All but d train further models."
-    )
+    columns: str = _setting("d", "Columns of the paper's table; all but d train further models, A on all known texts.")
     split: str = _setting("test", "Clips to measure on: 'development' to choose settings by, and then once 'test'.")
     scratch_steps: int = _setting(300, "Updates of the models of columns a and b, on real pairs alone.", least=1)
-    judge_steps: int = _setting(300, "Updates of the judge, a recogniser of its own.", least=1)
+    judge: str = _setting("", "Take the judge of this voice, of the same units and letters; '' trains one.")
+    judge_steps: int = _setting(1500, "Most updates of the judge, a recogniser of its own.", least=1)
+    judge_patience: int = _setting(4, "Validations without a gain after which its training ends.", least=1)
+    judge_width: int = _setting(128, "Its width.", least=8)
     candidates: int = _setting(4, "Samples per text among which the backtranslator chooses.", least=1)
     temperature: float = _setting(0.5, "Of these samples.", least=0)
 
@@ -389,12 +390,11 @@ def _checked(name: str, value: object, kind: Any, about: Mapping[str, Any]) -> A
 def _check_choices(settings: Settings) -> None:
     if settings.model.dim % (2 * settings.model.heads):
         raise ValueError(f"model.dim must be a multiple of twice model.heads, got {settings.model.dim}")
-    if settings.training.precision not in ("no", "bf16"):
-        raise ValueError(f"training.precision must be 'no' or 'bf16', got {settings.training.precision!r}")
     columns = settings.evaluate.columns
     if not columns or set(columns) - set(COLUMNS) or len(set(columns)) != len(columns):
         raise ValueError(f"evaluate.columns must be letters of {''.join(COLUMNS)}, each once, got {columns!r}")
-    if settings.evaluate.split not in SPLITS:
-        raise ValueError(f"evaluate.split must be 'development' or 'test', got {settings.evaluate.split!r}")
+    for section, key, (one, other) in (("training", "precision", ("no", "bf16")), ("evaluate", "split", SPLITS)):
+        if (value := settings.section(section)[key]) not in (one, other):
+            raise ValueError(f"{section}.{key} must be {one!r} or {other!r}, got {value!r}")
     if settings.data.longest <= settings.data.shortest:
         raise ValueError(f"data.longest must be above data.shortest, got {settings.data.longest}")

@@ -20,6 +20,7 @@ from spear_tts_pytorch.recipe.clips import divide, read_clips
 from spear_tts_pytorch.recipe.columns import FOLDER as COLUMNS_KEPT
 from spear_tts_pytorch.recipe.columns import measured_ids
 from spear_tts_pytorch.recipe.estimate import Estimate, Pace, in_words
+from spear_tts_pytorch.recipe.judge import check_shared
 from spear_tts_pytorch.recipe.new_voice import check_new, counts, data_settings, draw, undone_on_error
 from spear_tts_pytorch.recipe.presets import preset
 from spear_tts_pytorch.recipe.records import INTERRUPTED, RECORD, Record, begin, clear, reasons, without
@@ -189,6 +190,7 @@ class Voice:
             development = self.settings.evaluate.split == "development"
             if development:
                 measured_ids(self.results)  # raises an error before hours of work
+            check_shared(self.results)
             stages = STAGES if self.results.clips.test or development else STAGES[:-1]
             for number, stage in enumerate(stages, 1):
                 self._stage(stage, again=again, later=stages[number:])

@@ -16,6 +16,8 @@ from spear_tts_pytorch.recipe.report import (
     warnings_until,
 )
 
+UNFINISHED = {"clips": 9, "valid_clips": 1, "steps": 300, "best_step": 300, "valid_error": 9.0, "converged": False}
+
 
 def summary(labels=7.3, tests=100, ratio=1.1, **changes):
     made = {
@@ -51,6 +53,14 @@ def summary(labels=7.3, tests=100, ratio=1.1, **changes):
         "floor": 1.2,
         "floor_interval": [0.8, 1.6],
         "split": "test",
+        "judge": {
+            "clips": 800,
+            "valid_clips": 42,
+            "steps": 260,
+            "best_step": 240,
+            "valid_error": 1.5,
+            "converged": True,
+        },
         "candidates": 4,
         "total_seconds": 34.0,
         "examples": [{"file": "audio/1.wav", "text": "one two", "read_back": "one too"}],
@@ -88,7 +98,8 @@ def test_columns_are_aligned():
     ("changes", "words"),
     [
         ({"tests": FEW_TESTS - 1}, [f"only {FEW_TESTS - 1} test texts"]),
-        ({"floor": 40.0}, ["misreads 40 %", "more speech"]),
+        ({"floor": 40.0}, ["misreads 40 %", "apart; more speech"]),
+        ({"floor": 40.0, "judge": UNFINISHED}, ["misreads 40 %", "--set evaluate.judge_steps=600", "more speech"]),
         ({"labels": 90.0}, ["90 % of the characters of labels", "--unpaired-text"]),
         (
             {"rising": {"train.steps": {"name": "text to speech", "lowest": 2.5, "step": 160, "last": 2.75}}},

@@ -16,7 +16,7 @@ import voices
 from babble import HZ, make_clips
 
 from spear_tts_pytorch.data.audio import save_audio
-from spear_tts_pytorch.recipe import Voice, measure, sources
+from spear_tts_pytorch.recipe import Voice, judge, sources
 from spear_tts_pytorch.recipe.report import METRICS
 from spear_tts_pytorch.recipe.results import STAGES, Results
 from spear_tts_pytorch.recipe.work import WORK
@@ -80,6 +80,7 @@ def test_each_training_validates_several_times_and_at_its_end(made):
         "backtranslator, round 1": [1, 2, 3, 4, 5, 6],
         "text to speech": [1, 2, 3, 4, 5],
         "text to speech, real pairs": [1, 2],
+        "judge": [1, 2, 3, 4, 5, 6, 7, 8],
     }
 
 
@@ -105,7 +106,7 @@ def test_changed_settings_run_what_depends_on_them(copied, capsys):
     Voice.open(copied / "voice", {"train.steps": "6"}).run()
     printed = capsys.readouterr().out
     assert "train: train.steps was 5 and is 6\n" in printed
-    assert [line.partition(":")[0] for line in printed.splitlines() if ": kept" in line] == list(STAGES[:4])
+    assert [line.partition(":")[0] for line in printed.splitlines() if ": kept" in line] == [*STAGES[:4], "judge"]
     train, evaluate = [line for line in printed.splitlines() if line.startswith("stage ")]
     assert train.startswith("stage 5 of 6: train, about ") and train.endswith(" left of the run")
     assert evaluate.startswith("stage 6 of 6: evaluate, about ") and "left" not in evaluate
@@ -228,10 +229,11 @@ def test_nothing_is_left_of_a_voice_that_cannot_be(tmp_path):
 def made_together(folder):
     """Makes three stages anew, and says what came out, and which recordings and judges this process has worked on."""
     works = []
-    for module, name in ((sources, "silent_cuts"), (measure, "train_judge")):
+    for module, name in ((sources, "silent_cuts"), (judge, "_train")):
         work = getattr(module, name)
         setattr(module, name, lambda *given, name=name, work=work: (works.append(name), work(*given))[1])
     voice = Voice(folder, progress=False)
+    in_first_process(lambda: shutil.rmtree(folder / judge.FOLDER))
     made = [voice.units(again=True), voice.label(again=True), voice.evaluate(again=True)]
     voice = Voice.open(folder, {"data.longest": 1.0}, progress=False)
     in_first_process((folder / sources.CUTS).unlink)
@@ -245,7 +247,7 @@ def test_two_processes_make_a_voice_together(copied):
     expected = [(alone.output(stage), alone.record(stage).figures) for stage in ("units", "label", "evaluate")]
     first, second = many.results(2, made_together, copied / "voice")
     assert first[0] == second[0] == expected
-    assert first[1] == ["train_judge", *["silent_cuts"] * 20] and second[1] == []
+    assert first[1] == ["_train", *["silent_cuts"] * 20] and second[1] == []
     assert first[2] == second[2] and len(first[2]) > 24
     pairs = Voice(copied / "voice").results.pairs
     assert dict(zip(pairs.ids, pairs.column("text"), strict=True)) == labels
