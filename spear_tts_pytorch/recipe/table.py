@@ -20,6 +20,7 @@ from typing import Any
 from spear_tts_pytorch.recipe.clips import Clips
 from spear_tts_pytorch.recipe.columns import in_order
 from spear_tts_pytorch.recipe.estimate import in_words
+from spear_tts_pytorch.recipe.judge import judge_of
 from spear_tts_pytorch.recipe.report import write_report
 from spear_tts_pytorch.recipe.results import Results
 from spear_tts_pytorch.recipe.settings import COLUMNS
@@ -77,6 +78,8 @@ def make_table(
     in_first_process(lambda: (voice.folder / FOLDER).mkdir(exist_ok=True))
     with locked_for_all(voice.folder / FOLDER):
         voice.units()
+        if not voice.settings.evaluate.judge:
+            judge_of(voice.results)
         done, pretrained = dict[str, Mapping[str, Any]](), set[Path]()
         pace = _Pace(voice, len(rows))
         for number, row in enumerate(rows):
@@ -156,6 +159,8 @@ def _open(voice: Voice, row: Row) -> Voice:
         "units.shared": _units(voice, row.folder),
         "pretrain.shared": relative(row.pretrained, row.folder),
     }
+    if not voice.settings.evaluate.judge:
+        changes["evaluate.judge"] = relative(voice.folder, row.folder)
     return _voice(voice, row.folder, prepare(voice.results, row.folder, row.subset.ids, changes))
 
 

@@ -72,6 +72,9 @@ def test_a_table_shares_its_work_and_a_killed_one_goes_on(voice):
     rows = [f"table/{name}" for name in ("0.15-0", "all-0")]
     assert not [name for name in after if name in {f"{row}/{stage}" for row in rows for stage in ("units", "pretrain")}]
     assert not [row for row in rows if (voice.folder / row / "ids").exists()]
+    assert [path.relative_to(voice.folder).as_posix() for path in voice.folder.rglob("judge.json")] == [
+        "judge/judge.json"
+    ]
     assert (first["rows"], first["done"]) == (2, 2)
     assert [(cell["labelled"], cell["column"]) for cell in first["cells"]] == [
         *(("0.15", name) for name in "ad"),
