@@ -73,6 +73,11 @@ def positive(text: str) -> int:
     return number
 
 
+def numbers(text: str) -> list[int]:
+    """Whole numbers of at least 1, between commas."""
+    return [positive(part.strip()) for part in text.split(",")]
+
+
 def seed(text: str) -> int:
     """A whole number from 0 to 2**32 - 1, as NumPy's generators take it."""
     if not (text.isdecimal() and int(text) < 2**32):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from spear_tts_pytorch.cli.arguments import Commands, add_command, add_no_progress, positive, setting
+from spear_tts_pytorch.cli.arguments import Commands, add_command, add_no_progress, numbers, positive, setting
 
 STAGES = {
     "units": "1. turn speech into ids, by a tokenizer that is fitted on it",
@@ -86,12 +86,24 @@ def add_stage(commands: Commands, stage: str) -> None:
     )
     command.set_defaults(stage=stage, split=None)
     _add_voice(command)
+    if stage == "units":
+        _add_report(command)
     if stage == "evaluate":
         command.add_argument(
             "--split",
             choices=("development", "test"),
             help="clips to measure on: 'development' to choose settings by, and then once 'test' (sets evaluate.split)",
         )
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--report", action="store_true", help="measure how good the ids are: units/report.md")
+    for name in ("layers", "clusters"):
+        words = f"compare these {name}, fitted on a sample, and name the best"
+        parser.add_argument(f"--{name}", type=numbers, default=[], metavar="N,N", help=words)
+    parser.add_argument(
+        "--alignments", metavar="DIR", help="compare with phones: TextGrids of labelled clips, ID.TextGrid"
+    )
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:
@@ -150,5 +162,13 @@ def _stage(args: argparse.Namespace) -> int:
 
     changes = dict(args.changes) | ({"evaluate.split": args.split} if args.split else {})
     voice = Voice.open(args.voice, changes, progress=args.progress or "lines")
-    getattr(voice, args.stage)(again=args.again)
+    if args.stage != "units" or not (args.report or args.layers or args.clusters or args.alignments):
+        getattr(voice, args.stage)(again=args.again)
+        return 0
+    from spear_tts_pytorch.recipe.units_report import table
+
+    made = voice.units_report(layers=args.layers, clusters=args.clusters, alignments=args.alignments)
+    print(table(made))
+    if made["advice"]:
+        print(f"lowest error of the combinations: {made['advice']}")
     return 0

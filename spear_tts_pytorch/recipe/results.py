@@ -66,6 +66,10 @@ class Results:
         shared = {"units": self.settings.units.shared, "pretrain": self.settings.pretrain.shared}.get(stage)
         return at(self.folder, shared) if shared else self.folder
 
+    def shares(self, stage: str) -> bool:
+        """Whether the result of a stage is that of another voice."""
+        return self.owner(stage) != self.folder
+
     def place(self, stage: str) -> Path:
         """The folder of a stage."""
         return self.owner(stage) / FOLDERS[stage]

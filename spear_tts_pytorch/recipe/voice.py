@@ -32,6 +32,7 @@ from spear_tts_pytorch.recipe.sources import CUTS, read_sources
 from spear_tts_pytorch.recipe.starts import beginning
 from spear_tts_pytorch.recipe.survey import Survey, survey
 from spear_tts_pytorch.recipe.units import with_encoder
+from spear_tts_pytorch.recipe.units_report import report_units
 from spear_tts_pytorch.recipe.work import CAUSES, WORK, described, grown, sync_ids
 from spear_tts_pytorch.utils.distributed import in_first_process, locked_for_all
 from spear_tts_pytorch.utils.files import FULL, locked
@@ -202,6 +203,17 @@ class Voice:
         """Stage 1: fits the tokenizer of speech and turns all clips into ids."""
         return self._one("units", again)
 
+    def units_report(
+        self,
+        *,
+        layers: Sequence[int] = (),
+        clusters: Sequence[int] = (),
+        alignments: str | os.PathLike[str] | None = None,
+    ) -> dict[str, Any]:
+        """Measures the units, and those of other layers and numbers of clusters: see `recipe.units_report`."""
+        self.units()
+        return report_units(self.results, layers, clusters, alignments)
+
     def pretrain(self, *, again: bool = False) -> Record:
         """Stage 2: a model of speech, from audio alone."""
         return self._one("pretrain", again)
@@ -288,7 +300,7 @@ class Voice:
 
     def _stage(self, stage: str, *, again: bool, later: Sequence[str] = ()) -> Record:
         """Runs a stage if it must be, and prints some lines. `later` are the stages of the run that come after it."""
-        folder, record, shared = self.results.place(stage), self.results.record(stage), self._shares(stage)
+        folder, record, shared = self.results.place(stage), self.results.record(stage), self.results.shares(stage)
         why = ["asked for"] if again and not shared else self._reasons(stage)
         if record is not None and not why:
             says, _, _ = record.says.partition("\n")
@@ -328,12 +340,8 @@ class Voice:
                 self.results.tell(f"warning: {warning}")
                 self._warned.add(warning)
 
-    def _shares(self, stage: str) -> bool:
-        """Whether a stage is that of another voice."""
-        return self.results.owner(stage) != self.folder
-
     def _reasons(self, stage: str) -> list[str]:
-        if self._shares(stage):
+        if self.results.shares(stage):
             missing = [] if self.results.record(stage) else ["it was not run before"]
             return missing or Voice(self.results.owner(stage), progress=False)._reasons(stage)
         causes, folder = CAUSES[stage](self.results), self.results.place(stage)
@@ -349,14 +357,14 @@ class Voice:
 
     def _added(self, stage: str) -> str:
         """Takes up clips that were added under a stage that is done, and says so."""
-        if stage == "units" and not self._shares(stage):
+        if stage == "units" and not self.results.shares(stage):
             count, record = sync_ids(self.results), self.results.record(stage)
             if not count or record is None:
                 return ""
             made = described(self.results, record.output)
             replace(record, figures=made.figures, says=made.says).save(self.results.place(stage))
             return f"; {count} clips added"
-        if stage == "pretrain" and not self._shares(stage) and (share := grown(self.results)[1]):
+        if stage == "pretrain" and not self.results.shares(stage) and (share := grown(self.results)[1]):
             return f"; {share:.0%} of clips were added since, `spear-tts pretrain {self.folder} --again` hears them too"
         return ""
 

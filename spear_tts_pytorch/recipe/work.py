@@ -145,7 +145,7 @@ def sync_ids(results: Results) -> int:
         The number of clips that were tokenized; 0 in all processes but the first.
     """
     counts = [0]
-    if results.owner("units") == results.folder:
+    if not results.shares("units"):
         in_first_process(lambda: counts.append(_tokenize(results)))
     results.forget("ids", "labelled", "development", "unlabelled", "test", "stages")
     return counts[-1]

@@ -12,6 +12,7 @@ from spear_tts_pytorch.cli import arguments
     ("kind", "text", "value"),
     [
         (arguments.positive, "12", 12),
+        (arguments.numbers, "4, 12", [4, 12]),
         (arguments.seed, "0", 0),
         (arguments.seed, "4294967295", 2**32 - 1),
         (arguments.temperature, "0", 0.0),
@@ -29,6 +30,7 @@ def test_values(kind, text, value):
     ("kind", "texts"),
     [
         (arguments.positive, ["0", "-1", "1.5", "one", ""]),
+        (arguments.numbers, ["", "4,,5", "4;5", "0,1"]),
         (arguments.seed, ["-1", "4294967296", "1.5", "x", ""]),
         (arguments.temperature, ["-0.1", "nan", "inf", "warm", ""]),
         (arguments.columns, ["", "e", "aa", "a d"]),

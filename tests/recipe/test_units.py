@@ -11,6 +11,7 @@ pytest.importorskip("transformers")
 import small_encoders  # noqa: E402
 
 from spear_tts_pytorch.cli import main  # noqa: E402
+from spear_tts_pytorch.recipe import units_report  # noqa: E402
 from spear_tts_pytorch.recipe.starts import _same_units  # noqa: E402
 from spear_tts_pytorch.recipe.units import ENCODER_CLUSTERS, WITHOUT_ENCODER, with_encoder  # noqa: E402
 from spear_tts_pytorch.recipe.voice import Voice  # noqa: E402
@@ -59,6 +60,19 @@ def test_the_command_names_the_encoder_or_says_what_doing_without_costs(place, c
     assert "\nunits: layer 1 of 3 of encoder (whisper)\n" in said and WITHOUT_ENCODER not in said
     settings = Voice(place / "with").settings.units
     assert (settings.encoder, settings.layer, settings.clusters) == ("../encoder", 1, ENCODER_CLUSTERS)
+
+
+@pytest.mark.slow
+def test_layers_of_an_encoder_are_compared(place, monkeypatch):
+    monkeypatch.setattr(units_report, "STEPS", 2)
+    voice = Voice.new("voice", "corpus", test=2, encoder="encoder", changes=voices.TINY, progress=False)
+    with pytest.raises(ValueError, match="layer"):  # it has three
+        voice.units_report(layers=[1, 9])
+    assert not list((place / "voice" / "units" / "report").glob("layer*"))
+    made = voice.units_report(layers=[1, 3], clusters=[8])
+    assert [row["name"] for row in made["units"][1:]] == ["layer 1, 8 clusters", "layer 3, 8 clusters"]
+    assert made["units"][1]["perplexity"] != made["units"][2]["perplexity"]
+    assert made["advice"].startswith("--set units.layer=")
 
 
 def test_an_encoder_that_cannot_be_opened_is_named_before_anything_is_written(place):

@@ -27,6 +27,7 @@ TIERS = (
     "words",
     "word",
 )
+PHONES = ("phones", "phone", "phonemes", "phoneme", "segments")
 MARKUP = re.compile(r"<[^>]*>|\[[^\]]*\]|\([^)]*\)|♪")  # tags, and what is not said: [music], (laughs)
 SPEAKER = re.compile(r"^\s*(?:-|>>)\s*", re.MULTILINE)  # a dash or arrows before a change of speaker
 LARGEST = 1 << 26  # bytes
@@ -107,7 +108,17 @@ def _subtitles(path: Path) -> list[tuple[float, float, str]]:
         raise ValueError(f"{path} cannot be read as {path.suffix[1:]} ({type(error).__name__}): repair it") from error
 
 
-def _text_grid(path: Path) -> list[tuple[float, float, str]]:
+def read_labels(path: Path) -> list[tuple[float, float, str]]:
+    """Reads the phones of a TextGrid, as start and end in seconds and label: of its tier `phones`, or of its only tier.
+
+    Raises:
+        ImportError: praatio is not installed.
+        ValueError: the file is damaged, or has several tiers of which none is called so.
+    """
+    return [(start, end, label.strip()) for start, end, label in _text_grid(path, PHONES) if label.strip()]
+
+
+def _text_grid(path: Path, names: tuple[str, ...] = TIERS) -> list[tuple[float, float, str]]:
     textgrid = _import("praatio.textgrid", "praatio")
     try:
         grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False)
@@ -116,12 +127,12 @@ def _text_grid(path: Path) -> list[tuple[float, float, str]]:
         found = [(name, [(one.start, one.end, one.label) for one in tiers[name].entries]) for name in intervals]
     except Exception as error:
         raise ValueError(f"{path} cannot be read as a TextGrid ({type(error).__name__}): repair it") from error
-    named = [(TIERS.index(name.strip().lower()), rows) for name, rows in found if name.strip().lower() in TIERS]
+    named = [(names.index(name.strip().lower()), rows) for name, rows in found if name.strip().lower() in names]
     if named:
         return min(named, key=lambda one: one[0])[1]
     if len(found) != 1:
         raise ValueError(
-            f"{path}: none of its {len(found)} interval tiers ({few(intervals)}) is called {' or '.join(TIERS[::2])}: name "
+            f"{path}: none of its {len(found)} interval tiers ({few(intervals)}) is called {' or '.join(names[::2])}: name "
             "the one that holds the text so"
         )
     return found[0][1]
