@@ -75,7 +75,10 @@ def positive(text: str) -> int:
 
 def numbers(text: str) -> list[int]:
     """Whole numbers of at least 1, between commas."""
-    return [positive(part.strip()) for part in text.split(",")]
+    try:
+        return [positive(part.strip()) for part in text.split(",")]
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers >= 1 between commas, such as 4,6,9") from None
 
 
 def seed(text: str) -> int:

@@ -50,9 +50,9 @@ def test_bad_input_is_one_line(voice, capsys):
     voice.units()
     for options, words in (
         (["--layers", "2"], "layers are those of an encoder, and units.encoder is ''"),
-        (["--clusters", "0"], "'0' is not a whole number >= 1"),
+        (["--clusters", "0"], "'0' is not whole numbers >= 1"),
         (["--clusters", "1"], "clusters must be at least 2, got 1"),
-        (["--clusters", "8,,9"], "'' is not a whole number"),
+        (["--clusters", "8,,9"], "'8,,9' is not whole numbers"),
         (["--alignments", str(voice.folder / "nowhere")], "alignments: there is no folder"),
     ):
         assert main(["units", str(voice.folder), *options, "--no-progress"]) == 2
