@@ -20,11 +20,21 @@ from spear_tts_pytorch.utils.plots import Curve, plot_curves
 
 FULL = "A"  # the column that does not depend on labelled minutes
 JSON, MARKDOWN, PICTURE = "table.json", "table.md", "table.png"
-# Of each measure: the figure of a column, its interval, its floor among the figures of a voice, the floor's words, and a title.
-MEASURES = (
-    ("cer", "interval", "floor", "true ids", "character error rate, greedy"),
-    ("cer_best", "best_interval", "floor", "true ids", "character error rate, best of {candidates} samples"),
-    ("uer", "uer_interval", "", "", "unit error rate, greedy"),
+BY_JUDGE = {"floor": "judge on true ids"}
+BY_RECOGNISER = {"resynthesis_floor": "recogniser on true ids", "recording_floor": "recogniser on recordings"}
+# Of each measure: the figure of a column, its interval, a title; and its floors, by the figures of a voice that hold them.
+MEASURES: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
+    ("cer", "interval", "Character error rate by the judge, greedy (%)", BY_JUDGE),
+    ("cer_best", "best_interval", "Character error rate by the judge, best of {candidates} samples (%)", BY_JUDGE),
+    ("resynthesis_cer", "resynthesis_interval", "Character error rate by the recogniser, greedy (%)", BY_RECOGNISER),
+    (
+        "resynthesis_cer_best",
+        "resynthesis_interval_best",
+        "Character error rate by the recogniser, best of {candidates} samples (%)",
+        BY_RECOGNISER,
+    ),
+    ("uer", "uer_interval", "Unit error rate, greedy (%)", {}),
+    ("mcd", "", "Mel-cepstral distortion, greedy (dB)", {"mcd_floor": "true ids"}),
 )
 
 
@@ -36,14 +46,14 @@ def measures(cells: Sequence[Mapping[str, Any]], voices: Sequence[Mapping[str, A
         voices: figures of the stage `evaluate` of each row's voice.
 
     Returns:
-        For each measure: its "figure" and "title", the mean "floor", and "rows" by labelled minutes, of which each has a
-        `spread` for each column; "full" is the spread of column A.
+        For each measure: its "figure" and "title", the mean "floors" by name, "rows" by labelled minutes, of which each has a
+        `spread` for each column, and "full", the spread of column A.
     """
     found: list[dict[str, Any]] = []
-    for figure, interval, floor, of, title in MEASURES:
+    for figure, interval, title, names in MEASURES:
         if all(cell["figures"].get(figure) is None for cell in cells):
             continue
-        floors = [voice[floor] for voice in voices if voice.get(floor) is not None]
+        floors = {words: [one[name] for one in voices if one.get(name) is not None] for name, words in names.items()}
         rows: dict[str, dict[str, Any]] = {}
         for cell in cells:
             row = rows.setdefault(cell["labelled"], {"labelled": cell["labelled"], "minutes": [], "columns": {}})
@@ -58,8 +68,7 @@ def measures(cells: Sequence[Mapping[str, Any]], voices: Sequence[Mapping[str, A
             {
                 "figure": figure,
                 "title": title,
-                "floor": round(statistics.mean(floors), 2) if floors else None,
-                "floor_of": of,
+                "floors": {words: round(statistics.mean(some), 2) for words, some in floors.items() if some},
                 "rows": [row for row in ordered if row["columns"]],
                 "full": full[-1] if full else None,
             }
@@ -90,9 +99,7 @@ def write_table(summary: Mapping[str, Any], folder: Path) -> None:
     write_whole(folder / MARKDOWN, markdown(summary).encode())
     if summary["measures"] and importlib.util.find_spec("matplotlib"):
         panels = {_title(one, summary): (_curves(one), _lines(one)) for one in summary["measures"]}
-        plot_curves(
-            panels, folder / PICTURE, title=summary["voice"], xlabel="labelled minutes", ylabel="error rate (%)"
-        )
+        plot_curves(panels, folder / PICTURE, title=summary["voice"], xlabel="labelled minutes", ylabel="error")
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
@@ -101,13 +108,13 @@ def markdown(summary: Mapping[str, Any]) -> str:
     if summary["done"] < summary["rows"]:
         lines += [f"**{summary['done']} of {summary['rows']} rows are made: run the command again to go on.**", ""]
     lines += [
-        f"Percent, on {summary['test_clips']} test texts, which no model was trained on. Mean and standard deviation over "
+        f"On {summary['test_clips']} test texts, which no model was trained on. Mean and standard deviation over "
         "seeds, which draw the labelled clips, too; of a single seed the 95 % bootstrap interval over test texts. Each row "
         "is a voice in the folder of its name, such as `15-0` for 15 minutes and seed 0.",
         "",
     ]
     for one in summary["measures"]:
-        lines += [f"## {_title(one, summary).capitalize()}", "", *_rows(one), ""]
+        lines += [f"## {_title(one, summary)}", "", *_rows(one), ""]
     if summary["measures"]:
         lines += [f"![errors by labelled minutes]({PICTURE})", ""]
     return "\n".join(lines + _sounds(summary["sounds"]))
@@ -130,9 +137,7 @@ def _rows(one: Mapping[str, Any]) -> list[str]:
     if one["full"] is not None:
         words = "all texts but the test's, no pretraining, as many updates as (d)"
         lines.append(f"- ({FULL}) {COLUMNS[FULL]}: {shown_spread(one['full'])}. {words.capitalize()}.")
-    if one["floor"] is not None:
-        lines.append(f"- floor, {one['floor_of']}: {one['floor']:.1f}")
-    return lines
+    return [*lines, *(f"- floor, {words}: {value:.1f}" for words, value in one["floors"].items())]
 
 
 def shown_spread(found: Mapping[str, Any] | None) -> str:
@@ -166,9 +171,7 @@ def _lines(one: Mapping[str, Any]) -> dict[str, float]:
     lines: dict[str, float] = {}
     if one["full"] is not None and one["full"]["mean"] is not None:
         lines[f"({FULL}) {COLUMNS[FULL]}"] = one["full"]["mean"]
-    if one["floor"] is not None:
-        lines[f"floor, {one['floor_of']}"] = one["floor"]
-    return lines
+    return lines | {f"floor, {words}": value for words, value in one["floors"].items()}
 
 
 def _sounds(sounds: Sequence[Mapping[str, Any]]) -> list[str]:

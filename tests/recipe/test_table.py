@@ -155,11 +155,22 @@ def test_seeds_are_averaged_and_a_single_one_has_its_interval():
     cells = [cell("15", 15.1, seed, "a", 40.0 + seed) for seed in (0, 2)]
     cells += [cell("5", 5.0, 0, "a", 60.0), cell("all", 90.0, 0, "A", 9.0)]
     (one,) = measures(cells, [{"floor": 2.0}, {"floor": 3.0}])
-    assert [row["labelled"] for row in one["rows"]] == ["5", "15"] and one["floor"] == 2.5
+    assert [row["labelled"] for row in one["rows"]] == ["5", "15"] and one["floors"] == {"judge on true ids": 2.5}
     assert one["rows"][1]["columns"]["a"] == {"mean": 41.0, "seeds": 2, "std": pytest.approx(2**0.5, abs=1e-3)}
     assert one["rows"][0]["columns"]["a"] == {"mean": 60.0, "seeds": 1, "interval": [59.0, 62.0]}
     assert one["full"]["mean"] == 9.0 and shown_spread(one["full"]) == "9.0 [8.0, 11.0]"
     assert spread([{"cer": None}], "cer", "interval") == {"mean": None, "seeds": 0}
+
+
+def test_each_judge_that_applies_is_shown_with_its_floors():
+    one = cell("5", 5.0, 0, "d", 30.0)
+    one["figures"] |= {"uer": 50.0, "resynthesis_cer": 20.0, "resynthesis_interval": [18.0, 22.0], "mcd": 6.5}
+    floors = {"floor": 2.0, "resynthesis_floor": 8.0, "recording_floor": 6.6, "mcd_floor": 5.0}
+    found = measures([one], [floors])
+    assert [one["figure"] for one in found] == ["cer", "resynthesis_cer", "uer", "mcd"]
+    assert found[1]["floors"] == {"recogniser on true ids": 8.0, "recogniser on recordings": 6.6}
+    assert shown_spread(found[1]["rows"][0]["columns"]["d"]) == "20.0 [18.0, 22.0]" and found[2]["floors"] == {}
+    assert shown_spread(found[3]["rows"][0]["columns"]["d"]) == "6.5"
 
 
 def test_the_table_says_what_is_missing_and_lists_each_figure(tmp_path):
@@ -177,7 +188,7 @@ def test_the_table_says_what_is_missing_and_lists_each_figure(tmp_path):
         "33.3 [32.3, 35.3]",
         "| 5 min | 22.2 |",
         "best of 4",
-        "floor, true ids: 1.5",
+        "floor, judge on true ids: 1.5",
         "audio/1-d.wav",
     ):
         assert words in text, words
