@@ -2,10 +2,17 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 
-from spear_tts_pytorch.utils.metrics import bootstrap_interval, character_error_rate, character_errors, token_error_rate
+from spear_tts_pytorch.utils.metrics import (
+    bootstrap_interval,
+    character_error_rate,
+    character_errors,
+    mel_cepstral_distortion,
+    token_error_rate,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +79,43 @@ def test_bootstrap_is_reproducible_and_narrows_with_more_utterances():
     assert bootstrap_interval([1, 1], [4, 4]) == (25.0, 25.0)
     with pytest.raises(ValueError, match="level"):
         bootstrap_interval([1], [1], level=1.0)
+
+
+def mean_of_path(costs):
+    """The mean cost over the cheapest path, cell by cell."""
+    best = {}
+    for row in range(costs.shape[0]):
+        for column in range(costs.shape[1]):
+            before = [
+                best[place] for place in ((row - 1, column - 1), (row, column - 1), (row - 1, column)) if place in best
+            ]
+            total, length = min(before, key=lambda one: one[0]) if before else (0.0, 0)
+            best[row, column] = total + costs[row, column], length + 1
+    total, length = best[costs.shape[0] - 1, costs.shape[1] - 1]
+    return total / length
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 5), (6, 1), (7, 9), (12, 5)])
+def test_distortion_is_the_mean_over_the_cheapest_path(rows, columns):
+    generator = torch.Generator().manual_seed(rows * columns)
+    first, second = (torch.randn(count, 20, generator=generator) for count in (rows, columns))
+    place = (np.arange(20) + 0.5) * np.pi / 20
+    cepstra = [one.double().numpy() @ np.cos(place[:, None] * np.arange(1, 14)) / 20 for one in (first, second)]
+    costs = np.linalg.norm(cepstra[0][:, None] - cepstra[1][None], axis=-1) * 10 / np.log(10) * np.sqrt(2)
+    assert mel_cepstral_distortion(first, second) == pytest.approx(mean_of_path(costs))
+
+
+def test_distortion_is_blind_to_tempo_and_loudness_and_is_in_decibels():
+    spectra = torch.randn(30, 40, generator=torch.Generator().manual_seed(0))
+    slower = spectra.repeat_interleave(2, dim=0)
+    assert mel_cepstral_distortion(slower, spectra) == pytest.approx(0, abs=1e-5)
+    assert mel_cepstral_distortion(spectra + 3, spectra) == pytest.approx(0, abs=1e-5)
+    # A cosine over the bands of height 1 dB has a root mean square of sqrt(1/2) dB.
+    ripple = np.log(10) / 10 * np.cos(2 * np.pi * (np.arange(40) + 0.5) / 40)
+    assert mel_cepstral_distortion(spectra[:1] + torch.tensor(ripple), spectra[:1]) == pytest.approx(0.5**0.5)
+
+
+@pytest.mark.parametrize("shape", [(0, 40), (5, 39), (5, 13), (5,)])
+def test_distortion_of_what_cannot_be_compared(shape):
+    with pytest.raises(ValueError, match="spectra and reference"):
+        mel_cepstral_distortion(torch.zeros(shape), torch.zeros(5, 13 if shape == (5, 13) else 40))
