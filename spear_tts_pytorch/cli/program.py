@@ -41,6 +41,11 @@ class _Narrow(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=19, width=80)
         self._action_max_length = 17  # Python 3.11 forgets to count the indentation of commands
 
+    def _format_action(self, action: argparse.Action) -> str:
+        """The lines of an argument. A list of commands needs no line "COMMAND" above it."""
+        lines = super()._format_action(action)
+        return lines.partition("\n")[2] if action.nargs == argparse.PARSER else lines
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
@@ -102,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(title="commands; each has --help", metavar="COMMAND", required=True)
     for add in (add_new, add_run):
         add(commands)
-    for stage in ("units", "pretrain", "backtranslate"):
+    for stage in ("units", "resynthesis", "pretrain", "backtranslate"):
         add_stage(commands, stage)
     add_label(commands)
     for stage in ("train", "evaluate"):

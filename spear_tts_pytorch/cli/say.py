@@ -39,6 +39,7 @@ def add_say(commands: Commands) -> None:
 def _say(args: argparse.Namespace) -> int:
     texts = _texts(args)
     paths = _paths(args.wav, len(texts))
+    from spear_tts_pytorch.recipe.resynthesis import network_of
     from spear_tts_pytorch.recipe.saying import say
     from spear_tts_pytorch.recipe.voice import SETTINGS, Voice
 
@@ -49,7 +50,8 @@ def _say(args: argparse.Namespace) -> int:
         raise ValueError(f"--candidates {args.candidates} is for a voice, whose backtranslator chooses: leave it out")
     else:
         how = {} if args.temperature is None else {"temperature": args.temperature}
-        said = say(open_model(args.voice), texts, seed=args.seed, **how)
+        model = open_model(args.voice)
+        said = say(model, texts, seed=args.seed, resynthesizer=network_of(Path(args.voice), model.wav2vec), **how)
     for number, one in enumerate(said):
         print(_line(one), flush=True)
         if paths:

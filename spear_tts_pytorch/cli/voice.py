@@ -8,6 +8,7 @@ from spear_tts_pytorch.cli.arguments import Commands, add_command, add_no_progre
 
 STAGES = {
     "units": "1. turn speech into ids, by a tokenizer that is fitted on it",
+    "resynthesis": "1b. learn to turn ids into sound, from audio alone",
     "pretrain": "2. learn speech, from audio alone",
     "backtranslate": "3. learn to read speech, from the clips with a text",
     "train": "5. learn to say text, from both",
@@ -54,6 +55,11 @@ def add_new(commands: Commands) -> None:
         metavar="FOLDER|HUB_ID",
         help="find the units in this speech encoder (HuBERT, WavLM, wav2vec 2.0, w2v-BERT 2.0, Whisper): far fewer errors",
     )
+    new.add_argument(
+        "--recogniser",
+        metavar="FOLDER|HUB_ID",
+        help="judge by this Whisper, too, which reads speech that is made of the ids",
+    )
     new.add_argument("--quick", action="store_true", help="small and short for all data: see that they go through")
     add_set(new)
     add_no_progress(new)
@@ -81,8 +87,8 @@ def add_stage(commands: Commands, stage: str) -> None:
         stage,
         _stage,
         help=words,
-        description=f"One stage of `spear-tts run`: {words[3:]}.",
-        example=f"{stage} spear-tts-demo",
+        description=f"One stage of `spear-tts run`: {words.partition('. ')[2]}.",
+        example=f"{stage} spear-tts-demo" + (" --set resynthesis.steps=20" if stage == "resynthesis" else ""),
     )
     command.set_defaults(stage=stage, split=None)
     _add_voice(command)
@@ -139,6 +145,7 @@ def _new(args: argparse.Namespace) -> int:
         test=int(args.test) if (args.test or "").isdecimal() else args.test,
         init=args.init,
         encoder=args.encoder,
+        recogniser=args.recogniser,
         quick=args.quick,
         changes=dict(args.changes),
         progress=args.progress or "lines",

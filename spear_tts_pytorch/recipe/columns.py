@@ -16,9 +16,9 @@ from typing import Any
 
 from spear_tts_pytorch.model.text_to_semantic import TextToSemantic
 from spear_tts_pytorch.recipe.evaluate import SemanticASR
-from spear_tts_pytorch.recipe.measure import measure
+from spear_tts_pytorch.recipe.measure import Listener, measure
 from spear_tts_pytorch.recipe.records import HISTORY, RUN, Record, begin, clear, digest, reasons, write_history
-from spear_tts_pytorch.recipe.results import LEAST_FOR_DEVELOPMENT, MODEL, Results
+from spear_tts_pytorch.recipe.results import LEAST_FOR_DEVELOPMENT, MODEL, RESYNTHESIS, Results
 from spear_tts_pytorch.recipe.settings import COLUMNS
 from spear_tts_pytorch.recipe.stages import Trained, speech_rate
 from spear_tts_pytorch.utils.distributed import in_first_process
@@ -34,6 +34,7 @@ NOT_OF_A_COLUMN = (
     "judge_patience",
     "judge_width",
 )  # settings of [evaluate]
+OF_A_RECOGNISER = ("recogniser", "language")  # which change nothing if there is none
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -81,7 +82,9 @@ def place_of(results: Results, name: str) -> Path:
     return results.folder / FOLDER / name
 
 
-def column(results: Results, name: str, judge: SemanticASR, fingerprint: str) -> Record:
+def column(
+    results: Results, name: str, judge: SemanticASR, fingerprint: str, listener: Listener | None = None
+) -> Record:
     """What the judge understands of a column's model, which is trained first if it must be. Collective.
 
     Args:
@@ -89,6 +92,7 @@ def column(results: Results, name: str, judge: SemanticASR, fingerprint: str) ->
         name: letter of the column.
         judge: reads what the model says.
         fingerprint: of the judge.
+        listener: hears what it says, too, through the network from ids to sound.
 
     Returns:
         The record, whose figures are those of a `Column`.
@@ -96,20 +100,23 @@ def column(results: Results, name: str, judge: SemanticASR, fingerprint: str) ->
     model, folder = column_model(results, name), place_of(results, name) / MEASURED
     weights = results.folder / MODEL if name == "d" else place_of(results, name) / MODEL
     options = results.settings.section("evaluate")
+    left_out = {*NOT_OF_A_COLUMN, *(() if options["recogniser"] else OF_A_RECOGNISER)}
     causes = {
         "model": digest_of_file(weights / "model.safetensors"),
         "judge": fingerprint,
         "backtranslate": results.output("backtranslate"),
-        "evaluate": {key: value for key, value in options.items() if key not in NOT_OF_A_COLUMN},
+        "evaluate": {key: value for key, value in options.items() if key not in left_out},
         "seed": results.settings.training.seed,
         "clips to measure on": digest(results.keys(measured_ids(results), texts=True)),
     }
+    if listener is not None:
+        causes[RESYNTHESIS] = results.output(RESYNTHESIS)
     there = Record.load(folder)
     if there is not None and not reasons(folder, causes):
         return there
     in_first_process(partial(begin, folder, causes))
     start = time.perf_counter()
-    found = measure(model, judge, results.reader, results.rows(measured_ids(results)), results.settings)
+    found = measure(model, judge, results.reader, results.rows(measured_ids(results)), results.settings, listener)
     figures = json.loads(json.dumps(asdict(found)))
     output, seconds = digest([json.dumps(figures)]), round(time.perf_counter() - start, 1)
     made = Record(causes, True, output, figures, f"{found}", seconds)

@@ -33,6 +33,8 @@ from spear_tts_pytorch.recipe.survey import survey
 from spear_tts_pytorch.recipe.units import fit_units, on_gpu
 from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer, load_semantic_tokenizer
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer
+from spear_tts_pytorch.tokenizers.unit_fit import UnitFitOptions, hear, train_network
+from spear_tts_pytorch.tokenizers.unit_network import UnitNetwork
 from spear_tts_pytorch.tokens import pad_sequences
 from spear_tts_pytorch.training.state import random_state, restore_random_state
 from spear_tts_pytorch.training.trainer import Trainer
@@ -116,6 +118,7 @@ def _measured(settings: Settings, clips: Clips, folder: Path) -> Costs:
         judge=_judge(settings, characters, tokenizer.codebook_size, pairs),
         label=label * rate / labels,
         say=_say(clips, speaking.model, per_letter),
+        resynthesis=_resynthesis(settings, sample, tokenizer) if settings.resynthesis.steps else 0.0,
     )
 
 
@@ -217,10 +220,22 @@ def _judge(settings: Settings, characters: CharacterTokenizer, ids: int, pairs: 
     return min(_timed(lambda: judge.fit(pairs, steps=1, progress=False))[1] for _ in range(UPDATES))
 
 
+def _resynthesis(settings: Settings, sample: Sequence[Utterance], tokenizer: SemanticTokenizer) -> float:
+    """Seconds of an update of the network from ids to sound."""
+    chosen, device = settings.resynthesis, "cuda" if torch.cuda.is_available() else "cpu"
+    clips = hear(sample, tokenizer, None, progress=False)
+    network = UnitNetwork(tokenizer.codebook_size, chosen.dim, chosen.depth).to(device)
+    updates = UnitFitOptions(1, chosen.batch, chosen.lr, 0, False)
+    train_network(network, clips, updates)
+    return min(_timed(lambda: train_network(network, clips, updates))[1] for _ in range(UPDATES))
+
+
 def _key(settings: Settings) -> str:
     """A fingerprint of the machine and of the settings that pieces of work depend on; not of how many there are."""
     sizes = {name: settings.section(name) for name in ("units", "model", "training", "label")}
     sizes["judge"] = {"width": settings.evaluate.judge_width}
+    if settings.resynthesis.steps:
+        sizes["resynthesis"] = {name: settings.section("resynthesis")[name] for name in ("dim", "depth", "batch")}
     return digest([_machine(), json.dumps(sizes, sort_keys=True)])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from spear_tts_pytorch.recipe.results import STAGES
+from spear_tts_pytorch.recipe.results import RESYNTHESIS
 from spear_tts_pytorch.recipe.settings import Settings
 from spear_tts_pytorch.recipe.survey import Survey
 
@@ -28,6 +28,7 @@ class Costs:
         pretrain, read, speak, judge: an update of each training, on a full batch.
         label: labelling a second of audio.
         say: saying a text of the test once.
+        resynthesis: an update of the network from ids to sound; 0 if there is none.
     """
 
     fit: float
@@ -39,6 +40,7 @@ class Costs:
     judge: float
     label: float
     say: float
+    resynthesis: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def estimated(settings: Settings, survey: Survey, costs: Costs, machine: str) ->
     others = survey.unlabelled if not settings.label.most else min(settings.label.most, survey.unlabelled)
     labels = costs.label * others * heard
     full = min(1.0, survey.labelled_seconds * costs.ids / settings.training.batch_tokens)  # of a batch of real pairs
-    reader, stage, options = settings.backtranslate, settings.train, settings.evaluate
+    sound, reader, stage, options = settings.resynthesis, settings.backtranslate, settings.train, settings.evaluate
     rounds = max(reader.rounds, 1 if survey.transcribed_seconds else 0) if others else 0
     alone = costs.speak * full * options.scratch_steps
     columns = {"a": alone, "b": alone, "c": costs.speak * (stage.steps + full * stage.finetune_steps), "d": 0.0}
@@ -87,6 +89,7 @@ def estimated(settings: Settings, survey: Survey, costs: Costs, machine: str) ->
     judged = 0.0 if options.judge else costs.judge * options.judge_steps
     work = {
         "units": (0.0 if settings.units.init else costs.fit) + costs.tokenize * (survey.seconds + fitted),
+        RESYNTHESIS: costs.resynthesis * sound.steps + costs.tokenize * min(survey.seconds, 3600 * sound.hours),
         "pretrain": costs.pretrain * settings.pretrain.steps,
         "backtranslate": costs.read * reader.steps * (full + rounds) + rounds * labels,
         "label": labels,
@@ -95,7 +98,9 @@ def estimated(settings: Settings, survey: Survey, costs: Costs, machine: str) ->
     }
     if not survey.test:
         del work["evaluate"]
-    shared = {"units": settings.units.shared, "pretrain": settings.pretrain.shared}
+    if not sound.steps:
+        del work[RESYNTHESIS]
+    shared = {"units": settings.units.shared, RESYNTHESIS: settings.units.shared, "pretrain": settings.pretrain.shared}
     return Estimate({name: 0.0 if shared.get(name) else took + OVERHEAD for name, took in work.items()}, machine)
 
 
@@ -126,7 +131,7 @@ class Pace:
             stage: that begins.
             later: stages of the run that come after it.
         """
-        number = f"stage {STAGES.index(stage) + 1} of {len(self.estimate.seconds)}"
+        number = f"stage {list(self.estimate.seconds).index(stage) + 1} of {len(self.estimate.seconds)}"
         rest = f"; {in_words(self.left([stage, *later]))} left of the run" if later else ""
         return f"{number}: {stage}, about {in_words(self.left([stage]))}{rest}"
 

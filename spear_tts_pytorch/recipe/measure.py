@@ -5,8 +5,9 @@ In: a model, a judge, test texts with their true ids. Out: a `Column` of the pap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,24 @@ Interval = tuple[float, float]
 
 
 @dataclass
+class Heard:
+    """What is heard in rows of ids that say the test's texts.
+
+    Attributes:
+        cer: character error rate of a recogniser, percent; None without one.
+        interval: the 95 % bootstrap interval of `cer`.
+        mcd: mel-cepstral distortion to the recordings, dB; None if nothing was said.
+    """
+
+    cer: float | None
+    interval: Interval | None
+    mcd: float | None
+
+
+Listener = Callable[[Sequence[Tensor]], Heard]  # to rows of ids `[n]`, one for each text of the test
+
+
+@dataclass
 class Column:
     """A column of the table: the character error rates of a model's speech of the test texts.
 
@@ -36,6 +55,10 @@ class Column:
             percent: insertions, deletions and substitutions (unit error rate). It needs no judge.
         uer_interval: of `uer`.
         length_ratio: ids generated for each true id.
+        resynthesis_cer, resynthesis_interval: as `cer` and `interval`, read by a public recogniser in spectra that are made
+            of the ids; None without one.
+        resynthesis_cer_best, resynthesis_interval_best: the same of the best of several samples.
+        mcd, mcd_best: mel-cepstral distortion of these spectra to the recordings, dB; None if the voice makes no spectra.
     """
 
     cer: float
@@ -45,6 +68,12 @@ class Column:
     best_interval: Interval | None = None
     uer: float | None = None
     uer_interval: Interval | None = None
+    resynthesis_cer: float | None = None
+    resynthesis_interval: Interval | None = None
+    resynthesis_cer_best: float | None = None
+    resynthesis_interval_best: Interval | None = None
+    mcd: float | None = None
+    mcd_best: float | None = None
 
     @property
     def headline(self) -> float:
@@ -78,7 +107,12 @@ def shown_rate(percent: float, interval: Sequence[float] | None = None) -> str:
 
 
 def measure(
-    model: TextToSemantic, judge: SemanticASR, reader: CTCBacktranslator | None, test: Rows, settings: Settings
+    model: TextToSemantic,
+    judge: SemanticASR,
+    reader: CTCBacktranslator | None,
+    test: Rows,
+    settings: Settings,
+    listener: Listener | None = None,
 ) -> Column:
     """Has a model say the test texts, and the judge read them.
 
@@ -88,12 +122,17 @@ def measure(
         reader: chooses among samples; None leaves that out.
         test: the test's clips.
         settings: of the voice.
+        listener: hears what it says, too.
     """
     characters = model.text_tokenizer
     greedy = speak(model, test.texts)
     cer, interval = rate_of(*character_errors(read_texts(judge, characters, greedy), test.texts))
     uer, uer_interval = rate_of(*token_errors(greedy, test.semantic))
     best, best_interval, options = None, None, settings.evaluate
+    heard: dict[str, Any] = {}
+    if listener is not None:
+        one = listener(greedy)
+        heard |= {"resynthesis_cer": one.cer, "resynthesis_interval": one.interval, "mcd": one.mcd}
     if reader is not None and options.candidates > 1:
         generator = torch.Generator(device=model.device).manual_seed(settings.training.seed)
         chosen = speak(
@@ -105,5 +144,8 @@ def measure(
             generator=generator,
         )
         best, best_interval = rate_of(*character_errors(read_texts(judge, characters, chosen), test.texts))
+        if listener is not None:
+            one = listener(chosen)
+            heard |= {"resynthesis_cer_best": one.cer, "resynthesis_interval_best": one.interval, "mcd_best": one.mcd}
     ratio = sum(map(len, greedy)) / max(1, sum(map(len, test.semantic)))
-    return Column(cer, interval, best, ratio, best_interval, uer, uer_interval)
+    return Column(cer, interval, best, ratio, best_interval, uer, uer_interval, **heard)

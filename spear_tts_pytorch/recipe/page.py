@@ -51,6 +51,11 @@ the ids of the true speech, for each of these ids.{% if s.judge %} The judge: {{
 <table><tr><th>column</th>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table>{% endif %}
+{% if heard %}<p>Resynthesised speech: percent of characters that a public recogniser misreads, and mel-cepstral distortion to
+the recordings in dB.</p>
+<table><tr><th>resynthesised</th><th>greedy</th><th>best of {{ s.candidates }}</th><th>MCD</th></tr>
+{% for name, greedy, best, mcd in heard %}<tr><td>{{ name }}</td><td>{{ greedy }}</td><td>{{ best }}</td><td>{{ mcd }}</td></tr>
+{% endfor %}</table>{% endif %}
 {% for title, note, sounds in players if sounds %}<h2>{{ title }}</h2>
 <p>{{ note }}</p>
 <table>
@@ -72,7 +77,13 @@ the ids of the true speech, for each of these ids.{% if s.judge %} The judge: {{
 """
 
 
-def page(summary: Mapping[str, Any], heads: Sequence[str], rows: Sequence[Sequence[str]], folder: Path) -> str:
+def page(
+    summary: Mapping[str, Any],
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    folder: Path,
+    heard: Sequence[Sequence[str]] = (),
+) -> str:
     """The HTML of a report.
 
     Args:
@@ -80,6 +91,7 @@ def page(summary: Mapping[str, Any], heads: Sequence[str], rows: Sequence[Sequen
         heads: names of the error rates.
         rows: of the table of error rates: a name, and one error rate for each of `heads`.
         folder: holds the pictures and sounds that the summary names. Those that are missing are left out.
+        heard: of the table of resynthesised speech: name, greedy, best, distortion.
     """
     sounds = summary["sounds"]
     players = [
@@ -100,6 +112,7 @@ def page(summary: Mapping[str, Any], heads: Sequence[str], rows: Sequence[Sequen
         in_words=in_words,
         heads=heads,
         rows=rows,
+        heard=heard,
         players=[(title, note, [_shown(one) for one in some]) for title, note, some in players],
         pictures=PICTURES,
         png=png,

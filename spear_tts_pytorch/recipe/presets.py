@@ -7,7 +7,7 @@ data never means fewer steps. The first row of each is what an hour of made-up s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,10 @@ FEATURES: Table = ((15, 400), (60, 1_000))
 # Hours with a text to the most updates of the judge, which has all texts and ends when it has converged; and to its width.
 JUDGE: Table = ((1.1, 1_500), (4, 5_000), (20, 12_000))
 JUDGE_WIDTH: Table = ((1.1, 128), (4, 256), (20, 256), (100, 512))
+# Hours of audio to updates of the network from ids to sound, and hours that it learns from at most: their ids at full rate are
+# found again, and their spectra stand in memory.
+SOUND: Table = ((0.25, 600), (2, 1_500), (20, 6_000))
+CPU_SOUND_HOURS, GPU_SOUND_HOURS = 2.0, 20.0
 # Minutes of labelled audio to dropout and to the share of deleted ids. Where READ has many passes over its text, a reader
 # without them learns it by heart (training loss 0.3, 48 % wrong). Above three hours passes are few.
 DROPOUT: Table = ((3, 0.1), (15, 0.2), (180, 0.2), (600, 0.1))
@@ -58,9 +62,29 @@ QUICK = {
     "evaluate.scratch_steps": 60,
     "evaluate.judge_steps": 120,
 }
+QUICK_SOUND = 60
 
 
-def preset(survey: Survey, *, quick: bool = False, device: str | None = None, width: int | None = None) -> Settings:
+def asked_settings(asked: Mapping[str, Any]) -> Settings:
+    """What a new voice is asked to have, beside defaults; whether there will be a network from ids to sound is open."""
+    return Settings().replaced({"resynthesis.steps": 1, **asked})
+
+
+def preset_for(survey: Survey, asked: Mapping[str, Any], *, quick: bool) -> Settings:
+    """The preset of a new voice that is asked to have some settings."""
+    drawn = asked_settings(asked)
+    width = drawn.model.dim if "model.dim" in asked else None
+    return preset(survey, quick=quick, width=width, sound=bool(drawn.units.encoder or drawn.evaluate.recogniser))
+
+
+def preset(
+    survey: Survey,
+    *,
+    quick: bool = False,
+    device: str | None = None,
+    width: int | None = None,
+    sound: bool = False,
+) -> Settings:
     """The settings of a new voice.
 
     Args:
@@ -69,13 +93,14 @@ def preset(survey: Survey, *, quick: bool = False, device: str | None = None, wi
             understood. Two minutes for 25 minutes of speech on two cores; of more speech only the units take longer.
         device: "cuda" or "cpu"; None is what this machine has.
         width: of the models, if it is chosen already; wide ones learn at lower rates.
+        sound: whether a network learns to turn ids into sound: for units of an encoder, and for a recogniser as a judge.
 
     Returns:
         Settings that differ from the defaults in sizes, steps and dropout. Up to half an hour of audio with three minutes of
         text they are the defaults.
     """
     if quick:
-        return Settings().replaced(QUICK)
+        return Settings().replaced(QUICK | ({"resynthesis.steps": QUICK_SOUND} if sound else {}))
     on_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
     most_hours, most_minutes = (math.inf, math.inf) if on_gpu else (CPU_HOURS, CPU_MINUTES)
     hours, all_minutes = survey.seconds / 3600, (survey.labelled_seconds + survey.transcribed_seconds) / 60
@@ -92,6 +117,9 @@ def preset(survey: Survey, *, quick: bool = False, device: str | None = None, wi
         "model.dropout": round(_between(DROPOUT, all_minutes), 2),
         "backtranslate.token_dropout": round(_between(TOKEN_DROPOUT, all_minutes), 2),
     }
+    if sound:
+        most = GPU_SOUND_HOURS if on_gpu else CPU_SOUND_HOURS
+        changes |= {"resynthesis.steps": _steps(SOUND, min(hours, most)), "resynthesis.hours": most}
     if on_gpu:
         changes |= _larger(hours)
     elif survey.unlabelled * survey.seconds > 3600 * CPU_LABELLED * survey.clips:

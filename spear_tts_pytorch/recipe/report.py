@@ -18,7 +18,7 @@ from spear_tts_pytorch.recipe.judge import in_words
 from spear_tts_pytorch.recipe.measure import shown_rate
 from spear_tts_pytorch.recipe.page import page
 from spear_tts_pytorch.recipe.records import HISTORY
-from spear_tts_pytorch.recipe.results import STAGES, Results
+from spear_tts_pytorch.recipe.results import EVERY_STAGE, RESYNTHESIS, STAGES, Results
 from spear_tts_pytorch.recipe.settings import COLUMNS
 from spear_tts_pytorch.recipe.sounds import label_sounds, said_sounds, unit_sounds
 from spear_tts_pytorch.recipe.survey import survey
@@ -34,6 +34,13 @@ FLOOR_TOO_HIGH = 15.0  # percent: above it the judge's own errors hide those of 
 POOR_LABELS = 40.0  # percent
 RISE = 1.05, 0.02  # of a validation loss over its lowest: as a factor, and at least so many nats
 LEAST_VALIDATIONS = 3
+HEARD_FLOORS = (
+    "resynthesis_floor",
+    "resynthesis_floor_interval",
+    "recording_floor",
+    "recording_floor_interval",
+    "mcd_floor",
+)
 DROPOUT = 0.2  # that is enough
 STEPS = {
     "pretraining": "pretrain.steps",
@@ -50,11 +57,11 @@ def write_report(results: Results, stage: str | None = None) -> dict[str, Any]:
         results: of the voice.
         stage: the stage that has just been made. Sounds of other stages are kept as they are; None makes all anew.
     """
-    done = [one for one in STAGES if _is_done(results, one)]
+    done = [one for one in results.plan if _is_done(results, one)]
     old = _old(results.folder / RESULTS) if stage else {}
     examples: list[dict[str, Any]] = old.get("examples", [])
     sounds: dict[str, list[dict[str, Any]]] = {"units": [], "labels": [], **old.get("sounds", {})}
-    if stage in (None, "units") and "units" in done:
+    if stage in (None, "units", RESYNTHESIS) and "units" in done:
         sounds["units"] = unit_sounds(results)
     if stage in (None, "label") and "label" in done:
         sounds["labels"] = label_sounds(results)
@@ -69,7 +76,8 @@ def write_report(results: Results, stage: str | None = None) -> dict[str, Any]:
     if importlib.util.find_spec("matplotlib"):
         _write_plots(results, summary, history)
     write_whole(
-        results.folder / PAGE, page(summary, error_heads(summary), error_rows(summary), results.folder).encode()
+        results.folder / PAGE,
+        page(summary, error_heads(summary), error_rows(summary), results.folder, heard_rows(summary)).encode(),
     )
     return summary
 
@@ -96,7 +104,7 @@ def summarize(
         examples: files and readings of test texts that the voice says.
         sounds: files and texts of clips, for "units" and "labels".
     """
-    records = {stage: record for stage in STAGES if (record := results.record(stage)) is not None and record.done}
+    records = {stage: record for stage in results.plan if (record := results.record(stage)) is not None and record.done}
     data = survey(results.clips)
     evaluated: Mapping[str, Any] = records["evaluate"].figures if "evaluate" in records else {}
     seconds = sum(record.seconds for record in records.values())
@@ -123,6 +131,7 @@ def summarize(
         "floor_interval": evaluated.get("floor_interval"),
         "split": evaluated.get("split", "test"),
         "judge": evaluated.get("judge"),
+        **{name: evaluated[name] for name in HEARD_FLOORS if name in evaluated},
         "candidates": results.settings.evaluate.candidates,
         "total_seconds": round(seconds, 1),
         "examples": examples,
@@ -144,6 +153,11 @@ def table(summary: Mapping[str, Any]) -> str:
     ]
     if summary["columns"]:
         rows = [["error rate, % [95 %]", *error_heads(summary)], *error_rows(summary)]
+        if heard := heard_rows(summary):
+            rows += [
+                ["resynthesised, % [95 %]", "CER, greedy", f"CER, best of {summary['candidates']}", "MCD, dB"],
+                *heard,
+            ]
         lines += [f"{name:<34}" + "".join(f"{cell:>22}" for cell in cells) for name, *cells in rows]
         lines += [ON_DEVELOPMENT] if summary["split"] == "development" else []
     seconds = ", ".join(f"{stage} {one['seconds']:.0f}" for stage, one in summary["stages"].items())
@@ -175,7 +189,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
 def histories(results: Results) -> dict[str, list[dict[str, Any]]]:
     """The training records of all stages, by the name of the training."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for stage in STAGES:
+    for stage in results.plan:
         path = results.place(stage) / HISTORY
         if path.is_file():
             found.update(read_object(path, "the records of a stage", f"remove {path.parent}"))
@@ -241,6 +255,26 @@ def _rate(percent: float | None, interval: Sequence[float] | None) -> str:
     return "" if percent is None else shown_rate(percent, interval).replace(" %", "")
 
 
+def heard_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of what is heard in resynthesised speech: name, CER of the recogniser (greedy, best of several), distortion."""
+    if "mcd_floor" not in summary:
+        return []
+    rows = [
+        [
+            f"({name}) {COLUMNS[name]}",
+            _rate(one.get("resynthesis_cer"), one.get("resynthesis_interval")),
+            _rate(one.get("resynthesis_cer_best"), one.get("resynthesis_interval_best")),
+            " / ".join(f"{one[kind]:.1f}" for kind in ("mcd", "mcd_best") if one.get(kind) is not None),
+        ]
+        for name, one in summary["columns"].items()
+    ]
+    least = "" if summary["mcd_floor"] is None else f"{summary['mcd_floor']:.1f}"
+    ids, recordings = (
+        _rate(summary[f"{of}_floor"], summary[f"{of}_floor_interval"]) for of in ("resynthesis", "recording")
+    )
+    return [*rows, ["floor: true ids", ids, "", least], ["floor: recordings", recordings, "", ""]]
+
+
 def _warnings(summary: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong, with cause and remedy."""
     stages, floor, tests = summary["stages"], summary["floor"], summary["data"]["test"]
@@ -277,7 +311,7 @@ def warnings_until(summary: Mapping[str, Any], stage: str) -> list[str]:
     """The warnings of the stages up to this one. Those of later stages are of what will be made anew."""
     if stage == STAGES[-1]:
         return summary["warnings"]
-    done = STAGES[: STAGES.index(stage) + 1]
+    done = EVERY_STAGE[: EVERY_STAGE.index(stage) + 1]
     stages = {name: one for name, one in summary["stages"].items() if name in done}
     rises = {setting: one for setting, one in summary["rising"].items() if setting.partition(".")[0] in done}
     return list(_warnings({**summary, "stages": stages, "rising": rises, "columns": {}, "floor": None}))
@@ -297,6 +331,24 @@ def _error_rates(summary: Mapping[str, Any]) -> list[str]:
         f"| {' | '.join(['column', *error_heads(summary)])} |",
         "|---" * (1 + len(error_heads(summary))) + "|",
         *(f"| {' | '.join(row)} |" for row in error_rows(summary)),
+        "",
+        *_heard(summary),
+    ]
+
+
+def _heard(summary: Mapping[str, Any]) -> list[str]:
+    rows = heard_rows(summary)
+    if not rows:
+        return []
+    judge = summary["settings"]["evaluate"]["recogniser"]
+    read = f"Character error rate, percent, as {judge} reads spectra that are made of the ids. " if judge else ""
+    best = f"best of {summary['candidates']}"
+    return [
+        f"{read}MCD: mel-cepstral distortion of these spectra to the recordings, dB, greedy / {best}.",
+        "",
+        f"| resynthesised | greedy | {best} | MCD |",
+        "|---|---|---|---|",
+        *(f"| {name} | {greedy} | {chosen} | {mcd} |" for name, greedy, chosen, mcd in rows),
         "",
     ]
 

@@ -29,13 +29,23 @@ from spear_tts_pytorch.recipe.sources import at, file_digest
 from spear_tts_pytorch.recipe.stages import Pair, Rows, Stages, backtranslator, speech_rate, surest
 from spear_tts_pytorch.tokenizers.semantic import SemanticTokenizer, load_semantic_tokenizer
 from spear_tts_pytorch.tokenizers.text import CharacterTokenizer, normalize_text
+from spear_tts_pytorch.tokenizers.unit_to_speech import UnitToSpeech
 from spear_tts_pytorch.utils.distributed import rank_and_world
 from spear_tts_pytorch.utils.json_files import read_object
 
 STAGES = ("units", "pretrain", "backtranslate", "label", "train", "evaluate")
-FOLDERS = {stage: stage for stage in STAGES} | {"label": "pairs"}
+RESYNTHESIS = "resynthesis"  # after the first stage, in voices that want it
+EVERY_STAGE = (STAGES[0], RESYNTHESIS, *STAGES[1:])
+FOLDERS = {stage: stage for stage in EVERY_STAGE} | {"label": "pairs"}
 Progress = bool | Literal["lines"]
-IDS, MODEL, TOKENIZER, TEXTS, FUSION = "ids", "model", "tokenizer", "texts.txt", "fusion.json"
+IDS, MODEL, TOKENIZER, NETWORK, TEXTS, FUSION = "ids", "model", "tokenizer", "network", "texts.txt", "fusion.json"
+FORGOTTEN = {  # of each stage, what is read again once it is made
+    "units": ("tokenizer", "_network", "ids", "labelled", "development", "unlabelled", "test", "stages"),
+    "pretrain": ("pretrained",),
+    "backtranslate": ("reader",),
+    "label": ("pairs",),
+    "train": ("model",),
+}
 LEAST_FOR_DEVELOPMENT = 100  # labelled clips
 MOST_FOR_DEVELOPMENT = 100
 
@@ -61,9 +71,18 @@ class Results:
         if self.lines and rank_and_world()[0] == 0:
             print(line, flush=True)
 
+    @property
+    def plan(self) -> tuple[str, ...]:
+        """The stages of this voice, in their order."""
+        return EVERY_STAGE if self.settings.resynthesis.steps else STAGES
+
     def owner(self, stage: str) -> Path:
-        """The voice folder that has the result of a stage: this one, or the one that a setting `shared` names."""
-        shared = {"units": self.settings.units.shared, "pretrain": self.settings.pretrain.shared}.get(stage)
+        """The voice folder that has the result of a stage: this one, or the one that a setting `shared` names.
+
+        The network from ids to sound is where the units are.
+        """
+        units = self.settings.units.shared
+        shared = {"units": units, RESYNTHESIS: units, "pretrain": self.settings.pretrain.shared}.get(stage)
         return at(self.folder, shared) if shared else self.folder
 
     def shares(self, stage: str) -> bool:
@@ -134,6 +153,19 @@ class Results:
         """The tokenizer of speech, read from its file, also before stage 1 is done."""
         with self.made_by("units"):
             return load_semantic_tokenizer(self.place("units") / TOKENIZER)
+
+    @property
+    def network(self) -> UnitToSpeech | None:
+        """The network from ids to sound; None if this voice has none, or not yet."""
+        record = self.record(RESYNTHESIS)
+        if record is None or not record.done or not self.settings.resynthesis.steps:
+            return None
+        return self._network if self._network.fits(self.tokenizer) else None  # the units may have been made again
+
+    @cached_property
+    def _network(self) -> UnitToSpeech:
+        with self.made_by(RESYNTHESIS):
+            return UnitToSpeech.load(self.place(RESYNTHESIS) / NETWORK)
 
     @cached_property
     def ids(self) -> dict[str, torch.Tensor]:

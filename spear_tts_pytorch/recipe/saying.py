@@ -26,9 +26,10 @@ from spear_tts_pytorch.utils.values import real_number, whole_number
 
 @runtime_checkable
 class Resynthesizer(Protocol):
-    """A semantic tokenizer that turns ids `[n]` into a waveform `[t]` at `target_sample_hz`."""
+    """A semantic tokenizer or a network that turns ids `[n]` into a waveform `[t]` at `target_sample_hz`."""
 
-    target_sample_hz: int
+    @property
+    def target_sample_hz(self) -> int: ...
 
     def resynthesize(self, ids: Tensor) -> Tensor: ...
 
@@ -80,7 +81,9 @@ class Said:
 
     def _sounds(self) -> Resynthesizer:
         if self.resynthesizer is None:
-            raise ValueError("the model's tokenizer cannot turn ids into sound: pass the ids to a vocoder of your own")
+            raise ValueError(
+                "the model's tokenizer cannot turn ids into sound: train a UnitToSpeech (in a voice: resynthesis.steps)"
+            )
         return self.resynthesizer
 
 
@@ -92,6 +95,7 @@ def say(
     candidates: int = 4,
     temperature: float = 0.5,
     seed: int = 0,
+    resynthesizer: Resynthesizer | None = None,
 ) -> list[Said]:
     """Says texts.
 
@@ -103,6 +107,7 @@ def say(
         candidates: samples of each text; 1 leaves no choice.
         temperature: of the samples; 0 is greedy, and all samples are the same.
         seed: of the samples.
+        resynthesizer: turns ids into sound, such as `UnitToSpeech`; None is the model's tokenizer, if it can.
 
     Raises:
         ValueError: a text is empty, or has characters that the model does not know.
@@ -113,7 +118,8 @@ def say(
     generator = torch.Generator(device=model.device).manual_seed(seed)
     options: dict[str, Any] = {"candidates": candidates if reader else 1, "temperature": temperature}
     rows = speak(model, texts, backtranslator=reader, generator=generator, **options)
-    sounds = model.wav2vec if isinstance(model.wav2vec, Resynthesizer) else None
+    own = model.wav2vec if isinstance(model.wav2vec, Resynthesizer) else None
+    sounds = own if resynthesizer is None else resynthesizer
     if reader is None:
         return [Said(text, ids, resynthesizer=sounds) for text, ids in zip(texts, rows, strict=True)]
     said: list[Said] = []

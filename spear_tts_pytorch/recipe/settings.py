@@ -6,9 +6,8 @@ default below is written into the file, above its value.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -16,16 +15,12 @@ from typing import Any, cast, get_type_hints
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
+from spear_tts_pytorch.recipe.setting_values import checked, from_text, known_name, plain
 from spear_tts_pytorch.utils.files import write_whole
 from spear_tts_pytorch.utils.values import (
     given_path,
     instance,
-    real_number,
     settle,
-    shown,
-    switch,
-    unicode_text,
-    whole_number,
 )
 
 FORMAT = 1  # of voice.toml; a release refuses files of a higher number
@@ -78,6 +73,18 @@ class Units:
     fit_clips: int = _setting(600, "Clips that the clusters are fitted on.", least=1)
     init: str = _setting("", "Take the tokenizer of this voice or model instead of fitting one; '' fits one.")
     shared: str = _setting("", "Use tokenizer and ids of this voice, which has the same clips; '' makes own ones.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resynthesis:
+    """A network from ids to sound, learned from audio alone. The voice is heard through it, and a recogniser may judge it."""
+
+    steps: int = _setting(0, "Updates; 0 makes none: units of mel features are turned into sound without it.", least=0)
+    dim: int = _setting(256, "Width.", least=8)
+    depth: int = _setting(6, "Convolutions.", least=1)
+    hours: float = _setting(2.0, "Hours of audio that it learns from, at most.", least=0.001)
+    batch: int = _setting(16, "Crops of 2.4 seconds in an update.", least=1)
+    lr: float = _setting(1e-3, "Highest learning rate.", least=1e-9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +176,10 @@ class Evaluate:
     judge_width: int = _setting(128, "Its width.", least=8)
     candidates: int = _setting(4, "Samples per text among which the backtranslator chooses.", least=1)
     temperature: float = _setting(0.5, "Of these samples.", least=0)
+    recogniser: str = _setting(
+        "", "Whisper as a further judge, of resynthesised speech: a folder of transformers or a Hub id; '' is none."
+    )
+    language: str = _setting("", "Language that a multilingual recogniser reads, such as 'de'; '' lets it guess.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +192,7 @@ class Settings:
 
     data: Data = field(default_factory=Data)
     units: Units = field(default_factory=Units)
+    resynthesis: Resynthesis = field(default_factory=Resynthesis)
     model: Model = field(default_factory=Model)
     training: Training = field(default_factory=Training)
     pretrain: Pretrain = field(default_factory=Pretrain)
@@ -193,11 +205,11 @@ class Settings:
         for section in fields(self):
             given: Any = instance(section.name, getattr(self, section.name), cast("type[Any]", section.default_factory))
             kinds = _kinds(given)
-            checked = {
-                name: _checked(f"{section.name}.{name}", value, kinds[name], about.metadata)
+            values = {
+                name: checked(f"{section.name}.{name}", value, kinds[name], about.metadata)
                 for name, value, about in _values(given)
             }
-            settle(self, {section.name: replace(given, **checked)})
+            settle(self, {section.name: replace(given, **values)})
         _check_choices(self)
 
     def __repr__(self) -> str:
@@ -212,7 +224,7 @@ class Settings:
     def section(self, name: str) -> dict[str, Any]:
         """The values of a section by name, as JSON types."""
         values = _values(getattr(self, name))
-        return {key: _plain(value) for key, value, _ in values}
+        return {key: plain(value) for key, value, _ in values}
 
     def replaced(self, changes: Mapping[str, Any]) -> Settings:
         """The settings with others in the places of some.
@@ -226,12 +238,12 @@ class Settings:
         made = {section: getattr(self, section) for section in self.sections()}
         for name, value in changes.items():
             section, _, key = name.partition(".")
-            old = made[_known(section, self.sections(), "section")]
+            old = made[known_name(section, self.sections(), "section")]
             kinds = _kinds(old)
-            key = _known(key, list(kinds), f"setting of [{section}]")
-            read = _from_text(name, value, kinds[key]) if isinstance(value, str) else value
+            key = known_name(key, list(kinds), f"setting of [{section}]")
+            read = from_text(name, value, kinds[key]) if isinstance(value, str) else value
             try:
-                kept = _checked(name, read, kinds[key], old.__dataclass_fields__[key].metadata)
+                kept = checked(name, read, kinds[key], old.__dataclass_fields__[key].metadata)
             except TypeError as error:
                 raise (ValueError if isinstance(value, str) else TypeError)(str(error)) from None
             made[section] = replace(old, **{key: kept})
@@ -281,7 +293,7 @@ def as_toml(settings: Settings) -> str:
         for name, value, about in _values(values):
             table.add(tomlkit.nl())
             table.add(tomlkit.comment(about.metadata["comment"]))
-            table.add(name, tomlkit.item(_plain(value)))
+            table.add(name, tomlkit.item(plain(value)))
         document.add(tomlkit.nl())
         document.add(section.name, table)
     return tomlkit.dumps(document)  # pyright: ignore[reportUnknownMemberType] (its argument is Mapping)
@@ -338,55 +350,6 @@ def _kinds(section: Any) -> dict[str, Any]:
     return get_type_hints(cast("type[object]", type(section)))
 
 
-def _plain(value: Any) -> Any:
-    """A value as TOML and JSON have it: a list for a tuple."""
-    return list(cast("tuple[str, ...]", value)) if isinstance(value, tuple) else value
-
-
-def _known(name: str, known: Sequence[str], what: str) -> str:
-    if name in known:
-        return name
-    near = difflib.get_close_matches(name, known, n=1)
-    remedy = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
-    raise ValueError(f"there is no {what} {name!r}: {remedy}")
-
-
-def _from_text(name: str, text: str, kind: Any) -> Any:
-    """A value that was typed after `--set`, as its kind; texts of other kinds are left for `_checked` to refuse."""
-    if kind is str:
-        return text
-    if kind == tuple[str, ...]:
-        if text.startswith("["):  # as in voice.toml
-            try:
-                return tomlkit.parse(f"value = {text}").unwrap()["value"]
-            except TOMLKitError as error:
-                raise ValueError(f"{name} is no list of texts, {text!r} ({error}): name them between commas") from None
-        return [part.strip() for part in text.split(",") if part.strip()]
-    if kind is bool:
-        return {"true": True, "false": False}.get(text.lower(), text)
-    try:
-        return int(text) if kind is int else float(text)
-    except ValueError:
-        return text
-
-
-def _checked(name: str, value: object, kind: Any, about: Mapping[str, Any]) -> Any:
-    """A value of a kind and within the range of its setting."""
-    least, below = about["least"], about["below"]
-    if kind is float:
-        return real_number(name, value, least, below=below)
-    if kind is int:
-        return whole_number(name, value, least, None if below is None else below - 1)
-    if kind is bool:
-        return switch(name, value)
-    if kind is str:
-        return unicode_text(name, value)
-    texts = list(cast("list[object]", value)) if isinstance(value, (list, tuple)) else [None]
-    if not all(isinstance(one, str) for one in texts):
-        raise TypeError(f'{name} must be a list of texts such as ["folder"], got {shown(cast(object, value))}')
-    return tuple(unicode_text(name, one) for one in texts)
-
-
 def _check_choices(settings: Settings) -> None:
     if settings.model.dim % (2 * settings.model.heads):
         raise ValueError(f"model.dim must be a multiple of twice model.heads, got {settings.model.dim}")
@@ -396,5 +359,10 @@ def _check_choices(settings: Settings) -> None:
     for section, key, (one, other) in (("training", "precision", ("no", "bf16")), ("evaluate", "split", SPLITS)):
         if (value := settings.section(section)[key]) not in (one, other):
             raise ValueError(f"{section}.{key} must be {one!r} or {other!r}, got {value!r}")
+    if settings.evaluate.recogniser and not settings.resynthesis.steps:
+        raise ValueError(
+            f"evaluate.recogniser, {settings.evaluate.recogniser!r}, reads resynthesised speech: set resynthesis.steps, too, "
+            "such as 1500"
+        )
     if settings.data.longest <= settings.data.shortest:
         raise ValueError(f"data.longest must be above data.shortest, got {settings.data.longest}")

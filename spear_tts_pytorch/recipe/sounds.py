@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
@@ -20,15 +20,23 @@ AUDIO = "audio"
 UNITS, LABELS, EXAMPLES = 3, 5, 5
 
 
+def resynthesizer_of(results: Results) -> Resynthesizer | None:
+    """What turns ids of a voice into sound: its network, or else its tokenizer if that can."""
+    if results.network is not None:
+        return results.network
+    return results.tokenizer if isinstance(results.tokenizer, Resynthesizer) else None
+
+
 def unit_sounds(results: Results) -> list[dict[str, Any]]:
-    """Some clips, and their sound made of their ids where the tokenizer makes sound."""
+    """Some clips, and their sound made of their ids where the voice can make it."""
     ids = [id_ for id_ in spaced(list(results.clips.every), UNITS) if len(results.ids.get(id_, ()))]
     rows: list[dict[str, Any]] = []
     for number, id_ in enumerate(ids, start=1):
         files = [_clip(results, id_, f"clip-{number}")]
-        if isinstance(results.tokenizer, Resynthesizer):
-            wav = cast(Resynthesizer, results.tokenizer).resynthesize(results.ids[id_])
-            files.append(_save(results, f"clip-{number}-ids", wav, results.tokenizer.target_sample_hz))
+        sounds = resynthesizer_of(results)
+        if sounds is not None:
+            wav = sounds.resynthesize(results.ids[id_])
+            files.append(_save(results, f"clip-{number}-ids", wav, sounds.target_sample_hz))
         rows.append({"files": files, "text": results.clips.text(id_) or id_})
     return rows
 
@@ -48,11 +56,12 @@ def label_sounds(results: Results) -> list[dict[str, Any]]:
 def said_sounds(results: Results) -> list[dict[str, Any]]:
     """Some test texts, or labelled ones if none are tested, as the voice says them and the reader reads them."""
     rows = results.test if results.test.ids else results.labelled
-    said = say(results.model, spaced(rows.texts, EXAMPLES), reader=results.reader, seed=results.settings.training.seed)
+    options: dict[str, Any] = {"reader": results.reader, "resynthesizer": resynthesizer_of(results)}
+    said = say(results.model, spaced(rows.texts, EXAMPLES), seed=results.settings.training.seed, **options)
     examples: list[dict[str, Any]] = []
     for number, one in enumerate(said, start=1):
         name = ""
-        if len(one.ids) and isinstance(results.tokenizer, Resynthesizer):
+        if len(one.ids) and one.resynthesizer is not None:
             name = _save(results, str(number), one.wav, one.sample_hz)
         examples.append({"file": name, "text": one.text, "read_back": one.read_back, "error": one.error})
     return examples
@@ -67,12 +76,13 @@ def column_sounds(results: Results, columns: Mapping[str, tuple[str, Results]], 
         folder: takes the sounds, in `audio/`.
 
     Returns:
-        For each text: "text", and "files" by label, relative to `folder`; "" where nothing was said. Empty if the tokenizer
+        For each text: "text", and "files" by label, relative to `folder`; "" where nothing was said. Empty if the voice
         makes no sound.
     """
-    if not isinstance(results.tokenizer, Resynthesizer):
+    made = resynthesizer_of(results)
+    if made is None:
         return []
-    ids, made = spaced(results.test.ids, EXAMPLES), cast(Resynthesizer, results.tokenizer)
+    ids = spaced(results.test.ids, EXAMPLES)
     texts, seed = [results.clips.text(id_) for id_ in ids], results.settings.training.seed
     said = {
         label: say(column_model(other, name), texts, reader=other.reader, seed=seed)

@@ -94,6 +94,6 @@ def with_encoder(
 
 
 def place_of_encoder(encoder: str, folder: Path) -> str | Path:
-    """The folder of an encoder, or its Hub id."""
+    """The folder of an encoder or recogniser, relative to the voice folder, or its Hub id."""
     at = folder / Path(encoder).expanduser()
     return at if at.exists() else encoder

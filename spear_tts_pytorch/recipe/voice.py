@@ -22,12 +22,14 @@ from spear_tts_pytorch.recipe.columns import measured_ids
 from spear_tts_pytorch.recipe.estimate import Estimate, Pace, in_words
 from spear_tts_pytorch.recipe.judge import check_shared
 from spear_tts_pytorch.recipe.new_voice import check_new, counts, data_settings, draw, undone_on_error
-from spear_tts_pytorch.recipe.presets import preset
+from spear_tts_pytorch.recipe.presets import asked_settings, preset_for
 from spear_tts_pytorch.recipe.records import INTERRUPTED, RECORD, Record, begin, clear, reasons, without
 from spear_tts_pytorch.recipe.report import warnings_until, write_report
-from spear_tts_pytorch.recipe.results import STAGES, Progress, Results
+from spear_tts_pytorch.recipe.results import FORGOTTEN, RESYNTHESIS, STAGES, Progress, Results
+from spear_tts_pytorch.recipe.resynthesis import with_recogniser
 from spear_tts_pytorch.recipe.saying import Said, say
 from spear_tts_pytorch.recipe.settings import Settings, change_file, changed
+from spear_tts_pytorch.recipe.sounds import resynthesizer_of
 from spear_tts_pytorch.recipe.sources import CUTS, read_sources
 from spear_tts_pytorch.recipe.starts import beginning
 from spear_tts_pytorch.recipe.survey import Survey, survey
@@ -38,6 +40,7 @@ from spear_tts_pytorch.utils.distributed import in_first_process, locked_for_all
 from spear_tts_pytorch.utils.files import FULL, locked
 from spear_tts_pytorch.utils.values import absolute_path, listed, shown, switch, unicode_text
 
+Texts = list[str] | tuple[str, ...]
 SETTINGS = "voice.toml"
 OURS = (SETTINGS, CUTS, f"*/{RECORD}")  # in a voice folder, or one whose voice.toml was removed
 
@@ -101,12 +104,12 @@ class Voice:
         test: int | str | os.PathLike[str] | None = None,
         init: str | os.PathLike[str] | None = None,
         encoder: str | os.PathLike[str] | None = None,
+        recogniser: str | os.PathLike[str] | None = None,
         quick: bool = False,
         changes: Mapping[str, Any] | None = None,
         progress: Progress = True,
     ) -> Voice:
-        """Looks at the data and writes `voice.toml`, with every setting. Sizes, steps and dropout are chosen by hours of audio,
-        minutes of text, and CPU or GPU.
+        """Looks at the data and writes `voice.toml`, with every setting, chosen by hours of audio and minutes of text.
 
         Args:
             folder: the voice folder; it must not hold a voice, nor other files than those that are named here.
@@ -114,15 +117,15 @@ class Voice:
             text: tables of texts for audio in other folders.
             unpaired_text: text files without audio, a sentence a line.
             labelled: number of texts that may be trained on, drawn at random; None is all. Others serve the judge only.
-            test: number of clips kept for testing, drawn at random, or a file of their ids, one a line. None is a tenth of
-                the clips with a text, at most 100.
+            test: number of clips kept for testing, or a file of their ids, one a line. None is a tenth of those with a text,
+                at most 100.
             init: an earlier voice, a model folder, a file of weights or a Hub id. Pretraining starts from its weights; a voice
                 or model with a tokenizer of speech gives that, too, and its sizes. Other stages have a setting `init`.
             encoder: a folder of `transformers` or a Hub id of a speech encoder, which gives the units. The voice keeps it.
+            recogniser: a folder of `transformers` or a Hub id of Whisper, which judges resynthesised speech, too.
             quick: smaller and shorter, to see that the data go through.
             changes: settings by "section.setting", as for `--set`.
-            progress: True prints what is found and how long the stages will take here, and shows bars, on terminals; "lines"
-                shows no bars; False does neither.
+            progress: True prints what is found and how long stages will take, and shows bars, on terminals; "lines" shows none.
 
         Raises:
             FileExistsError: the folder holds a voice.
@@ -135,16 +138,16 @@ class Voice:
         data = data_settings(folder, corpus, text, unpaired_text)
         check_new(folder, OURS, data, test)
         units, remark = with_encoder(encoder, folder, changes or {})
+        units |= with_recogniser(recogniser, folder, changes or {})
         asked = data | (beginning(init, folder) if init else {}) | units | dict(changes or {})
-        drawn = Settings().replaced(asked)
+        drawn = asked_settings(asked)
         sources = read_sources(drawn.data, folder, progress=progress is True)
         lists = draw(divide(sources, drawn.data, folder), drawn, labelled, test)
         names = {f"data.{name}": f"{name}.txt" for name in lists}
         with undone_on_error(folder, lists):
             sources.save_cuts(folder)
             found = survey(divide(sources, drawn.replaced(names).data, folder))
-            settings = preset(found, quick=quick, width=drawn.model.dim if "model.dim" in asked else None)
-            settings.replaced(asked | names).save(folder / SETTINGS)
+            preset_for(found, asked, quick=quick).replaced(asked | names).save(folder / SETTINGS)
         voice = cls(folder, progress=progress)
         voice.results.tell(f"{found}{remark}\nwritten to {folder}; timing a few clips and updates here ...")
         if progress:
@@ -152,7 +155,9 @@ class Voice:
         return voice
 
     def __repr__(self) -> str:
-        done = [stage for stage in STAGES if (record := self.results.record(stage)) is not None and record.done]
+        done = [
+            stage for stage in self.results.plan if (record := self.results.record(stage)) is not None and record.done
+        ]
         known = self.__dict__.get("estimate")
         takes = "" if known is None else f", about {in_words(known.total)}"
         return f"Voice({str(self.folder)!r}, {self.settings!r}{takes}, done: {', '.join(done) or 'nothing'})"
@@ -172,8 +177,8 @@ class Voice:
     def status(self) -> dict[str, list[str]]:
         """Why each stage would be run now; empty where it is done."""
         waits: dict[str, list[str]] = {}
-        for stage in STAGES:
-            earlier = [one for one in STAGES[: STAGES.index(stage)] if waits[one]]
+        for stage in self.results.plan:
+            earlier = [one for one in self._before(stage) if waits[one]]
             waits[stage] = [f"{earlier[0]} comes first"] if earlier else self._reasons(stage)
         return waits
 
@@ -192,10 +197,11 @@ class Voice:
             if development:
                 measured_ids(self.results)  # raises an error before hours of work
             check_shared(self.results)
-            stages = STAGES if self.results.clips.test or development else STAGES[:-1]
+            measured = bool(self.results.clips.test) or development
+            stages = self.results.plan if measured else self.results.plan[:-1]
             for number, stage in enumerate(stages, 1):
                 self._stage(stage, again=again, later=stages[number:])
-            if len(stages) < len(STAGES):
+            if not measured:
                 self.results.tell("evaluate: left out, no clips are kept for testing")
         return self
 
@@ -213,6 +219,10 @@ class Voice:
         """Measures the units, and those of other layers and numbers of clusters: see `recipe.units_report`."""
         self.units()
         return report_units(self.results, layers, clusters, alignments)
+
+    def resynthesis(self, *, again: bool = False) -> Record:
+        """After stage 1: a network from ids to sound, from audio alone, if `resynthesis.steps` is above 0."""
+        return self._one(RESYNTHESIS, again)
 
     def pretrain(self, *, again: bool = False) -> Record:
         """Stage 2: a model of speech, from audio alone."""
@@ -241,21 +251,11 @@ class Voice:
 
     @overload
     def say(
-        self,
-        text: list[str] | tuple[str, ...],
-        *,
-        candidates: int | None = None,
-        temperature: float | None = None,
-        seed: int = 0,
+        self, text: Texts, *, candidates: int | None = None, temperature: float | None = None, seed: int = 0
     ) -> list[Said]: ...
 
     def say(
-        self,
-        text: str | list[str] | tuple[str, ...],
-        *,
-        candidates: int | None = None,
-        temperature: float | None = None,
-        seed: int = 0,
+        self, text: str | Texts, *, candidates: int | None = None, temperature: float | None = None, seed: int = 0
     ) -> Said | list[Said]:
         """Says a text, or several: samples each some times, and takes the sample that the backtranslator reads best.
 
@@ -280,15 +280,23 @@ class Voice:
             self.results.model,
             [unicode_text("text", one) for one in cast("list[object]", texts)],
             reader=self.results.reader,
+            resynthesizer=resynthesizer_of(self.results),
             candidates=options.candidates if candidates is None else candidates,
             temperature=options.temperature if temperature is None else temperature,
             seed=seed,
         )
         return said[0] if isinstance(text, str) else said
 
+    def _before(self, stage: str) -> list[str]:
+        """The stages that must be done before another one. Sound is needed to be judged only."""
+        plan = self.results.plan
+        return [one for one in plan[: plan.index(stage)] if one != RESYNTHESIS or stage == STAGES[-1]]
+
     def _one(self, stage: str, again: bool) -> Record:
         with self._held():
-            for earlier in STAGES[: STAGES.index(stage)]:
+            if stage not in self.results.plan:
+                raise ValueError("this voice makes no network from ids to sound: set resynthesis.steps, such as 1500")
+            for earlier in self._before(stage):
                 if why := self._reasons(earlier):
                     raise ValueError(
                         f"{earlier} comes before {stage} ({why[0]}): run `spear-tts {earlier} {self.folder}`, or all stages "
@@ -388,12 +396,3 @@ def _change(folder: Path, changes: Mapping[str, Any]) -> None:
         if any(name.startswith("data.") for name in changes):
             read_clips(data, folder)
         change_file(folder / SETTINGS, changes)
-
-
-FORGOTTEN = {
-    "units": ("tokenizer", "ids", "labelled", "development", "unlabelled", "test", "stages"),
-    "pretrain": ("pretrained",),
-    "backtranslate": ("reader",),
-    "label": ("pairs",),
-    "train": ("model",),
-}

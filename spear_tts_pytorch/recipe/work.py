@@ -22,7 +22,8 @@ from spear_tts_pytorch.recipe.columns import figures_of, keep_model
 from spear_tts_pytorch.recipe.hearing import heard_pairs, learn, listens
 from spear_tts_pytorch.recipe.judging import evaluate, evaluate_causes
 from spear_tts_pytorch.recipe.records import RUN, Made, clear, digest, write, write_history
-from spear_tts_pytorch.recipe.results import FUSION, MODEL, TEXTS, TOKENIZER, Results
+from spear_tts_pytorch.recipe.results import FUSION, MODEL, NETWORK, RESYNTHESIS, TEXTS, TOKENIZER, Results
+from spear_tts_pytorch.recipe.resynthesis import copy_network, resynthesis, resynthesis_causes
 from spear_tts_pytorch.recipe.stages import Pair, SpeechIds, backtranslator, surest
 from spear_tts_pytorch.recipe.starts import copy_units, starting
 from spear_tts_pytorch.recipe.units import fit_units, on_gpu
@@ -303,6 +304,7 @@ def _train(results: Results) -> Made:
     begun, start = starting(results, "train", results.pretrained)
     done = results.stages.speak(begun, real, labels, valid, folder / RUN)
     output = keep_model(done[-1].model, results.folder / MODEL)
+    in_first_process(partial(copy_network, results.place(RESYNTHESIS) / NETWORK, results.folder / MODEL))
     names = ("text to speech", "text to speech, real pairs")
     write_history(folder, {name: one.history for name, one in zip(names, done, strict=False)})
     figures = figures_of(done[-1]) | start
@@ -324,6 +326,7 @@ def _time(seconds: float) -> str:
 Causes = Callable[[Results], dict[str, Any]]
 CAUSES: dict[str, Causes] = {
     "units": _units_causes,
+    RESYNTHESIS: resynthesis_causes,
     "pretrain": _pretrain_causes,
     "backtranslate": _backtranslate_causes,
     "label": _label_causes,
@@ -332,6 +335,7 @@ CAUSES: dict[str, Causes] = {
 }
 WORK: dict[str, Callable[[Results], Made]] = {
     "units": _units,
+    RESYNTHESIS: resynthesis,
     "pretrain": _pretrain,
     "backtranslate": _backtranslate,
     "label": _label,

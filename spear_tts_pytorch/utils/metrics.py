@@ -5,11 +5,16 @@ In: hypotheses and references, as texts or rows of ids. Out: counts of errors, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
+
+FloatArray = npt.NDArray[np.float64]
 
 
 def _jiwer() -> Any:
@@ -162,35 +167,34 @@ def mel_cepstral_distortion(spectra: Tensor, reference: Tensor, *, order: int = 
     if not len(spectra) or not len(reference):
         raise ValueError("spectra and reference must have at least one frame each")
     bands = spectra.shape[1]
-    place = (np.arange(bands) + 0.5) * np.pi / bands
-    cosines = (
-        np.cos(place[:, None] * np.arange(1, order + 1)) / bands
-    )  # [m, order]: c of the amplitude, its power's half
-    first, second = (np.asarray(one.detach().cpu().double()) @ cosines for one in (spectra, reference))
-    squares = np.square(first).sum(axis=1)[:, None] + np.square(second).sum(axis=1) - 2 * first @ second.T
-    return float(10 / np.log(10) * _mean_of_path(np.sqrt(2 * np.maximum(squares, 0))))
+    place = (torch.arange(bands, dtype=torch.float64) + 0.5) * math.pi / bands
+    # [m, order]; the amplitude's logarithm is half the power's
+    cosines = torch.cos(place[:, None] * torch.arange(1, order + 1)) / bands
+    first, second = (one.detach().cpu().double() @ cosines for one in (spectra, reference))
+    costs = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")
+    return 10 / math.log(10) * math.sqrt(2) * _mean_of_path(costs.numpy())
 
 
-def _mean_of_path(costs: np.ndarray) -> float:
+def _mean_of_path(costs: FloatArray) -> float:
     """The mean cost over the cheapest path through `[n, k]` from one corner to the other, by steps of one row, column or both.
 
     Anti-diagonals are computed one after the other.
     """
     rows, columns = costs.shape
-    total = np.full((2, rows + 1), np.inf)  # of the two diagonals before, by row + 1
-    length = np.zeros((2, rows + 1))
+    total: FloatArray = np.full((2, rows + 1), np.inf)  # of the two diagonals before, by row + 1
+    length: FloatArray = np.zeros((2, rows + 1))
     for diagonal in range(rows + columns - 1):
         low, high = max(0, diagonal - columns + 1), min(rows, diagonal + 1)
-        row = np.arange(low, high)
+        row = cast("npt.NDArray[np.int64]", np.arange(low, high))  # of each cell of the diagonal
         cost = costs[row, diagonal - row]
         if diagonal == 0:
             new_total, new_length = cost, np.ones(1)
         else:
             before = np.stack([total[0, row], total[1, row + 1], total[1, row]])  # both, one column, one row further
-            best = before.argmin(axis=0)
+            best, each = before.argmin(axis=0), row - low
             steps = np.stack([length[0, row], length[1, row + 1], length[1, row]])
-            new_total = before[best, np.arange(len(row))] + cost
-            new_length = steps[best, np.arange(len(row))] + 1
+            new_total = before[best, each] + cost
+            new_length = steps[best, each] + 1
         total[0], length[0] = total[1], length[1]
         total[1], length[1] = np.inf, 0
         total[1, row + 1], length[1, row + 1] = new_total, new_length

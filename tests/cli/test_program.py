@@ -11,7 +11,7 @@ from spear_tts_pytorch import __version__, cli
 from spear_tts_pytorch.cli import program
 from spear_tts_pytorch.utils.distributed import FirstProcessError
 
-STAGES = ["units", "pretrain", "backtranslate", "label", "train", "evaluate"]
+STAGES = ["units", "resynthesis", "pretrain", "backtranslate", "label", "train", "evaluate"]
 TOOLS = ["demo", "generate", "tokenize", "pairs", "version"]
 COMMANDS = [[], ["pairs", "merge"], *([name] for name in ["new", "run", *STAGES, "table", "say", *TOOLS])]
 

@@ -7,7 +7,7 @@ from voices import found
 
 from spear_tts_pytorch.recipe.estimate import OVERHEAD, Costs, Estimate, Pace, estimated, in_words
 from spear_tts_pytorch.recipe.presets import preset
-from spear_tts_pytorch.recipe.results import STAGES
+from spear_tts_pytorch.recipe.results import EVERY_STAGE, STAGES
 from spear_tts_pytorch.recipe.settings import Settings
 
 COSTS = Costs(fit=2.0, tokenize=0.01, ids=30.0, pretrain=0.2, read=0.1, speak=0.3, judge=0.1, label=0.02, say=0.5)
@@ -39,6 +39,17 @@ def test_all_stages_are_named_and_take_time():
     assert all(stage in str(made) for stage in STAGES) and "2 cores" in str(made)
     without = estimated(Settings(), dataclasses.replace(DATA, test=0), COSTS, "2 cores")
     assert tuple(without.seconds) == STAGES[:-1]
+
+
+def test_a_network_from_ids_to_sound_is_a_stage_of_its_own():
+    costs = dataclasses.replace(COSTS, resynthesis=0.3)
+    settings = Settings().replaced({"resynthesis.steps": 1000})
+    made = estimated(settings, DATA, costs, "2 cores")
+    assert tuple(made.seconds) == EVERY_STAGE
+    assert made.seconds["resynthesis"] == pytest.approx(300 + 3600 * 0.01 + OVERHEAD)
+    assert Pace(made).line("evaluate").startswith("stage 7 of 7: evaluate")
+    shorter = estimated(settings.replaced({"resynthesis.hours": 0.5}), DATA, costs, "")
+    assert shorter.seconds["resynthesis"] == pytest.approx(300 + 1800 * 0.01 + OVERHEAD)
 
 
 def test_each_part_of_the_work_counts():

@@ -55,6 +55,15 @@ def test_on_a_gpu_many_hours_have_a_wide_model():
     assert settings.pretrain.lr < Settings().pretrain.lr and settings.training.batch_tokens > 10_000
 
 
+@pytest.mark.parametrize(("device", "most"), [("cpu", 2.0), ("cuda", 20.0)])
+def test_a_network_from_ids_to_sound_is_learned_where_it_is_wanted(device, most):
+    assert preset(found(4, 15), device=device).resynthesis.steps == 0
+    made = [preset(found(hours, 15), device=device, sound=True).resynthesis for hours in HOURS]
+    assert all(one.hours == most for one in made) and made[0].steps > 0
+    assert all(less.steps <= more.steps for less, more in pairwise(made))
+    assert 0 < preset(found(4, 15), quick=True, sound=True).resynthesis.steps < made[0].steps
+
+
 def test_a_width_that_is_given_sets_the_learning_rates():
     small, usual = Settings(), preset(found(30, 60), device="cuda")
     assert preset(found(30, 60), device="cuda", width=small.model.dim).pretrain.lr == small.pretrain.lr
