@@ -104,7 +104,7 @@ def test_the_examples_in_help_work_as_typed(demo_folder, tmp_path, monkeypatch, 
     shutil.copytree(demo_folder[0], "spear-tts-demo")
     monkeypatch.setattr(demo, "run_demo", lambda **_: None)
     commands = examples()
-    tools = {"new", "run", *EVERY_STAGE, "say", "demo", "generate", "tokenize", "pairs", "version"}
+    tools = {"new", "run", *EVERY_STAGE, "table", "say", "demo", "generate", "tokenize", "pairs", "version"}
     assert {command[0] for command in commands} == tools
     for command in commands:
         if command[0] in ("generate", "say"):  # this corpus has digits only
