@@ -22,7 +22,7 @@ from spear_tts_pytorch.recipe.columns import in_order
 from spear_tts_pytorch.recipe.estimate import in_words
 from spear_tts_pytorch.recipe.judge import judge_of
 from spear_tts_pytorch.recipe.report import write_report
-from spear_tts_pytorch.recipe.results import Results
+from spear_tts_pytorch.recipe.results import RESYNTHESIS, Results
 from spear_tts_pytorch.recipe.settings import COLUMNS
 from spear_tts_pytorch.recipe.sounds import column_sounds
 from spear_tts_pytorch.recipe.sources import relative
@@ -35,6 +35,7 @@ from spear_tts_pytorch.utils.values import unicode_text, whole_number
 from spear_tts_pytorch.version import __version__
 
 FOLDER = "table"
+SHARED = ("units", RESYNTHESIS, "pretrain")  # stages that a row does not make
 USUAL = (5.0, 15.0, 30.0, 60.0)  # labelled minutes, where there are so many
 HEARD = "adA"  # letters of the columns that are played
 
@@ -78,6 +79,8 @@ def make_table(
     in_first_process(lambda: (voice.folder / FOLDER).mkdir(exist_ok=True))
     with locked_for_all(voice.folder / FOLDER):
         voice.units()
+        if RESYNTHESIS in voice.results.plan:
+            voice.resynthesis()
         if not voice.settings.evaluate.judge:
             judge_of(voice.results)
         done, pretrained = dict[str, Mapping[str, Any]](), set[Path]()
@@ -202,7 +205,7 @@ class _Pace:
         estimate = self.voice.estimate if self.voice.results.lines else None
         if estimate is None:
             return None
-        return sum(seconds for stage, seconds in estimate.seconds.items() if stage not in ("units", "pretrain"))
+        return sum(seconds for stage, seconds in estimate.seconds.items() if stage not in SHARED)
 
 
 def _sounds(voice: Voice, rows: Sequence[Row]) -> list[dict[str, Any]]:
